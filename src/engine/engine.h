@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/model_config.h"
+#include "core/tensor.h"
+#include "core/weights.h"
+#include "rfseg/options.h"
+
+namespace rfseg {
+
+/// What the network gives for a batch.
+struct EngineOutputs {
+  Tensor boxes;   ///< [B, Q, 4] cx,cy,w,h, normalised to the picture, unclamped
+  Tensor logits;  ///< [B, Q, K] raw
+  Tensor masks;   ///< [B, Q, H/4, W/4] raw logits; empty for detection models
+};
+
+/// Receives every named intermediate point, in the order of computation. `name` is one of the
+/// oracle's (embed, block0.., tap0.., memory0.., enc_score, topk, ref, decoder0.., hs,
+/// mask_features), batch-major: the oracle's shape with a leading batch axis when B > 1.
+/// "topk" is given as float values of the indices.
+using TraceSink = std::function<void(const std::string& name, const Tensor& value)>;
+
+struct ForwardOptions {
+  const int32_t* forced_topk = nullptr;  ///< [B, Q] two-stage selection to use instead of the own one
+  TraceSink trace;                       ///< only the reference backend traces; others throw Error(kUsage)
+};
+
+struct EngineOptions {
+  Backend backend = Backend::kAuto;  ///< kAuto: kCpu where built, else kReference
+  int threads = 0;                   ///< 0 = the cores that this process may use
+};
+
+/// The network: normalised pixels in, raw heads out. The contract of every backend.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual const ModelConfig& config() const = 0;
+  /// "reference" or "cpu": which implementation runs, as reported by `info` and `--stats`.
+  virtual const char* backend_name() const = 0;
+  /// Bytes of weights and workspace held.
+  virtual std::size_t memory_bytes() const = 0;
+  /// Runs the network on `input`, float32 [batch, 3, H, W], normalised (mean and std of ImageNet).
+  /// `out` is resized and fully written; buffers of the right size are reused. The same input twice
+  /// gives the same bytes. Not thread-safe: one call at a time on one engine.
+  virtual void forward(const float* input, int batch, EngineOutputs& out,
+                       const ForwardOptions& options = {}) = 0;
+};
+
+/// Reads and packs the weights; `weights` is not used afterwards. Throws Error(kModel) naming the
+/// first tensor that is missing or does not fit, with the expected and the found shape.
+std::unique_ptr<Engine> create_engine(const ModelConfig& config, const WeightSource& weights,
+                                      const EngineOptions& options = {});
+
+}  // namespace rfseg

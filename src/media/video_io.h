@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "rfseg/image.h"
+
+namespace rfseg {
+
+struct VideoInfo {
+  int width = 0, height = 0;  ///< upright, after rotation metadata
+  double frame_rate = 0;      ///< average, frames a second; 0 if unknown
+  double duration_s = 0;      ///< 0 if unknown (live)
+  int64_t frames = 0;         ///< estimate, 0 if unknown
+  bool live = false;          ///< a device or network stream
+  std::string codec;
+};
+
+struct VideoOptions {
+  int every = 1;         ///< deliver frames 0, every, 2*every, ...
+  double start_s = 0;    ///< first frame with time >= start_s
+  double end_s = -1;     ///< last frame with time < end_s; negative = to the end
+  int threads = 0;       ///< decoder threads, 0 = the library's choice
+};
+
+/// One decoded frame. The view is valid until the next call on the reader.
+struct VideoFrame {
+  ImageView image;     ///< kI420, kNv12, kP010 or kRgb8, upright
+  int64_t index = 0;   ///< number of the frame in the stream, from 0, before --every
+  double time_s = 0;   ///< presentation time from the start of the stream
+};
+
+/// Decodes one video. Not thread-safe.
+class VideoReader {
+ public:
+  virtual ~VideoReader() = default;
+  virtual const VideoInfo& info() const = 0;
+  /// False at the end of the stream. Broken frames are skipped and counted; an unreadable stream
+  /// throws Error(kInput) naming it.
+  virtual bool read(VideoFrame& frame) = 0;
+  virtual int64_t broken_frames() const = 0;
+};
+
+/// Writes H.264 (libx264) or, where that is missing, MPEG-4 Part 2 into an MP4. Complete or absent:
+/// without `finish` nothing is left under the name. Not thread-safe.
+class VideoWriter {
+ public:
+  virtual ~VideoWriter() = default;
+  /// `rgb` has the size given at creation; an odd last row or column is padded by repetition.
+  virtual void write(const ImageView& rgb, double time_s) = 0;
+  virtual void finish() = 0;
+};
+
+/// FFmpeg is loaded when the first of these is called (the module rfseg_libav beside the program or
+/// library). Throws Error(kInput) saying how to get it where it is missing. `path` is a file, a URL
+/// or /dev/videoN. `cancelled` is polled during blocking reads; may be empty.
+std::unique_ptr<VideoReader> open_video(const std::string& path, const VideoOptions& options = {},
+                                        std::function<bool()> cancelled = {});
+std::unique_ptr<VideoWriter> create_video(const std::string& path, int width, int height,
+                                          double frame_rate);
+/// True when the name looks like a video, stream URL or capture device.
+bool is_video_name(const std::string& path);
+/// Version text of the libraries behind the module, for `rfseg info`; empty when not loadable.
+std::string video_backend_version();
+
+}  // namespace rfseg
