@@ -9,9 +9,9 @@
 
 namespace rfseg {
 
-/// A binary mask as column-major run lengths (COCO): runs alternate background, foreground, starting
-/// with background (a leading 0 when the first pixel is set). No trailing zero run, but for `[0]`
-/// never: an empty mask is `[height*width]`, a full one `[0, height*width]`.
+/// A binary mask as column-major run lengths (COCO): runs alternate background, foreground,
+/// starting with background (a leading 0 when the first pixel is set). No trailing zero run, but
+/// for `[0]` never: an empty mask is `[height*width]`, a full one `[0, height*width]`.
 struct RFSEG_API Mask {
   int height = 0;
   int width = 0;
@@ -30,9 +30,9 @@ struct RFSEG_API Mask {
 /// One detected object.
 struct Detection {
   int class_id = 0;
-  float score = 0;            ///< sigmoid of the logit, 0..1
-  float box_xyxy[4] = {};     ///< pixels of the picture, clipped to it
-  int query = 0;              ///< network query it came from
+  float score = 0;                   ///< sigmoid of the logit, 0..1
+  float box_xyxy[4] = {};            ///< pixels of the picture, clipped to it
+  int query = 0;                     ///< network query it came from
   std::shared_ptr<const Mask> mask;  ///< null without masks; shared by the classes of one query
 };
 

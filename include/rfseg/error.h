@@ -9,14 +9,14 @@ namespace rfseg {
 
 /// What kind of thing went wrong. The values are the exit codes of the `rfseg` program.
 enum class ErrorCode {
-  kPartial = 1,    ///< some inputs failed, the rest was done
-  kUsage = 2,      ///< an option or argument that is not accepted
-  kModel = 3,      ///< the model file cannot be used
-  kInput = 4,      ///< an input cannot be read or decoded
-  kDevice = 5,     ///< the device is missing or cannot do it
-  kOutput = 6,     ///< an output cannot be written
-  kInternal = 70,  ///< a bug in rfseg
-  kCancelled = 130 ///< the caller asked to stop
+  kPartial = 1,     ///< some inputs failed, the rest was done
+  kUsage = 2,       ///< an option or argument that is not accepted
+  kModel = 3,       ///< the model file cannot be used
+  kInput = 4,       ///< an input cannot be read or decoded
+  kDevice = 5,      ///< the device is missing or cannot do it
+  kOutput = 6,      ///< an output cannot be written
+  kInternal = 70,   ///< a bug in rfseg
+  kCancelled = 130  ///< the caller asked to stop
 };
 
 /// The one exception type of the library: a code, and a message that says what was wrong, where

@@ -10,8 +10,10 @@ namespace rfseg {
 
 /// How a picture is brought to the network's input size.
 enum class ResizeMode {
-  kBilinear,  ///< float, two taps an axis, no antialias (torch align_corners=False): predict() of rfdetr 1.11
-  kPil,       ///< Pillow's 8-bit antialiased bilinear, bit for bit: evaluation of rfdetr, roboflow/inference
+  kBilinear,  ///< float, two taps an axis, no antialias (torch align_corners=False): predict() of
+              ///< rfdetr 1.11
+  kPil,       ///< Pillow's 8-bit antialiased bilinear, bit for bit: evaluation of rfdetr,
+              ///< roboflow/inference
   kAntialias  ///< float, torch antialias=True
 };
 
@@ -30,10 +32,10 @@ enum class Backend { kAuto, kReference, kCpu };
 
 /// How a model is loaded. Defaults suit everyone; set what the file does not say.
 struct ModelOptions {
-  std::string variant;          ///< decides where neither the stored configuration nor the tensors do
-  int height = 0;               ///< network input rows, 0 = the checkpoint's
-  int width = 0;                ///< network input columns, 0 = the checkpoint's
-  int threads = 0;              ///< CPU threads, 0 = the cores that this process may use
+  std::string variant;  ///< decides where neither the stored configuration nor the tensors do
+  int height = 0;       ///< network input rows, 0 = the checkpoint's
+  int width = 0;        ///< network input columns, 0 = the checkpoint's
+  int threads = 0;      ///< CPU threads, 0 = the cores that this process may use
   std::string device = "auto";  ///< "auto", "cpu"
   Precision precision = Precision::kAuto;
   Backend backend = Backend::kAuto;
@@ -42,14 +44,14 @@ struct ModelOptions {
 /// How pictures become detections. Unset optionals take the convention's value.
 struct PredictOptions {
   Convention like = Convention::kRfdetr;
-  std::optional<ResizeMode> resize;            ///< rfdetr: bilinear; rfdetr-eval, inference: pil
-  std::optional<float> threshold;              ///< strict `>`; rfdetr 0.5, rfdetr-eval none, inference 0.4
+  std::optional<ResizeMode> resize;  ///< rfdetr: bilinear; rfdetr-eval, inference: pil
+  std::optional<float> threshold;    ///< strict `>`; rfdetr 0.5, rfdetr-eval none, inference 0.4
   std::map<std::string, float> class_thresholds;  ///< per class name, over `threshold`
-  int max_detections = 300;                    ///< kept per picture after selection
-  int num_select = 0;                          ///< pairs considered, 0 = the variant's
-  std::vector<std::string> class_names;        ///< empty = the checkpoint's
-  std::vector<std::string> keep;               ///< class names to keep, empty = all
-  std::vector<std::string> drop;               ///< class names to drop
+  int max_detections = 300;                       ///< kept per picture after selection
+  int num_select = 0;                             ///< pairs considered, 0 = the variant's
+  std::vector<std::string> class_names;           ///< empty = the checkpoint's
+  std::vector<std::string> keep;                  ///< class names to keep, empty = all
+  std::vector<std::string> drop;                  ///< class names to drop
   MaskFormat masks = MaskFormat::kRle;
 };
 

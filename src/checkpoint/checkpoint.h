@@ -15,14 +15,15 @@ namespace rfseg {
 struct Checkpoint {
   ModelConfig config;
   std::shared_ptr<const WeightSource> weights;
-  std::string format;                           ///< "torch-zip", "safetensors", "safetensors (Hugging Face names)"
-  std::map<std::string, std::string> metadata;  ///< what `info` prints: rfdetr_version, model_name, ...
+  std::string format;  ///< "torch-zip", "safetensors", "safetensors (Hugging Face names)"
+  std::map<std::string, std::string>
+      metadata;  ///< what `info` prints: rfdetr_version, model_name, ...
 };
 
 /// Opens a .pth/.pt/.ckpt (torch zip) or .safetensors file, told apart by content, reads its
 /// directory and finds the model's configuration in the order: stored model_config, args, tensors,
-/// model_name and file name, `options.variant`. Tensor data is read on demand. Nothing in the file is
-/// executed. Throws Error(kModel) that names the file, what is wrong and what is accepted.
+/// model_name and file name, `options.variant`. Tensor data is read on demand. Nothing in the file
+/// is executed. Throws Error(kModel) that names the file, what is wrong and what is accepted.
 Checkpoint open_checkpoint(const std::string& path, const ModelOptions& options = {});
 
 /// The 15 stock configurations (K = 91), by name. Throws Error(kUsage) naming the known ones.

@@ -9,7 +9,8 @@
 namespace rfseg {
 
 /// The whole file. Throws Error(kInput) naming it; refuses files over `max_bytes`.
-std::vector<uint8_t> read_file(const std::string& path, std::size_t max_bytes = std::size_t{1} << 31);
+std::vector<uint8_t> read_file(const std::string& path,
+                               std::size_t max_bytes = std::size_t{1} << 31);
 
 /// An output file that is complete or absent: written beside its name and renamed by `commit`. A
 /// target that exists and is no regular file (a pipe, /dev/stdout) is written directly. Without

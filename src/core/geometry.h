@@ -8,10 +8,11 @@ namespace rfseg {
 /// All sizes in pixels. A plain stretch has no pads, no crop and no intermediate size.
 struct PreprocessGeometry {
   int original_height = 0, original_width = 0;
-  int crop_x = 0, crop_y = 0;            ///< static crop offset in the original
-  int crop_width = 0, crop_height = 0;   ///< size after the static crop
-  int pad_left = 0, pad_top = 0, pad_right = 0, pad_bottom = 0;  ///< in the intermediate; negative = cropped away
-  double scale_x = 1, scale_y = 1;       ///< cropped picture -> intermediate (or network) pixels
+  int crop_x = 0, crop_y = 0;           ///< static crop offset in the original
+  int crop_width = 0, crop_height = 0;  ///< size after the static crop
+  int pad_left = 0, pad_top = 0, pad_right = 0,
+      pad_bottom = 0;               ///< in the intermediate; negative = cropped away
+  double scale_x = 1, scale_y = 1;  ///< cropped picture -> intermediate (or network) pixels
   int intermediate_height = 0, intermediate_width = 0;  ///< 0 = one step, straight to the network
   int network_height = 0, network_width = 0;
 

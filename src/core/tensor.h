@@ -56,7 +56,8 @@ struct Tensor {
 
   Tensor() = default;
   /// Uninitialised contents.
-  explicit Tensor(Shape s) : shape(std::move(s)), data(static_cast<std::size_t>(element_count(shape))) {}
+  explicit Tensor(Shape s)
+      : shape(std::move(s)), data(static_cast<std::size_t>(element_count(shape))) {}
   int64_t size() const { return static_cast<int64_t>(data.size()); }
   int64_t dim(std::size_t i) const { return shape.at(i); }
   bool empty() const { return data.empty(); }

@@ -29,9 +29,9 @@ class WeightSource {
   /// The whole tensor as float32 in C order. Throws Error(kModel) naming the file and the tensor if
   /// it does not exist, cannot be read or holds a NaN or infinity.
   virtual Tensor read(const std::string& name) const = 0;
-  /// As `read`, and throws Error(kModel) naming the tensor, the expected and the found shape if they
-  /// differ. A leading dimension of `expected` may be smaller than the file's: then its first rows
-  /// are read (query tables hold one block of rows per training group).
+  /// As `read`, and throws Error(kModel) naming the tensor, the expected and the found shape if
+  /// they differ. A leading dimension of `expected` may be smaller than the file's: then its first
+  /// rows are read (query tables hold one block of rows per training group).
   Tensor read(const std::string& name, const Shape& expected) const;
   /// The file's name, for messages.
   virtual const std::string& origin() const = 0;

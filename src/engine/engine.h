@@ -26,8 +26,9 @@ struct EngineOutputs {
 using TraceSink = std::function<void(const std::string& name, const Tensor& value)>;
 
 struct ForwardOptions {
-  const int32_t* forced_topk = nullptr;  ///< [B, Q] two-stage selection to use instead of the own one
-  TraceSink trace;                       ///< only the reference backend traces; others throw Error(kUsage)
+  const int32_t* forced_topk =
+      nullptr;      ///< [B, Q] two-stage selection to use instead of the own one
+  TraceSink trace;  ///< only the reference backend traces; others throw Error(kUsage)
 };
 
 struct EngineOptions {

@@ -9,8 +9,8 @@
 namespace rfseg {
 
 struct DecodeOptions {
-  bool apply_exif = true;                    ///< turn the picture upright by its EXIF orientation
-  uint64_t max_pixels = uint64_t{1} << 28;   ///< larger pictures are refused before memory is taken
+  bool apply_exif = true;                   ///< turn the picture upright by its EXIF orientation
+  uint64_t max_pixels = uint64_t{1} << 28;  ///< larger pictures are refused before memory is taken
 };
 
 /// Decodes JPEG, PNG, BMP, PPM/PGM, WebP or TIFF (told apart by content) to RGB as Pillow's

@@ -19,17 +19,17 @@ struct VideoInfo {
 };
 
 struct VideoOptions {
-  int every = 1;         ///< deliver frames 0, every, 2*every, ...
-  double start_s = 0;    ///< first frame with time >= start_s
-  double end_s = -1;     ///< last frame with time < end_s; negative = to the end
-  int threads = 0;       ///< decoder threads, 0 = the library's choice
+  int every = 1;       ///< deliver frames 0, every, 2*every, ...
+  double start_s = 0;  ///< first frame with time >= start_s
+  double end_s = -1;   ///< last frame with time < end_s; negative = to the end
+  int threads = 0;     ///< decoder threads, 0 = the library's choice
 };
 
 /// One decoded frame. The view is valid until the next call on the reader.
 struct VideoFrame {
-  ImageView image;     ///< kI420, kNv12, kP010 or kRgb8, upright
-  int64_t index = 0;   ///< number of the frame in the stream, from 0, before --every
-  double time_s = 0;   ///< presentation time from the start of the stream
+  ImageView image;    ///< kI420, kNv12, kP010 or kRgb8, upright
+  int64_t index = 0;  ///< number of the frame in the stream, from 0, before --every
+  double time_s = 0;  ///< presentation time from the start of the stream
 };
 
 /// Decodes one video. Not thread-safe.

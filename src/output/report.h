@@ -11,11 +11,12 @@
 namespace rfseg {
 
 struct ReportOptions {
-  std::string title;                   ///< model name and what was run
+  std::string title;                                       ///< model name and what was run
   std::vector<std::pair<std::string, std::string>> facts;  ///< label, value: model, device, ...
-  std::string notice;                  ///< a plain statement shown first; may be empty
+  std::string notice;  ///< a plain statement shown first; may be empty
   std::vector<std::string> class_names;
-  uint64_t max_bytes = 64u << 20;      ///< past it pictures become thumbnails, then are left out and counted
+  uint64_t max_bytes =
+      64u << 20;  ///< past it pictures become thumbnails, then are left out and counted
 };
 
 /// One self-contained HTML page that works offline: pictures with masks that switch on and off per

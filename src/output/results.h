@@ -15,19 +15,19 @@ namespace rfseg {
 
 /// One picture's or frame's results with what the writers print beside them.
 struct ResultRecord {
-  std::string file;                 ///< as the user gave it or the directory listed it
-  std::optional<int64_t> frame;     ///< video only
-  std::optional<double> time_s;     ///< video only
+  std::string file;              ///< as the user gave it or the directory listed it
+  std::optional<int64_t> frame;  ///< video only
+  std::optional<double> time_s;  ///< video only
   Detections detections;
 };
 
 /// Name of a class id; "class_N" where the list has none (too short, or an empty name).
 std::string class_name(const std::vector<std::string>& names, int class_id);
 
-/// One JSON line (without the newline), fields as docs/interface: file, frame, time_s, width, height,
-/// detections[class_id, class_name, score, box_xyxy, segmentation]. Scores and boxes are the
-/// shortest decimals that read back to the same float32. Names that are not UTF-8 are escaped so
-/// that the line is always valid JSON.
+/// One JSON line (without the newline), fields as docs/interface: file, frame, time_s, width,
+/// height, detections[class_id, class_name, score, box_xyxy, segmentation]. Scores and boxes are
+/// the shortest decimals that read back to the same float32. Names that are not UTF-8 are escaped
+/// so that the line is always valid JSON.
 std::string to_json_line(const ResultRecord& record, const std::vector<std::string>& class_names,
                          MaskFormat masks);
 
@@ -44,9 +44,9 @@ class ResultWriter {
 std::unique_ptr<ResultWriter> create_jsonl_writer(const std::string& path,
                                                   std::vector<std::string> class_names,
                                                   MaskFormat masks);
-/// A COCO results array to `path`. `image_ids` maps file names (whole, else base name) to ids; where
-/// it is empty ids count from 1 in result order and the list goes to `path`.images.json. A file that
-/// `image_ids` lacks throws Error(kInput).
+/// A COCO results array to `path`. `image_ids` maps file names (whole, else base name) to ids;
+/// where it is empty ids count from 1 in result order and the list goes to `path`.images.json. A
+/// file that `image_ids` lacks throws Error(kInput).
 std::unique_ptr<ResultWriter> create_coco_writer(const std::string& path,
                                                  std::map<std::string, int64_t> image_ids,
                                                  MaskFormat masks);

@@ -22,11 +22,13 @@ struct PostprocessSpec {
   Convention like = Convention::kRfdetr;
   float threshold = 0.5f;               ///< strict `>`; negative keeps all that were selected
   std::vector<float> class_thresholds;  ///< by output class id, empty = `threshold` for all
-  std::vector<int> class_map;           ///< logit column -> output class id, -1 drops; shorter = -1; empty = identity
-  int num_select = 300;                 ///< pairs taken from all Q x K by score before anything is dropped
+  std::vector<int>
+      class_map;  ///< logit column -> output class id, -1 drops; shorter = -1; empty = identity
+  int num_select = 300;  ///< pairs taken from all Q x K by score before anything is dropped
   int max_detections = 300;
   MaskFormat masks = MaskFormat::kRle;  ///< kNone skips mask work; the others all give Mask (RLE)
-  Backend backend = Backend::kAuto;     ///< kReference: dense resize then encode; kCpu: runs straight from cells
+  Backend backend =
+      Backend::kAuto;  ///< kReference: dense resize then encode; kCpu: runs straight from cells
   PreprocessGeometry geometry;
 };
 

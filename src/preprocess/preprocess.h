@@ -30,9 +30,9 @@ struct PreprocessSpec {
 };
 
 /// Writes one picture as normalised float32 [3, network_height, network_width], R,G,B planes:
-/// (x/255 - mean)/std in float32. `out` may not alias the picture. Thread-safe; works on the calling
-/// thread alone. Throws Error(kInput) for an empty picture or a size over 65535.
-/// Returns how to go back from network to picture coordinates.
+/// (x/255 - mean)/std in float32. `out` may not alias the picture. Thread-safe; works on the
+/// calling thread alone. Throws Error(kInput) for an empty picture or a size over 65535. Returns
+/// how to go back from network to picture coordinates.
 PreprocessGeometry preprocess(const ImageView& image, const PreprocessSpec& spec, float* out);
 
 /// The geometry alone.

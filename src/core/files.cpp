@@ -1,0 +1,123 @@
+#include "core/files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace {
+
+[[noreturn]] void fail_output(const std::string& path, const char* what) {
+  const int code = errno;
+  throw Error(ErrorCode::kOutput,
+              fmt::format("{}: cannot {}: {}", path, what, std::strerror(code)));
+}
+
+}  // namespace
+
+std::vector<uint8_t> read_file(const std::string& path, std::size_t max_bytes) {
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!file) {
+    throw Error(ErrorCode::kInput, fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
+  }
+  struct stat info {};
+  if (fstat(fileno(file.get()), &info) == 0 && S_ISDIR(info.st_mode)) {
+    throw Error(ErrorCode::kInput, fmt::format("{}: is a directory, expected a file", path));
+  }
+  const auto refuse = [&] {
+    throw Error(ErrorCode::kInput,
+                fmt::format("{}: is larger than the {} bytes accepted here", path, max_bytes));
+  };
+  std::vector<uint8_t> bytes;
+  if (S_ISREG(info.st_mode)) {
+    if (static_cast<std::uint64_t>(info.st_size) > max_bytes) refuse();
+    bytes.reserve(static_cast<std::size_t>(info.st_size) + 1);
+  }
+  std::size_t used = 0;
+  for (;;) {
+    bytes.resize(std::max<std::size_t>(bytes.capacity(), used + 65536));
+    const std::size_t n = std::fread(bytes.data() + used, 1, bytes.size() - used, file.get());
+    used += n;
+    if (used > max_bytes) refuse();
+    if (n == 0) break;
+  }
+  if (std::ferror(file.get())) {
+    throw Error(ErrorCode::kInput, fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
+  }
+  bytes.resize(used);
+  return bytes;
+}
+
+OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
+  struct stat info {};
+  if (stat(path_.c_str(), &info) == 0) {
+    if (S_ISDIR(info.st_mode)) {
+      throw Error(ErrorCode::kOutput,
+                  fmt::format("{}: is a directory, expected a file name", path_));
+    }
+    direct_ = !S_ISREG(info.st_mode);
+  }
+  if (direct_) {
+    temporary_ = path_;
+    stream_ = std::fopen(path_.c_str(), "wb");
+    if (stream_ == nullptr) fail_output(path_, "open for writing");
+    return;
+  }
+  // A name of its own for each process and file: two runs with one target must not share it.
+  temporary_ = path_ + ".XXXXXX.part";
+  const int descriptor = mkstemps(temporary_.data(), 5);
+  if (descriptor < 0) fail_output(path_, "create");
+  const mode_t mask = umask(0);
+  umask(mask);
+  fchmod(descriptor, 0666 & ~mask);
+  stream_ = fdopen(descriptor, "wb");
+  if (stream_ == nullptr) {
+    close(descriptor);
+    unlink(temporary_.c_str());
+    fail_output(path_, "create");
+  }
+}
+
+OutputFile::~OutputFile() {
+  if (stream_ != nullptr) std::fclose(stream_);
+  if (!done_ && !direct_) unlink(temporary_.c_str());
+}
+
+void OutputFile::write(std::string_view bytes) {
+  if (std::fwrite(bytes.data(), 1, bytes.size(), stream_) != bytes.size()) {
+    fail_output(path_, "write");
+  }
+}
+
+void OutputFile::flush() {
+  if (std::fflush(stream_) != 0) fail_output(path_, "write");
+}
+
+void OutputFile::release_stream() {
+  if (stream_ == nullptr) return;
+  const int result = std::fclose(stream_);
+  stream_ = nullptr;
+  if (result != 0) fail_output(path_, "write");
+}
+
+void OutputFile::commit() {
+  release_stream();
+  if (!direct_ && std::rename(temporary_.c_str(), path_.c_str()) != 0)
+    fail_output(path_, "rename to");
+  done_ = true;
+}
+
+void write_file(const std::string& path, std::string_view bytes) {
+  OutputFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+}  // namespace rfseg
