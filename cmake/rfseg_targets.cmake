@@ -25,7 +25,6 @@ function(rfseg_add_stage name)
   target_include_directories(rfseg_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src
                                                   ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(rfseg_${name} PUBLIC ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:rfseg_flags>)
-  target_compile_definitions(rfseg_${name} PUBLIC RFSEG_STATIC)
 endfunction()
 
 # rfseg_add_test(STAGE SOURCES ... DEPENDS ...): the GoogleTest program test_STAGE, run by ctest.

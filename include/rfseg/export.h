@@ -1,8 +1,4 @@
 #pragma once
 
-// RFSEG_API marks what librfseg.so exports. RFSEG_STATIC is defined when linking the static stages.
-#if defined(RFSEG_STATIC)
-#define RFSEG_API
-#else
+/// Marks what librfseg.so exports; everything else in it is hidden.
 #define RFSEG_API __attribute__((visibility("default")))
-#endif

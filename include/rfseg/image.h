@@ -61,4 +61,8 @@ struct Image {
   bool empty() const { return pixels.empty(); }
 };
 
+/// Decodes a JPEG, PNG, BMP, PPM, WebP or TIFF file, turned upright by its EXIF orientation.
+/// Throws Error(kInput) naming the file. Thread-safe.
+RFSEG_API Image read_image(const std::string& path);
+
 }  // namespace rfseg

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "output/results.h"
+#include "rfseg/image.h"
+
+namespace rfseg {
+class AsyncVideoWriter;
+}
+
+namespace rfseg::cli {
+
+/// Annotated pictures and videos in one folder: NAME.jpg or NAME.png for a picture, NAME.mp4 for a
+/// video; equal names get -2, -3. Never writes over one of `inputs`. Not thread-safe.
+class OverlayFiles {
+ public:
+  OverlayFiles(std::string folder, std::vector<std::string> inputs,
+               std::vector<std::string> class_names);
+  ~OverlayFiles();
+  /// Draws onto `image` and writes or encodes it; a video is closed when another input follows.
+  void write(Image image, const ResultRecord& record);
+  void finish();
+  /// Time spent encoding video, on its own thread.
+  double encode_ms() const { return encode_ms_; }
+
+ private:
+  std::string unique_path(const std::string& file, const std::string& extension);
+  void close_video();
+
+  std::string folder_;
+  std::vector<std::string> inputs_;
+  std::vector<std::string> class_names_;
+  std::set<std::string> taken_;
+  std::unique_ptr<AsyncVideoWriter> video_;
+  std::string video_file_;
+  int video_width_ = 0, video_height_ = 0;
+  double encode_ms_ = 0;
+};
+
+}  // namespace rfseg::cli

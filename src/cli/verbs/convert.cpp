@@ -1,0 +1,37 @@
+#include <memory>
+
+#include "checkpoint/checkpoint.h"
+#include "cli/common.h"
+#include "cli/verbs.h"
+#include "pipeline/loaded_model.h"
+
+namespace rfseg::cli {
+namespace {
+
+struct ConvertArguments {
+  std::string model, output, dtype = "f32";
+  ModelOptions options;
+};
+
+}  // namespace
+
+void add_convert(CLI::App& app) {
+  auto arguments = std::make_shared<ConvertArguments>();
+  CLI::App* verb =
+      app.add_subcommand("convert", "Write the tensors that inference uses as .safetensors");
+  verb->add_option("model", arguments->model, "Checkpoint or variant name")->required();
+  verb->add_option("output", arguments->output, "OUT.safetensors")->required();
+  verb->add_option("--dtype", arguments->dtype, "f32 (default) or f16")
+      ->check(CLI::IsMember({"f32", "f16"}).description(""));
+  verb->add_option("--variant", arguments->options.variant,
+                   "Decides the variant where the file does not");
+  verb->footer("Example: rfseg convert checkpoint_best_total.pth model.safetensors --dtype f16");
+  verb->callback([arguments] {
+    const std::string path = resolve_model_path(arguments->model);
+    refuse_overwriting_input(arguments->output, {path}, "output");
+    write_safetensors(open_checkpoint(path, arguments->options), arguments->output,
+                      arguments->dtype == "f16");
+  });
+}
+
+}  // namespace rfseg::cli

@@ -1,0 +1,46 @@
+#include <cstdio>
+#include <memory>
+
+#include "cli/common.h"
+#include "cli/verbs.h"
+#include "eval/coco_eval.h"
+
+namespace rfseg::cli {
+namespace {
+
+struct EvalArguments {
+  std::string ground_truth, results, iou = "segm";
+  bool json = false;
+};
+
+void run_eval(const EvalArguments& arguments) {
+  const IouType type = arguments.iou == "bbox" ? IouType::kBbox : IouType::kSegm;
+  const CocoSummary summary = evaluate_coco(arguments.ground_truth, arguments.results, type);
+  if (!arguments.json) {
+    std::fputs(summary.table(type).c_str(), stdout);
+    return;
+  }
+  static constexpr const char* kNames[] = {"AP",        "AP50",     "AP75",      "AP_small",
+                                           "AP_medium", "AP_large", "AR1",       "AR10",
+                                           "AR100",     "AR_small", "AR_medium", "AR_large"};
+  nlohmann::ordered_json json = {{"iou", arguments.iou}};
+  for (std::size_t i = 0; i < summary.stats.size(); ++i) json[kNames[i]] = summary.stats[i];
+  std::fputs((json.dump() + "\n").c_str(), stdout);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto arguments = std::make_shared<EvalArguments>();
+  CLI::App* verb = app.add_subcommand("eval", "COCO average precision and recall of results");
+  verb->add_option("--gt", arguments->ground_truth, "INSTANCES.json with the annotations")
+      ->required();
+  verb->add_option("--results", arguments->results, "COCO results array")->required();
+  verb->add_option("--iou", arguments->iou, "segm (default) or bbox")
+      ->check(CLI::IsMember({"bbox", "segm"}).description(""));
+  verb->add_flag("--json", arguments->json, "The twelve numbers as one JSON object");
+  verb->footer("Example: rfseg eval --gt instances_val2017.json --results results.json --iou segm");
+  verb->callback([arguments] { run_eval(*arguments); });
+}
+
+}  // namespace rfseg::cli

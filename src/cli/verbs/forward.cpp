@@ -1,0 +1,108 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+
+#include "cli/common.h"
+#include "cli/verbs.h"
+#include "core/files.h"
+#include "core/log.h"
+#include "core/npy.h"
+#include "pipeline/loaded_model.h"
+#include "rfseg/error.h"
+
+namespace rfseg::cli {
+namespace {
+
+struct ForwardArguments {
+  CommonOptions common;
+  std::string input, output, topk;
+  bool trace = false;
+};
+
+void run_forward(const ForwardArguments& arguments) {
+  ModelOptions options = arguments.common.resolved();
+  if (arguments.trace) {
+    // The named points exist only on the path without rewrites.
+    if (options.backend == Backend::kCpu) {
+      throw Error(ErrorCode::kUsage, "--trace runs on --backend reference");
+    }
+    options.backend = Backend::kReference;
+  }
+  LoadedModel model;
+  load_model(arguments.common.model, options, model);
+  const ModelConfig& config = model.config;
+
+  const Tensor input = read_npy(arguments.input);
+  const Shape expected = {input.shape.empty() ? 1 : input.shape[0], 3, config.height, config.width};
+  if (input.shape != expected || expected[0] < 1) {
+    throw Error(
+        ErrorCode::kInput,
+        fmt::format("{}: shape {}, expected [B, 3, {}, {}] (--shape changes the network's input)",
+                    arguments.input, to_string(input.shape), config.height, config.width));
+  }
+  const int batch = static_cast<int>(expected[0]);
+  ForwardOptions forward;
+  IntArray topk;
+  if (!arguments.topk.empty()) {
+    topk = read_npy_int(arguments.topk);
+    const Shape want = {batch, config.queries};
+    if (topk.shape != want && !(batch == 1 && topk.shape == Shape{config.queries})) {
+      throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected {}", arguments.topk,
+                                                 to_string(topk.shape), to_string(want)));
+    }
+    forward.forced_topk = topk.data.data();
+  }
+  create_folder(arguments.output);
+  const auto path = [&](const std::string& name) {
+    return (std::filesystem::path(arguments.output) / (name + ".npy")).string();
+  };
+  if (arguments.trace) {
+    forward.trace = [&](const std::string& name, const Tensor& value) {
+      if (name != "topk") return write_npy(path(name), value.data.data(), value.shape);
+      // As integers, so that the file can be given to --topk.
+      const std::vector<int32_t> indices(value.data.begin(), value.data.end());
+      write_npy(path(name), indices.data(), value.shape);
+    };
+  }
+  EngineOutputs outputs;
+  const auto start = std::chrono::steady_clock::now();
+  model.engine->forward(input.data.data(), batch, outputs, forward);
+  const double network_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  write_npy(path("boxes"), outputs.boxes.data.data(), outputs.boxes.shape);
+  write_npy(path("logits"), outputs.logits.data.data(), outputs.logits.shape);
+  if (!outputs.masks.empty())
+    write_npy(path("masks"), outputs.masks.data.data(), outputs.masks.shape);
+  log_info(fmt::format("{}: batch {} in {} on the {} backend", config.variant, batch,
+                       human_seconds(network_ms / 1000), model.info.backend));
+  if (!arguments.common.stats.empty()) {
+    nlohmann::json stats = runtime_json(model.info.backend, options.threads);
+    stats["command"] = "forward";
+    stats["batch"] = batch;
+    stats["stages"] = {{{"name", "load"}, {"total_ms", model.open_ms + model.pack_ms}},
+                       {{"name", "network"}, {"total_ms", network_ms}}};
+    stats["peak_rss_bytes"] = peak_rss_bytes();
+    write_file(arguments.common.stats, stats.dump(2) + "\n");
+  }
+}
+
+}  // namespace
+
+void add_forward(CLI::App& app) {
+  auto arguments = std::make_shared<ForwardArguments>();
+  CLI::App* verb = app.add_subcommand("forward", "Run the network alone on normalised pixels");
+  add_model_options(*verb, arguments->common);
+  verb->add_option("--input", arguments->input, "float32 [B,3,H,W] .npy, already normalised")
+      ->required();
+  verb->add_option("-o,--output", arguments->output, "Folder for boxes.npy, logits.npy, masks.npy")
+      ->required();
+  verb->add_flag("--trace", arguments->trace,
+                 "Also write every named intermediate point, through the path without rewrites");
+  verb->add_option("--topk", arguments->topk, "int32 [B,Q] .npy: forces the two-stage selection");
+  verb->footer("Example: rfseg forward -m model.pth --input x.npy -o out --trace");
+  verb->callback([arguments] { run_forward(*arguments); });
+}
+
+}  // namespace rfseg::cli

@@ -1,0 +1,282 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <set>
+
+#include "cli/common.h"
+#include "cli/overlay_files.h"
+#include "cli/progress.h"
+#include "cli/verbs.h"
+#include "core/cpu.h"
+#include "core/files.h"
+#include "core/log.h"
+#include "media/image_io.h"
+#include "output/dense_masks.h"
+#include "output/report.h"
+#include "output/results.h"
+#include "pipeline/loaded_model.h"
+#include "pipeline/pipeline.h"
+#include "rfseg/error.h"
+
+namespace rfseg::cli {
+namespace {
+
+struct PredictArguments {
+  CommonOptions common;
+  PredictOptions predict;
+  PipelineOptions pipeline;
+  InputOptions input;
+  std::vector<std::string> inputs;
+  std::string output, format, image_ids, overlay, report, report_title, report_notice,
+      decoder = "auto";
+  bool no_exif = false;
+};
+
+bool wants_coco(const PredictArguments& arguments) {
+  if (!arguments.format.empty()) return arguments.format == "coco";
+  const std::string extension = std::filesystem::path(arguments.output).extension().string();
+  if (extension == ".json") return true;
+  if (extension == ".jsonl" || arguments.output.empty() || arguments.output == "-") return false;
+  std::error_code ignored;
+  if (std::filesystem::exists(arguments.output, ignored) &&
+      !std::filesystem::is_regular_file(arguments.output, ignored)) {
+    return false;  // a pipe or /dev/stdout: as stdout
+  }
+  throw Error(
+      ErrorCode::kUsage,
+      fmt::format("-o {}: the name says neither .jsonl nor .json; choose with --format jsonl|coco",
+                  arguments.output));
+}
+
+std::unique_ptr<ResultWriter> create_writer(const PredictArguments& arguments,
+                                            const std::vector<std::string>& class_names) {
+  const bool coco = wants_coco(arguments);
+  if (!arguments.image_ids.empty() && !coco) {
+    throw Error(ErrorCode::kUsage,
+                "--image-ids: belongs to --format coco (an OUT that ends in .json)");
+  }
+  if (!coco) {
+    return create_jsonl_writer(arguments.output.empty() ? "-" : arguments.output, class_names,
+                               arguments.predict.masks);
+  }
+  if (arguments.output.empty() || arguments.output == "-") {
+    throw Error(ErrorCode::kUsage, "--format coco: needs a file (-o OUT.json)");
+  }
+  std::map<std::string, int64_t> ids;
+  if (!arguments.image_ids.empty()) ids = read_image_ids(arguments.image_ids);
+  return create_coco_writer(arguments.output, std::move(ids), arguments.predict.masks);
+}
+
+nlohmann::json stage_json(const char* name, double total_ms, int64_t frames, double wall_ms) {
+  return {{"name", name},
+          {"total_ms", total_ms},
+          {"mean_ms", frames > 0 ? total_ms / static_cast<double>(frames) : 0},
+          {"share", wall_ms > 0 ? total_ms / wall_ms : 0}};
+}
+
+void write_stats(const PredictArguments& arguments, const LoadedModel& model,
+                 const PipelineStats& stats, int64_t detections, int64_t broken_frames,
+                 double overlay_wait_ms) {
+  nlohmann::json json = runtime_json(model.info.backend, arguments.common.model_options.threads);
+  json["command"] = "predict";
+  json["model"] = {{"variant", model.info.variant},
+                   {"height", model.info.height},
+                   {"width", model.info.width},
+                   {"memory_bytes", model.info.memory_bytes}};
+  json["counts"] = {{"frames", stats.frames},
+                    {"failed", stats.failed},
+                    {"detections", detections},
+                    {"batches", stats.batches},
+                    {"broken_frames", broken_frames}};
+  json["stages"] = {
+      stage_json("load", model.open_ms + model.pack_ms, 1, stats.wall_ms),
+      stage_json("decode", stats.busy.decode_ms, stats.frames, stats.wall_ms),
+      stage_json("preprocess", stats.busy.preprocess_ms, stats.frames, stats.wall_ms),
+      stage_json("network", stats.busy.network_ms, stats.frames, stats.wall_ms),
+      stage_json("postprocess", stats.busy.postprocess_ms, stats.frames, stats.wall_ms),
+      stage_json("output", stats.sink_ms, stats.frames, stats.wall_ms)};
+  json["queues"] = {{"input_max", stats.max_input_queue},
+                    {"output_max", stats.max_output_queue},
+                    {"depth", arguments.pipeline.depth}};
+  json["overlay_wait_ms"] = overlay_wait_ms;
+  json["wall_ms"] = stats.wall_ms;
+  json["frames_per_s"] =
+      stats.wall_ms > 0 ? 1000.0 * static_cast<double>(stats.frames) / stats.wall_ms : 0;
+  json["peak_rss_bytes"] = peak_rss_bytes();
+  write_file(arguments.common.stats, json.dump(2) + "\n");
+}
+
+std::unique_ptr<ReportWriter> open_report(const PredictArguments& arguments,
+                                          const LoadedModel& model,
+                                          const std::vector<std::string>& class_names) {
+  if (arguments.report.empty()) return nullptr;
+  ReportOptions options;
+  options.title = arguments.report_title.empty() ? "rfseg results" : arguments.report_title;
+  options.notice = arguments.report_notice;
+  options.facts = {{"model", arguments.common.model},
+                   {"variant", model.info.variant},
+                   {"network input", fmt::format("{} x {}", model.info.width, model.info.height)},
+                   {"device", model.info.device},
+                   {"backend", model.info.backend},
+                   {"precision", model.info.precision}};
+  options.class_names = class_names;
+  options.encode_jpeg = [](const ImageView& view, int quality) {
+    return encode_jpeg(view, quality);
+  };
+  return create_report(arguments.report, std::move(options));
+}
+
+void run_predict(PredictArguments& arguments, int& exit_code) {
+  if (arguments.decoder == "nvdec") {
+    throw Error(ErrorCode::kDevice, "--decoder nvdec: this build of rfseg decodes on the CPU only");
+  }
+  if (arguments.predict.masks == MaskFormat::kDense &&
+      (arguments.output.empty() || arguments.output == "-")) {
+    throw Error(ErrorCode::kUsage, "--masks dense: writes PNG files next to OUT; name it with -o");
+  }
+  if (arguments.inputs.empty()) throw Error(ErrorCode::kUsage, "predict: no INPUT given");
+  std::vector<Input> inputs = expand_inputs(arguments.inputs, std::cin);
+  if (inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
+  std::vector<std::string> paths = {arguments.common.model};
+  for (const Input& input : inputs) paths.push_back(input.path);
+  refuse_overwriting_input(arguments.output, paths, "-o");
+  refuse_overwriting_input(arguments.report, paths, "--report");
+  refuse_overwriting_input(arguments.common.stats, paths, "--stats");
+
+  LoadedModel model;
+  load_model(arguments.common.model, arguments.common.resolved(), model);
+  if (!model.config.seg && arguments.predict.masks != MaskFormat::kNone) {
+    log_debug(fmt::format("{} is a detection model: no masks", model.info.variant));
+    arguments.predict.masks = MaskFormat::kNone;
+  }
+  const ResolvedOptions resolved = resolve_options(arguments.predict, model.config);
+
+  // Every output is opened before the work starts: a full disk or a typing error shows at once.
+  std::unique_ptr<ResultWriter> writer = create_writer(arguments, resolved.class_names);
+  std::unique_ptr<ReportWriter> report = open_report(arguments, model, resolved.class_names);
+  std::unique_ptr<OverlayFiles> overlay;
+  if (!arguments.overlay.empty()) {
+    create_folder(arguments.overlay);
+    overlay = std::make_unique<OverlayFiles>(arguments.overlay, paths, resolved.class_names);
+  }
+  std::unique_ptr<DenseMaskWriter> dense;
+  if (arguments.predict.masks == MaskFormat::kDense) {
+    dense = std::make_unique<DenseMaskWriter>(
+        arguments.output,
+        [](const uint8_t* pixels, int w, int h) { return encode_png(pixels, w, h, 1); });
+  }
+
+  arguments.input.image.apply_exif = !arguments.no_exif;
+  arguments.input.cancelled = interrupted;
+  arguments.pipeline.cancelled = interrupted;
+  arguments.pipeline.keep_images = overlay != nullptr || report != nullptr;
+  InputSource source(std::move(inputs), arguments.input);
+  Progress progress("frames");
+  int64_t done = 0, detections = 0;
+  const PipelineStats stats =
+      run_pipeline(*model.engine, source, resolved, arguments.pipeline, [&](PipelineFrame& frame) {
+        progress.update(++done, source.estimated_total());
+        if (!frame.error.empty()) {
+          log_message(LogLevel::kError, frame.error);
+          return;
+        }
+        detections += static_cast<int64_t>(frame.record.detections.items.size());
+        if (dense) dense->write(frame.record);
+        writer->write(frame.record);
+        if (report) {
+          report->add(frame.image, frame.record,
+                      {{"decode", frame.times.decode_ms},
+                       {"preprocess", frame.times.preprocess_ms},
+                       {"network", frame.times.network_ms},
+                       {"postprocess", frame.times.postprocess_ms}});
+        }
+        if (overlay) overlay->write(std::move(frame.image), frame.record);
+      });
+  progress.clear();
+  if (overlay) overlay->finish();
+  writer->finish();
+  if (report) report->finish();
+  if (!arguments.common.stats.empty()) {
+    write_stats(arguments, model, stats, detections, source.broken_frames(),
+                overlay ? overlay->encode_ms() : 0);
+  }
+  if (source.broken_frames() > 0) {
+    log_warning(fmt::format("{} broken video frame(s) skipped", source.broken_frames()));
+  }
+  log_info(fmt::format(
+      "{} frame(s), {} detection(s) in {} ({:.1f}/s){}", stats.frames, detections,
+      human_seconds(stats.wall_ms / 1000),
+      stats.wall_ms > 0 ? 1000.0 * static_cast<double>(stats.frames) / stats.wall_ms : 0,
+      stats.failed > 0 ? fmt::format(", {} input(s) failed", stats.failed) : ""));
+  if (interrupted()) {
+    exit_code = static_cast<int>(ErrorCode::kCancelled);
+  } else if (stats.failed > 0) {
+    exit_code = static_cast<int>(stats.frames > 0 ? ErrorCode::kPartial : ErrorCode::kInput);
+  }
+}
+
+void add_input_options(CLI::App& verb, PredictArguments& arguments) {
+  verb.add_option(
+      "inputs", arguments.inputs,
+      "Pictures, folders of them, videos, URLs, /dev/videoN, or - for a list of paths on stdin");
+  verb.add_flag("--no-exif", arguments.no_exif, "Do not turn pictures upright");
+  verb.add_option("--every", arguments.input.video.every, "Video: every Nth frame")
+      ->check(CLI::PositiveNumber.description(""));
+  verb.add_option("--start", arguments.input.video.start_s, "Video: from this second")
+      ->check(CLI::NonNegativeNumber.description(""));
+  verb.add_option("--end", arguments.input.video.end_s, "Video: up to this second")
+      ->check(CLI::NonNegativeNumber.description(""));
+  verb.add_option("--decoder", arguments.decoder, "Video: auto, cpu or nvdec")
+      ->check(CLI::IsMember({"auto", "cpu", "nvdec"}).description(""));
+  verb.add_option("--batch", arguments.pipeline.batch,
+                  "Pictures that go through the network together")
+      ->check(CLI::Range(1, 1024).description(""));
+  verb.add_option("--depth", arguments.pipeline.depth,
+                  "Batches in flight (default 2; 1 = one stage after another)")
+      ->check(CLI::Range(1, 64).description(""));
+  verb.add_option("--max-wait-ms", arguments.pipeline.max_wait_ms,
+                  "Live streams: longest wait for a batch")
+      ->check(CLI::NonNegativeNumber.description(""));
+}
+
+void add_output_options(CLI::App& verb, PredictArguments& arguments) {
+  const std::map<std::string, MaskFormat> formats = {{"rle", MaskFormat::kRle},
+                                                     {"polygon", MaskFormat::kPolygon},
+                                                     {"dense", MaskFormat::kDense},
+                                                     {"none", MaskFormat::kNone}};
+  verb.add_option("-o,--output", arguments.output,
+                  "OUT.jsonl or OUT.json (COCO); default: JSON lines on stdout");
+  verb.add_option("--format", arguments.format, "jsonl or coco; default: by OUT's name")
+      ->check(CLI::IsMember({"jsonl", "coco"}).description(""));
+  verb.add_option("--masks", arguments.predict.masks,
+                  "rle (default), polygon, dense (one PNG an instance next to OUT) or none")
+      ->transform(CLI::CheckedTransformer(formats).description(""));
+  verb.add_option("--image-ids", arguments.image_ids,
+                  "INSTANCES.json whose file names give the COCO image ids");
+  verb.add_option("--overlay", arguments.overlay, "Folder for annotated pictures and videos");
+  verb.add_option("--report", arguments.report, "Self-contained HTML page of the results");
+  verb.add_option("--report-title", arguments.report_title, "Title of the page");
+  verb.add_option("--report-notice", arguments.report_notice,
+                  "A statement shown first on the page");
+}
+
+}  // namespace
+
+void add_predict(CLI::App& app, int& exit_code) {
+  auto arguments = std::make_shared<PredictArguments>();
+  CLI::App* verb =
+      app.add_subcommand("predict", "Find objects and their masks in pictures and video");
+  add_model_options(*verb, arguments->common);
+  add_input_options(*verb, *arguments);
+  add_convention_options(*verb, arguments->predict);
+  add_selection_options(*verb, arguments->predict);
+  add_output_options(*verb, *arguments);
+  verb->footer(
+      "Example: rfseg predict -m model.pth photos/ clip.mp4 -o results.jsonl --overlay out "
+      "--report out/report.html");
+  verb->callback([arguments, &exit_code] { run_predict(*arguments, exit_code); });
+}
+
+}  // namespace rfseg::cli

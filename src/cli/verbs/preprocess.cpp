@@ -1,0 +1,48 @@
+#include "preprocess/preprocess.h"
+
+#include <memory>
+
+#include "cli/common.h"
+#include "cli/verbs.h"
+#include "core/npy.h"
+#include "core/tensor.h"
+#include "media/image_io.h"
+
+namespace rfseg::cli {
+namespace {
+
+struct PreprocessArguments {
+  std::string image, size, output;
+  PredictOptions predict;
+  bool no_exif = false;
+};
+
+void run_preprocess(const PreprocessArguments& arguments) {
+  refuse_overwriting_input(arguments.output, {arguments.image}, "-o");
+  PreprocessSpec spec;
+  std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size");
+  spec.resize = arguments.predict.resize.value_or(
+      arguments.predict.like == Convention::kRfdetr ? ResizeMode::kBilinear : ResizeMode::kPil);
+  DecodeOptions decode;
+  decode.apply_exif = !arguments.no_exif;
+  const Image image = decode_image(arguments.image, decode);
+  Tensor tensor({1, 3, spec.network_height, spec.network_width});
+  preprocess(image.view(), spec, tensor.data.data());
+  write_npy(arguments.output, tensor.data.data(), tensor.shape);
+}
+
+}  // namespace
+
+void add_preprocess(CLI::App& app) {
+  auto arguments = std::make_shared<PreprocessArguments>();
+  CLI::App* verb = app.add_subcommand("preprocess", "Write a picture as the network sees it");
+  verb->add_option("image", arguments->image, "JPEG, PNG, BMP, PPM, WebP or TIFF")->required();
+  verb->add_option("--size", arguments->size, "Network input: R for RxR, or HxW")->required();
+  add_convention_options(*verb, arguments->predict);
+  verb->add_flag("--no-exif", arguments->no_exif, "Do not turn the picture upright");
+  verb->add_option("-o,--output", arguments->output, "float32 [1,3,H,W] .npy")->required();
+  verb->footer("Example: rfseg preprocess photo.jpg --size 312 --resize pil -o x.npy");
+  verb->callback([arguments] { run_preprocess(*arguments); });
+}
+
+}  // namespace rfseg::cli

@@ -1,0 +1,163 @@
+#include "pipeline/frame_source.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <istream>
+#include <system_error>
+
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace fs = std::filesystem;
+namespace {
+
+void add_directory(const std::string& path, std::vector<Input>& out) {
+  std::error_code error;
+  std::vector<std::string> names;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (is_image_name(it->path().string())) names.push_back(it->path().string());
+  }
+  if (error) {
+    out.push_back({path, InputKind::kImage,
+                   fmt::format("{}: cannot read the directory: {}", path, error.message())});
+    return;
+  }
+  if (names.empty()) {
+    out.push_back(
+        {path, InputKind::kImage,
+         fmt::format("{}: the directory holds no picture (JPEG, PNG, BMP, PPM, WebP, TIFF)",
+                     path)});
+  }
+  std::sort(names.begin(), names.end());
+  for (std::string& name : names) out.push_back({std::move(name), InputKind::kImage, ""});
+}
+
+void add_argument(const std::string& path, std::vector<Input>& out) {
+  if (path.find("://") != std::string::npos || path.starts_with("/dev/video")) {
+    out.push_back({path, InputKind::kVideo, ""});
+    return;
+  }
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::not_found) {
+    out.push_back({path, InputKind::kImage, fmt::format("{}: no such file or directory", path)});
+  } else if (error) {
+    out.push_back(
+        {path, InputKind::kImage, fmt::format("{}: cannot open: {}", path, error.message())});
+  } else if (fs::is_directory(status)) {
+    add_directory(path, out);
+  } else {
+    // What is not named as a video is tried as a picture: its decoder looks at the content.
+    out.push_back({path, is_video_name(path) ? InputKind::kVideo : InputKind::kImage, ""});
+  }
+}
+
+}  // namespace
+
+std::vector<Input> expand_inputs(const std::vector<std::string>& arguments, std::istream& list) {
+  std::vector<Input> inputs;
+  for (const std::string& argument : arguments) {
+    if (argument != "-") {
+      add_argument(argument, inputs);
+      continue;
+    }
+    for (std::string line; std::getline(list, line);) {
+      if (!line.empty() && line.back() == '\r') line.pop_back();
+      if (!line.empty()) add_argument(line, inputs);
+    }
+  }
+  return inputs;
+}
+
+InputSource::InputSource(std::vector<Input> inputs, InputOptions options)
+    : inputs_(std::move(inputs)), options_(std::move(options)) {
+  estimate_total();
+}
+
+bool InputSource::live() const { return video_ != nullptr && video_->info().live; }
+
+// Pictures count one each; of videos only the current one's length is known.
+void InputSource::estimate_total() {
+  int64_t total = delivered_;
+  for (std::size_t i = at_; i < inputs_.size(); ++i) {
+    if (inputs_[i].kind == InputKind::kVideo) {
+      estimated_total_ = 0;
+      return;
+    }
+    ++total;
+  }
+  if (video_ != nullptr) {
+    const VideoInfo& info = video_->info();
+    const double rate = info.frame_rate > 0 ? info.frame_rate : 25;
+    double frames = static_cast<double>(info.frames);
+    if (options_.video.end_s >= 0) frames = std::min(frames, options_.video.end_s * rate);
+    frames -= options_.video.start_s * rate;
+    if (frames <= 0) {
+      estimated_total_ = 0;
+      return;
+    }
+    total += static_cast<int64_t>(std::ceil(frames / std::max(1, options_.video.every)));
+  }
+  estimated_total_ = total;
+}
+
+bool InputSource::next_video_frame(SourceFrame& frame) {
+  VideoFrame decoded;
+  if (!video_->read(decoded)) {
+    broken_frames_ += video_->broken_frames();
+    delivered_ += video_delivered_;
+    video_.reset();
+    return false;
+  }
+  ++video_delivered_;
+  frame.view = decoded.image;
+  frame.frame = decoded.index;
+  frame.time_s = decoded.time_s;
+  return true;
+}
+
+bool InputSource::next(SourceFrame& frame) {
+  while (at_ < inputs_.size() || video_ != nullptr) {
+    if (options_.cancelled && options_.cancelled()) return false;
+    // A video stays the current input until its last frame.
+    const Input& input = inputs_[video_ != nullptr ? at_ - 1 : at_];
+    frame.file = input.path;
+    frame.frame.reset();
+    frame.time_s.reset();
+    frame.view = {};
+    frame.error = input.error;
+    try {
+      if (video_ == nullptr) {
+        ++at_;
+        if (!frame.error.empty()) {
+          ++delivered_;
+          return true;
+        }
+        if (input.kind == InputKind::kVideo) {
+          video_ = open_video(input.path, options_.video, options_.cancelled);
+          video_delivered_ = 0;
+          estimate_total();
+          continue;
+        }
+        frame.storage = decode_image(input.path, options_.image);
+        frame.view = frame.storage.view();
+        ++delivered_;
+        return true;
+      }
+      if (!next_video_frame(frame)) continue;
+      return true;
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kCancelled) return false;
+      video_.reset();
+      frame.view = {};
+      frame.error = error.what();
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace rfseg

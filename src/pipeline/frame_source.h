@@ -1,0 +1,85 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "media/image_io.h"
+#include "media/video_io.h"
+#include "rfseg/image.h"
+
+namespace rfseg {
+
+/// One decoded picture or video frame, or what went wrong with it.
+struct SourceFrame {
+  std::string file;
+  std::optional<int64_t> frame;  ///< video only
+  std::optional<double> time_s;  ///< video only
+  ImageView view;                ///< valid until the next call of the source; empty on an error
+  Image storage;                 ///< what `view` points to, for pictures
+  std::string error;             ///< empty, or one line that names the input
+};
+
+/// Pictures one after another. Called from one thread.
+class FrameSource {
+ public:
+  virtual ~FrameSource() = default;
+  /// False when there is no more. A frame that cannot be read is delivered with `error` set, and
+  /// the source goes on.
+  virtual bool next(SourceFrame& frame) = 0;
+  /// Frames in all as far as is known, 0 if it is not.
+  /// May be called from any thread.
+  virtual int64_t estimated_total() const { return 0; }
+  /// True while frames come from a device or network stream.
+  virtual bool live() const { return false; }
+};
+
+struct InputOptions {
+  DecodeOptions image;
+  VideoOptions video;
+  std::function<bool()> cancelled;
+};
+
+/// What an input argument is, decided by its name and, for files, by what the file system says.
+enum class InputKind { kImage, kVideo };
+
+struct Input {
+  std::string path;
+  InputKind kind = InputKind::kImage;
+  std::string error;  ///< an input that cannot be used, reported in its place in the order
+};
+
+/// Expands the user's arguments: files as they are, directories into their pictures sorted by name,
+/// "-" into the paths on `list` (one a line), URLs and /dev/video* as videos. What does not exist
+/// or holds no picture becomes an Input with `error`.
+std::vector<Input> expand_inputs(const std::vector<std::string>& arguments, std::istream& list);
+
+/// Decodes `inputs` in order.
+class InputSource : public FrameSource {
+ public:
+  InputSource(std::vector<Input> inputs, InputOptions options);
+  bool next(SourceFrame& frame) override;
+  int64_t estimated_total() const override { return estimated_total_; }
+  bool live() const override;
+  /// Video frames that could not be decoded, of the videos that have ended.
+  int64_t broken_frames() const { return broken_frames_; }
+
+ private:
+  bool next_video_frame(SourceFrame& frame);
+  void estimate_total();
+
+  std::vector<Input> inputs_;
+  InputOptions options_;
+  std::size_t at_ = 0;
+  std::unique_ptr<VideoReader> video_;
+  int64_t broken_frames_ = 0;
+  int64_t delivered_ = 0;  // frames before the current video
+  int64_t video_delivered_ = 0;
+  std::atomic<int64_t> estimated_total_{0};
+};
+
+}  // namespace rfseg

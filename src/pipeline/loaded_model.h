@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "core/model_config.h"
+#include "engine/engine.h"
+#include "rfseg/model.h"
+#include "rfseg/options.h"
+
+namespace rfseg {
+
+/// A checkpoint and the engine that runs it: what Model hides.
+struct LoadedModel {
+  ModelConfig config;
+  ModelInfo info;
+  std::unique_ptr<Engine> engine;
+  std::mutex engine_mutex;  ///< an engine takes one call at a time
+  double open_ms = 0;       ///< reading the directory and the configuration
+  double pack_ms = 0;       ///< reading and packing the weights
+};
+
+/// Where `name` leads: a file as it is, else the downloaded weights of a variant name. Throws
+/// Error(kModel) that says how to get them.
+std::string resolve_model_path(const std::string& name);
+
+/// Fills `model` from the file. Errors as Model::load.
+void load_model(const std::string& path, const ModelOptions& options, LoadedModel& model);
+
+}  // namespace rfseg
