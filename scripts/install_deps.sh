@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building rfseg needs, where any is missing.
+# Usage: scripts/install_deps.sh [--dev]   (--dev adds the formatter, the linter and doxygen)
+set -euo pipefail
+
+packages=(g++ cmake ninja-build pkg-config libdnnl-dev libfmt-dev nlohmann-json3-dev libcli11-dev
+  libgtest-dev libbenchmark-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev
+  libfreetype-dev libcurl4-openssl-dev libssl-dev libavcodec-dev libavdevice-dev libavformat-dev
+  libavutil-dev libswscale-dev)
+if [[ "${1:-}" == "--dev" ]]; then
+  packages+=(clang-format clang-tidy doxygen)
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  state=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)
+  [[ "$state" == ii* ]] || missing+=("$package")
+done
+if [[ ${#missing[@]} -eq 0 ]]; then
+  exit 0
+fi
+
+if ! command -v apt-get >/dev/null; then
+  echo "rfseg is tested on Debian 12. Install what stands for these packages: ${missing[*]}" >&2
+  exit 1
+fi
+run=()
+if [[ $EUID -ne 0 ]]; then
+  if ! command -v sudo >/dev/null; then
+    echo "These packages are missing and you are not root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  run=(sudo)
+fi
+echo "Installing: ${missing[*]}"
+"${run[@]}" apt-get update -qq
+"${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Builds and runs every test of this machine: all of them in the release build, then the parsers and
+# their fuzz targets under AddressSanitizer and UndefinedBehaviorSanitizer, then the pipeline under
+# ThreadSanitizer. Usage: scripts/test.sh [--quick]   (--quick: the release build alone)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+jobs=$(nproc)
+scripts/build.sh release
+if [[ "${1:-}" != "--quick" ]]; then
+  # The sanitized builds take only what they run.
+  asan_tests=(core checkpoint media postprocess)
+  targets=()
+  for stage in "${asan_tests[@]}"; do targets+=("test_$stage"); done
+  scripts/build.sh asan "${targets[@]}" fuzz_targets
+  scripts/build.sh tsan test_pipeline
+  pattern=$(IFS='|'; echo "${asan_tests[*]}")
+  echo "== AddressSanitizer and UndefinedBehaviorSanitizer"
+  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
+    ctest --test-dir build/asan -j "$jobs" --output-on-failure -R "^($pattern|fuzz)\."
+  echo "== ThreadSanitizer"
+  ctest --test-dir build/tsan -j "$jobs" --output-on-failure -R '^pipeline\.'
+fi
+echo "== Release build"
+ctest --test-dir build/release -j "$jobs" --output-on-failure
