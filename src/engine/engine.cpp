@@ -1,0 +1,56 @@
+#include "engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <string_view>
+
+#include "core/cpu.h"
+#include "engine/model_weights.h"
+#include "engine/reference/reference_engine.h"
+#include "rfseg/error.h"
+#ifdef RFSEG_CPU_ENGINE
+#include "engine/cpu/cpu_engine.h"
+#endif
+
+namespace rfseg {
+namespace {
+
+#ifdef RFSEG_CPU_ENGINE
+constexpr bool kCpuBuilt = true;
+#else
+constexpr bool kCpuBuilt = false;
+#endif
+
+/// What kAuto means: the environment variable RFSEG_BACKEND if set, else the fastest one built.
+Backend resolve(Backend asked) {
+  if (asked != Backend::kAuto) return asked;
+  const char* text = std::getenv("RFSEG_BACKEND");
+  const std::string_view forced = text == nullptr ? "" : text;
+  if (forced == "reference") return Backend::kReference;
+  if (forced == "cpu") return Backend::kCpu;
+  if (!forced.empty()) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("RFSEG_BACKEND is '{}'; accepted are 'reference' and 'cpu'", forced));
+  }
+  return kCpuBuilt ? Backend::kCpu : Backend::kReference;
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> create_engine(const ModelConfig& config, const WeightSource& weights,
+                                      const EngineOptions& options) {
+  check_config(config);
+  check_weights(config, weights);
+  const int threads = options.threads > 0 ? options.threads : available_cpus();
+  if (resolve(options.backend) == Backend::kReference) {
+    return create_reference_engine(config, weights, threads);
+  }
+#ifdef RFSEG_CPU_ENGINE
+  return create_cpu_engine(config, weights, threads);
+#else
+  throw Error(ErrorCode::kDevice, "the cpu backend was left out of this build (RFSEG_ONEDNN=OFF)");
+#endif
+}
+
+}  // namespace rfseg
