@@ -1,0 +1,559 @@
+#include "checkpoint/pickle.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <limits>
+
+#include "checkpoint/byte_source.h"
+
+namespace rfseg {
+namespace {
+
+constexpr PickleId kNoNode = std::numeric_limits<PickleId>::max();
+
+// Opcodes as in CPython's Lib/pickle.py.
+enum Opcode : unsigned char {
+  kMark = '(',
+  kStop = '.',
+  kPop = '0',
+  kPopMark = '1',
+  kDup = '2',
+  kBinFloat = 'G',
+  kBinInt = 'J',
+  kBinInt1 = 'K',
+  kBinInt2 = 'M',
+  kNone = 'N',
+  kBinPersId = 'Q',
+  kReduce = 'R',
+  kBinString = 'T',
+  kShortBinString = 'U',
+  kBinUnicode = 'X',
+  kAppend = 'a',
+  kBuild = 'b',
+  kGlobal = 'c',
+  kEmptyDict = '}',
+  kAppends = 'e',
+  kBinGet = 'h',
+  kLongBinGet = 'j',
+  kEmptyList = ']',
+  kDict = 'd',
+  kList = 'l',
+  kBinPut = 'q',
+  kLongBinPut = 'r',
+  kSetItem = 's',
+  kTuple = 't',
+  kEmptyTuple = ')',
+  kSetItems = 'u',
+  kBinBytes = 'B',
+  kShortBinBytes = 'C',
+  kProto = 0x80,
+  kNewObj = 0x81,
+  kTuple1 = 0x85,
+  kTuple2 = 0x86,
+  kTuple3 = 0x87,
+  kNewTrue = 0x88,
+  kNewFalse = 0x89,
+  kLong1 = 0x8a,
+  kLong4 = 0x8b,
+  kShortBinUnicode = 0x8c,
+  kBinUnicode8 = 0x8d,
+  kBinBytes8 = 0x8e,
+  kEmptySet = 0x8f,
+  kAddItems = 0x90,
+  kFrozenSet = 0x91,
+  kNewObjEx = 0x92,
+  kStackGlobal = 0x93,
+  kMemoize = 0x94,
+  kFrame = 0x95,
+  kByteArray8 = 0x96
+};
+
+bool is_namespace(const PickleNode& global) {
+  return (global.text == "argparse" && global.text2 == "Namespace") ||
+         (global.text == "types" && global.text2 == "SimpleNamespace");
+}
+
+bool is_torch(const PickleNode& global, std::string_view name) {
+  return (global.text == "torch._utils" || global.text == "torch._tensor") && global.text2 == name;
+}
+
+}  // namespace
+
+PickleReader::PickleReader(std::string_view bytes, std::string origin, PickleLimits limits)
+    : bytes_(bytes), origin_(std::move(origin)), limits_(limits) {
+  if (bytes.size() > limits_.bytes) {
+    corrupt(fmt::format("has {} bytes; at most {} are accepted", bytes.size(), limits_.bytes));
+  }
+  run();
+  // Only the nodes are needed from here on.
+  stack_ = {};
+  marks_ = {};
+  memo_ = {};
+}
+
+void PickleReader::corrupt(const std::string& what) const {
+  fail_model(origin_, fmt::format("the pickle (byte {}) {}", position_, what));
+}
+
+std::string_view PickleReader::take(uint64_t count) {
+  if (count > bytes_.size() - position_) corrupt("is truncated");
+  const std::string_view piece = bytes_.substr(position_, static_cast<std::size_t>(count));
+  position_ += static_cast<std::size_t>(count);
+  return piece;
+}
+
+std::string_view PickleReader::take_line() {
+  const std::size_t end = bytes_.find('\n', position_);
+  if (end == std::string_view::npos) corrupt("is truncated");
+  const std::string_view line = bytes_.substr(position_, end - position_);
+  position_ = end + 1;
+  return line;
+}
+
+template <class T>
+T PickleReader::take_int() {
+  return load_le<T>(take(sizeof(T)).data());
+}
+
+void PickleReader::count_references(std::size_t count) {
+  references_ += count;
+  if (references_ > limits_.references) {
+    corrupt(fmt::format("refers to more than {} values", limits_.references));
+  }
+}
+
+PickleId PickleReader::make(PickleKind kind) {
+  if (nodes_.size() >= limits_.nodes) {
+    corrupt(fmt::format("builds more than {} values", limits_.nodes));
+  }
+  nodes_.emplace_back().kind = kind;
+  return static_cast<PickleId>(nodes_.size() - 1);
+}
+
+PickleId PickleReader::make_text(PickleKind kind, std::string_view text) {
+  const PickleId id = make(kind);
+  nodes_[id].text = text;
+  return id;
+}
+
+void PickleReader::push(PickleId id) {
+  count_references(1);
+  stack_.push_back(id);
+}
+
+void PickleReader::push_int(int64_t value) {
+  const PickleId id = make(PickleKind::kInt);
+  nodes_[id].integer = value;
+  push(id);
+}
+
+PickleId PickleReader::top() const {
+  const std::size_t floor = marks_.empty() ? 0 : marks_.back();
+  if (stack_.size() <= floor) corrupt("takes from an empty stack");
+  return stack_.back();
+}
+
+PickleId PickleReader::pop() {
+  const PickleId id = top();
+  stack_.pop_back();
+  return id;
+}
+
+std::size_t PickleReader::pop_mark() {
+  if (marks_.empty()) corrupt("has no mark to return to");
+  const std::size_t mark = marks_.back();
+  marks_.pop_back();
+  return mark;
+}
+
+void PickleReader::memoize(uint64_t index) {
+  if (index > limits_.nodes) corrupt(fmt::format("uses memo slot {}", index));
+  const auto slot = static_cast<std::size_t>(index);
+  if (slot >= memo_.size()) {
+    count_references(slot + 1 - memo_.size());
+    memo_.resize(slot + 1, kNoNode);
+  }
+  memo_[slot] = top();
+}
+
+PickleId PickleReader::collect(PickleKind kind, std::size_t first) {
+  const PickleId id = make(kind);
+  count_references(stack_.size() - first);
+  nodes_[id].items.assign(stack_.begin() + static_cast<std::ptrdiff_t>(first), stack_.end());
+  stack_.resize(first);
+  return id;
+}
+
+void PickleReader::append_items(std::size_t first) {
+  const std::size_t count = stack_.size() - first;
+  count_references(count);
+  const PickleId target = [&] {
+    if (first == 0) corrupt("appends to nothing");
+    return stack_[first - 1];
+  }();
+  PickleNode& list = nodes_[target];
+  if (list.kind == PickleKind::kList) {
+    list.items.insert(list.items.end(), stack_.begin() + static_cast<std::ptrdiff_t>(first),
+                      stack_.end());
+  } else if (list.kind != PickleKind::kOpaque) {
+    corrupt("appends to something that is no list");
+  }
+  stack_.resize(first);
+}
+
+void PickleReader::set_items(std::size_t first) {
+  const std::size_t count = stack_.size() - first;
+  if (first == 0 || count % 2 != 0) corrupt("sets items of nothing");
+  count_references(count);
+  PickleNode& dict = nodes_[stack_[first - 1]];
+  if (dict.kind == PickleKind::kDict) {
+    dict.items.insert(dict.items.end(), stack_.begin() + static_cast<std::ptrdiff_t>(first),
+                      stack_.end());
+  } else if (dict.kind != PickleKind::kOpaque) {
+    corrupt("sets items of something that is no dictionary");
+  }
+  stack_.resize(first);
+}
+
+std::vector<int64_t> PickleReader::integers(PickleId id) const {
+  const PickleNode& list = nodes_[id];
+  if (list.kind != PickleKind::kTuple && list.kind != PickleKind::kList) {
+    corrupt("has a tensor whose size is no tuple");
+  }
+  if (list.items.size() > limits_.dimensions) {
+    corrupt(fmt::format("has a tensor of {} dimensions", list.items.size()));
+  }
+  std::vector<int64_t> out;
+  for (const PickleId item : list.items) {
+    if (nodes_[item].kind != PickleKind::kInt) corrupt("has a tensor whose size is no integer");
+    out.push_back(nodes_[item].integer);
+  }
+  return out;
+}
+
+PickleId PickleReader::persistent(PickleId id) {
+  const PickleNode& tuple = nodes_[id];
+  const auto item = [&](std::size_t i) -> const PickleNode& { return nodes_[tuple.items[i]]; };
+  if (tuple.kind != PickleKind::kTuple || tuple.items.size() < 5 ||
+      item(0).kind != PickleKind::kString || item(0).text != "storage" ||
+      item(1).kind != PickleKind::kGlobal || item(2).kind != PickleKind::kString ||
+      item(4).kind != PickleKind::kInt || item(4).integer < 0) {
+    corrupt("has a persistent id that is no storage");
+  }
+  storages_.push_back({item(1).text2, item(2).text, item(4).integer});
+  const PickleId storage = make(PickleKind::kStorage);
+  nodes_[storage].integer = static_cast<int64_t>(storages_.size() - 1);
+  return storage;
+}
+
+PickleId PickleReader::rebuild_tensor(const PickleNode& arguments) {
+  const auto& items = arguments.items;
+  if (arguments.kind != PickleKind::kTuple || items.size() < 4) corrupt("has a malformed tensor");
+  if (nodes_[items[0]].kind != PickleKind::kStorage || nodes_[items[1]].kind != PickleKind::kInt) {
+    corrupt("has a tensor without a storage");
+  }
+  PickleTensor tensor;
+  tensor.storage = static_cast<std::size_t>(nodes_[items[0]].integer);
+  tensor.offset = nodes_[items[1]].integer;
+  tensor.shape = integers(items[2]);
+  tensor.stride = integers(items[3]);
+  if (tensor.stride.size() != tensor.shape.size()) {
+    corrupt("has a tensor whose size and stride differ in length");
+  }
+  tensors_.push_back(std::move(tensor));
+  const PickleId id = make(PickleKind::kTensor);
+  nodes_[id].integer = static_cast<int64_t>(tensors_.size() - 1);
+  return id;
+}
+
+// REDUCE and NEWOBJ: the allow-list.
+PickleId PickleReader::call(PickleId callable, PickleId arguments) {
+  const PickleNode function = nodes_[callable];  // copies: `make` moves the nodes
+  const auto argument = [&](std::size_t i) {
+    const auto& items = nodes_[arguments].items;
+    return i < items.size() ? items[i] : kNoNode;
+  };
+  if (function.kind != PickleKind::kGlobal) return make_text(PickleKind::kOpaque, "object");
+  if (is_torch(function, "_rebuild_tensor_v2") || is_torch(function, "_rebuild_tensor")) {
+    const PickleNode copy = nodes_[arguments];
+    return rebuild_tensor(copy);
+  }
+  if (is_torch(function, "_rebuild_parameter") ||
+      is_torch(function, "_rebuild_parameter_with_state")) {
+    const PickleId data = argument(0);
+    if (data == kNoNode) corrupt("has a malformed parameter");
+    return data;
+  }
+  if (is_torch(
+          function,
+          "_rebuild_from_type_v2")) {  // a tensor with attributes: (function, type, args, state)
+    const PickleId inner = argument(0), inner_arguments = argument(2);
+    if (inner != kNoNode && inner_arguments != kNoNode &&
+        is_torch(nodes_[inner], "_rebuild_tensor_v2")) {
+      const PickleNode copy = nodes_[inner_arguments];
+      return rebuild_tensor(copy);
+    }
+    return make_text(PickleKind::kOpaque, function.text2);
+  }
+  if (function.text == "torch" && function.text2 == "Size") {
+    const PickleId sizes = argument(0);
+    return sizes == kNoNode ? make(PickleKind::kTuple) : sizes;
+  }
+  if (function.text == "collections" && function.text2 == "OrderedDict") {
+    const PickleId dict = make(PickleKind::kDict);
+    const PickleId pairs = argument(0);
+    if (pairs == kNoNode || nodes_[pairs].kind != PickleKind::kList) return dict;
+    std::vector<PickleId> items;
+    for (const PickleId pair : nodes_[pairs].items) {
+      if (nodes_[pair].items.size() != 2) corrupt("has a malformed OrderedDict");
+      count_references(2);
+      items.insert(items.end(), nodes_[pair].items.begin(), nodes_[pair].items.end());
+    }
+    nodes_[dict].items = std::move(items);
+    return dict;
+  }
+  if (is_namespace(function)) {
+    const PickleId object = make_text(PickleKind::kObject, function.text2);
+    nodes_[object].integer = -1;
+    return object;
+  }
+  return make_text(PickleKind::kOpaque, function.text2);
+}
+
+void PickleReader::build() {
+  const PickleId state = pop();
+  PickleNode& object = nodes_[top()];
+  if (object.kind == PickleKind::kObject && nodes_[state].kind == PickleKind::kDict) {
+    object.integer = state;
+  }
+  // The state of everything else (an OrderedDict's _metadata, opaque objects) means nothing here.
+}
+
+void PickleReader::run() {
+  for (;;) {
+    const auto opcode = static_cast<unsigned char>(take(1)[0]);
+    switch (opcode) {
+      case kProto: {
+        const auto version = take_int<uint8_t>();
+        if (version < 2 || version > 5)
+          corrupt(fmt::format("has protocol {}; accepted: 2 to 5", version));
+        break;
+      }
+      case kFrame:
+        take(8);
+        break;
+      case kStop:
+        root_ = pop();
+        return;
+      case kMark:
+        count_references(1);
+        marks_.push_back(stack_.size());
+        break;
+      case kPop:
+        if (!marks_.empty() && stack_.size() == marks_.back()) {
+          marks_.pop_back();
+        } else {
+          pop();
+        }
+        break;
+      case kPopMark:
+        stack_.resize(pop_mark());
+        break;
+      case kDup:
+        push(top());
+        break;
+
+      case kNone:
+        push(make(PickleKind::kNone));
+        break;
+      case kNewTrue:
+      case kNewFalse: {
+        const PickleId id = make(PickleKind::kBool);
+        nodes_[id].integer = opcode == kNewTrue;
+        push(id);
+        break;
+      }
+      case kBinInt:
+        push_int(static_cast<int32_t>(take_int<uint32_t>()));
+        break;
+      case kBinInt1:
+        push_int(take_int<uint8_t>());
+        break;
+      case kBinInt2:
+        push_int(take_int<uint16_t>());
+        break;
+      case kLong1:
+      case kLong4: {
+        const uint64_t size = opcode == kLong1 ? take_int<uint8_t>() : take_int<uint32_t>();
+        const std::string_view digits = take(size);
+        if (size > 8) {  // a random seed or the like
+          push(make_text(PickleKind::kOpaque, "int"));
+          break;
+        }
+        uint64_t value = 0;
+        for (std::size_t i = 0; i < digits.size(); ++i) {
+          value |= static_cast<uint64_t>(static_cast<unsigned char>(digits[i])) << (8 * i);
+        }
+        if (size > 0 && size < 8 && (digits.back() & 0x80) != 0)
+          value |= ~uint64_t{0} << (8 * size);
+        push_int(static_cast<int64_t>(value));
+        break;
+      }
+      case kBinFloat: {
+        const std::string_view digits = take(8);  // big-endian
+        uint64_t bits = 0;
+        for (const char c : digits) bits = (bits << 8) | static_cast<unsigned char>(c);
+        const PickleId id = make(PickleKind::kFloat);
+        nodes_[id].real = std::bit_cast<double>(bits);
+        push(id);
+        break;
+      }
+
+      case kShortBinUnicode:
+      case kShortBinBytes:
+      case kShortBinString:
+        push(make_text(PickleKind::kString, take(take_int<uint8_t>())));
+        break;
+      case kBinUnicode:
+      case kBinBytes:
+      case kBinString:
+        push(make_text(PickleKind::kString, take(take_int<uint32_t>())));
+        break;
+      case kBinUnicode8:
+      case kBinBytes8:
+      case kByteArray8:
+        push(make_text(PickleKind::kString, take(take_int<uint64_t>())));
+        break;
+
+      case kEmptyTuple:
+        push(make(PickleKind::kTuple));
+        break;
+      case kEmptyList:
+        push(make(PickleKind::kList));
+        break;
+      case kEmptyDict:
+        push(make(PickleKind::kDict));
+        break;
+      case kEmptySet:
+        push(make_text(PickleKind::kOpaque, "set"));
+        break;
+      case kTuple:
+        push(collect(PickleKind::kTuple, pop_mark()));
+        break;
+      case kList:
+        push(collect(PickleKind::kList, pop_mark()));
+        break;
+      case kTuple1:
+      case kTuple2:
+      case kTuple3: {
+        const std::size_t count = opcode - kTuple1 + 1u;
+        const std::size_t floor = marks_.empty() ? 0 : marks_.back();
+        if (stack_.size() - floor < count) corrupt("takes from an empty stack");
+        push(collect(PickleKind::kTuple, stack_.size() - count));
+        break;
+      }
+      case kDict: {
+        const std::size_t first = pop_mark();
+        if ((stack_.size() - first) % 2 != 0) corrupt("has a dictionary key without a value");
+        push(collect(PickleKind::kDict, first));
+        break;
+      }
+      case kFrozenSet:
+        stack_.resize(pop_mark());
+        push(make_text(PickleKind::kOpaque, "frozenset"));
+        break;
+      case kAppend:
+        top();
+        append_items(stack_.size() - 1);
+        break;
+      case kAppends:
+      case kAddItems:
+        append_items(pop_mark());
+        break;
+      case kSetItem:
+        if (stack_.size() - (marks_.empty() ? 0 : marks_.back()) < 2) {
+          corrupt("takes from an empty stack");
+        }
+        set_items(stack_.size() - 2);
+        break;
+      case kSetItems:
+        set_items(pop_mark());
+        break;
+
+      case kBinPut:
+        memoize(take_int<uint8_t>());
+        break;
+      case kLongBinPut:
+        memoize(take_int<uint32_t>());
+        break;
+      case kMemoize:
+        memoize(memo_.size());
+        break;
+      case kBinGet:
+      case kLongBinGet: {
+        const uint64_t slot = opcode == kBinGet ? take_int<uint8_t>() : take_int<uint32_t>();
+        if (slot >= memo_.size() || memo_[slot] == kNoNode) {
+          corrupt(fmt::format("refers to memo slot {}, which is empty", slot));
+        }
+        push(memo_[slot]);
+        break;
+      }
+
+      case kGlobal: {
+        const std::string_view module = take_line();
+        const std::string_view name = take_line();
+        const PickleId id = make_text(PickleKind::kGlobal, module);
+        nodes_[id].text2 = name;
+        push(id);
+        break;
+      }
+      case kStackGlobal: {
+        const PickleId name = pop(), module = pop();
+        if (nodes_[name].kind != PickleKind::kString ||
+            nodes_[module].kind != PickleKind::kString) {
+          corrupt("names a class by something that is no string");
+        }
+        const std::string_view module_text = nodes_[module].text, name_text = nodes_[name].text;
+        const PickleId id = make_text(PickleKind::kGlobal, module_text);
+        nodes_[id].text2 = name_text;
+        push(id);
+        break;
+      }
+      case kNewObjEx:
+        pop();  // keyword arguments
+        [[fallthrough]];
+      case kReduce:
+      case kNewObj: {
+        const PickleId arguments = pop(), callable = pop();
+        push(call(callable, arguments));
+        break;
+      }
+      case kBuild:
+        build();
+        break;
+      case kBinPersId:
+        push(persistent(pop()));
+        break;
+
+      default:
+        corrupt(fmt::format("has opcode 0x{:02x}, which no checkpoint uses", opcode));
+    }
+  }
+}
+
+const PickleNode* PickleReader::get(const PickleNode& container, std::string_view key) const {
+  const PickleNode* dict = &container;
+  if (dict->kind == PickleKind::kObject) {
+    if (dict->integer < 0) return nullptr;
+    dict = &nodes_[static_cast<std::size_t>(dict->integer)];
+  }
+  if (dict->kind != PickleKind::kDict) return nullptr;
+  for (std::size_t i = dict->items.size(); i >= 2; i -= 2) {
+    const PickleNode& name = nodes_[dict->items[i - 2]];
+    if (name.kind == PickleKind::kString && name.text == key) return &nodes_[dict->items[i - 1]];
+  }
+  return nullptr;
+}
+
+}  // namespace rfseg
