@@ -38,6 +38,16 @@ Backend resolve(Backend asked) {
 
 }  // namespace
 
+const char* engine_backend_name(Backend backend) {
+  return resolve(backend) == Backend::kReference ? "reference" : "cpu";
+}
+
+std::vector<std::string> available_engine_backends() {
+  std::vector<std::string> names = {"reference"};
+  if (kCpuBuilt) names.emplace_back("cpu");
+  return names;
+}
+
 std::unique_ptr<Engine> create_engine(const ModelConfig& config, const WeightSource& weights,
                                       const EngineOptions& options) {
   check_config(config);

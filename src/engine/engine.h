@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/model_config.h"
 #include "core/tensor.h"
@@ -51,6 +52,11 @@ class Engine {
   virtual void forward(const float* input, int batch, EngineOutputs& out,
                        const ForwardOptions& options = {}) = 0;
 };
+
+/// The name of the backend that `backend` stands for in this build and environment.
+const char* engine_backend_name(Backend backend);
+/// Backends that this build has.
+std::vector<std::string> available_engine_backends();
 
 /// Reads and packs the weights; `weights` is not used afterwards. Throws Error(kModel) naming the
 /// first tensor that is missing or does not fit, with the expected and the found shape.

@@ -18,6 +18,8 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
+}  // namespace
+
 void check_device(const ModelOptions& options) {
   if (options.device != "auto" && options.device != "cpu") {
     if (options.device.starts_with("cuda")) {
@@ -33,8 +35,6 @@ void check_device(const ModelOptions& options) {
     throw Error(ErrorCode::kDevice, "--precision: the CPU runs in fp32 only");
   }
 }
-
-}  // namespace
 
 std::string resolve_model_path(const std::string& name) {
   const auto& variants = stock_variants();

@@ -25,6 +25,10 @@ struct LoadedModel {
 /// Error(kModel) that says how to get them.
 std::string resolve_model_path(const std::string& name);
 
+/// Throws Error(kDevice) where the device or precision is not to be had, Error(kUsage) for a name
+/// that is no device.
+void check_device(const ModelOptions& options);
+
 /// Fills `model` from the file. Errors as Model::load.
 void load_model(const std::string& path, const ModelOptions& options, LoadedModel& model);
 

@@ -6,6 +6,8 @@
 #include <set>
 
 #include "cli/common.h"
+#include "cli/dense_masks.h"
+#include "cli/image_ids.h"
 #include "cli/overlay_files.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
@@ -13,7 +15,6 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "media/image_io.h"
-#include "output/dense_masks.h"
 #include "output/report.h"
 #include "output/results.h"
 #include "pipeline/loaded_model.h"
@@ -161,11 +162,9 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
     create_folder(arguments.overlay);
     overlay = std::make_unique<OverlayFiles>(arguments.overlay, paths, resolved.class_names);
   }
-  std::unique_ptr<DenseMaskWriter> dense;
+  std::unique_ptr<DenseMaskFiles> dense;
   if (arguments.predict.masks == MaskFormat::kDense) {
-    dense = std::make_unique<DenseMaskWriter>(
-        arguments.output,
-        [](const uint8_t* pixels, int w, int h) { return encode_png(pixels, w, h, 1); });
+    dense = std::make_unique<DenseMaskFiles>(arguments.output);
   }
 
   arguments.input.image.apply_exif = !arguments.no_exif;

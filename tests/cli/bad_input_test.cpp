@@ -1,0 +1,157 @@
+// What goes wrong gives one clear line, the right exit code and no half-written file.
+
+#include <algorithm>
+
+#include "cli/program.h"
+
+namespace rfseg {
+namespace {
+
+using testing::json_lines;
+using testing::read_text;
+using testing::RunResult;
+using testing::write_text;
+
+class BadInputTest : public testing::ProgramTest {
+ protected:
+  // The code, one line on stderr that contains `part`, nothing on stdout.
+  void expect_failure(const RunResult& result, int code, const std::string& part) {
+    EXPECT_EQ(result.code, code) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos)
+        << "stderr: " << result.err << "\nexpected: " << part;
+    EXPECT_EQ(result.out, "");
+  }
+};
+
+TEST_F(BadInputTest, BadUsageIsTwo) {
+  expect_failure(run({}), 2, "subcommand");
+  expect_failure(run({"predict", pictures_[0]}), 2, "--model");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--no-such-option"}), 2,
+                 "--no-such-option");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--like", "nobody"}), 2, "nobody");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--threshold", "2"}), 2,
+                 "--threshold");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--threshold", "x"}), 2,
+                 "--threshold");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--keep", "unicorn"}), 2, "unicorn");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--class-threshold", "cat"}), 2,
+                 "NAME=T");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "-o", "r.txt"}), 2, "--format");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--shape", "310x312"}), 2, "310");
+  expect_failure(run({"predict", "-m", model()}), 2, "INPUT");
+  EXPECT_TRUE(files().empty());
+}
+
+TEST_F(BadInputTest, ModelProblemsAreThree) {
+  expect_failure(run({"predict", "-m", "none.pth", pictures_[0]}), 3, "none.pth");
+  write_text(path("text.pth"), "this is no model");
+  expect_failure(run({"predict", "-m", "text.pth", pictures_[0]}), 3, "text.pth");
+  const std::string bytes = read_text(model());
+  write_text(path("cut.safetensors"), bytes.substr(0, bytes.size() / 2));
+  expect_failure(run({"predict", "-m", "cut.safetensors", pictures_[0]}), 3, "cut.safetensors");
+  write_text(path("empty.pth"), "");
+  expect_failure(run({"info", "empty.pth"}), 3, "empty.pth");
+  expect_failure(run({"info", "seg-nano"}, "", "RF_HOME=" + folder_.string()), 3,
+                 "rfseg download seg-nano");
+}
+
+TEST_F(BadInputTest, CudaIsNeverASilentCpuRun) {
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--device", "cuda"}), 5, "cuda");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--precision", "fp16"}), 5, "fp32");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--device", "tpu"}), 2, "tpu");
+}
+
+TEST_F(BadInputTest, OneBadPictureOfThreeIsOneAndTheRestIsWritten) {
+  write_text(path("broken.jpg"), "\xff\xd8\xff nothing");
+  const auto result = run({"predict", "-m", model(), pictures_[0], "broken.jpg", "missing.jpg",
+                           pictures_[1], "-o", "r.jsonl"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_NE(result.err.find("broken.jpg"), std::string::npos);
+  EXPECT_NE(result.err.find("missing.jpg"), std::string::npos);
+  const auto lines = json_lines(read_text(path("r.jsonl")));
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[1]["file"], pictures_[1]);
+}
+
+TEST_F(BadInputTest, NoReadableInputIsFour) {
+  write_text(path("zero.png"), "");
+  std::filesystem::create_directory(folder_ / "empty");
+  expect_failure(run({"predict", "-m", model(), "zero.png", "empty", "none.mp4"}), 4, "zero.png");
+  write_text(path("v.mp4"), std::string(5000, 'x'));
+  expect_failure(run({"predict", "-m", model(), "v.mp4"}), 4, "v.mp4");
+  expect_failure(run({"predict", "-m", model(), "-"}), 4, "empty");
+  expect_failure(run({"preprocess", "zero.png", "--size", "312", "-o", "x.npy"}), 4, "zero.png");
+  EXPECT_FALSE(std::filesystem::exists(path("x.npy")));
+}
+
+TEST_F(BadInputTest, OutputsThatCannotBeWrittenAreSix) {
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "-o", "no/folder/r.jsonl"}), 6,
+                 "no/folder/r.jsonl");
+  expect_failure(run({"predict", "-m", model(), pictures_[0]}, ">/dev/full"), 6, "write");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "-o", "/dev/full"}), 6, "/dev/full");
+  write_text(path("file"), "");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--overlay", "file"}), 6, "file");
+  expect_failure(
+      run({"predict", "-m", model(), pictures_[0], "-o", folder_.string(), "--format", "jsonl"}), 6,
+      "directory");
+  EXPECT_EQ(files(), (std::vector<std::string>{"file"}));
+}
+
+TEST_F(BadInputTest, AClosedPipeIsAnOutputErrorNotADeath) {
+  // The shell of std::system has no PIPESTATUS.
+  const auto piped = run(
+      {"--version"}, "; bash -c '\"$0\" predict -m \"$1\" \"$2\" | true; exit ${PIPESTATUS[0]}' " +
+                         testing::quoted(RFSEG_BINARY_DIR "/rfseg") + " " +
+                         testing::quoted(model()) + " " + testing::quoted(demo("images")));
+  EXPECT_EQ(piped.code, 6) << piped.err;
+}
+
+TEST_F(BadInputTest, AnOutputOverAnInputIsRefused) {
+  std::filesystem::copy(pictures_[0], folder_ / "a.jpg");
+  const std::string before = read_text(path("a.jpg"));
+  expect_failure(run({"predict", "-m", model(), "a.jpg", "-o", "a.jpg", "--format", "jsonl"}), 2,
+                 "overwrite");
+  expect_failure(run({"predict", "-m", model(), "a.jpg", "-o", "r.jsonl", "--overlay", "."}), 2,
+                 "overwrite");
+  expect_failure(run({"preprocess", "a.jpg", "--size", "24", "-o", "a.jpg"}), 2, "overwrite");
+  EXPECT_EQ(read_text(path("a.jpg")), before);
+  EXPECT_EQ(files(), (std::vector<std::string>{"a.jpg"}));
+}
+
+TEST_F(BadInputTest, ForwardChecksShapes) {
+  ASSERT_EQ(run({"preprocess", pictures_[0], "--size", "24", "-o", "small.npy"}).code, 0);
+  expect_failure(run({"forward", "-m", model(), "--input", "small.npy", "-o", "out"}), 4,
+                 "expected [B, 3, 312, 312]");
+  write_text(path("bad.npy"), "no npy");
+  expect_failure(run({"forward", "-m", model(), "--input", "bad.npy", "-o", "out"}), 4, "bad.npy");
+  ASSERT_EQ(run({"preprocess", pictures_[0], "--size", "312", "-o", "x.npy"}).code, 0);
+  expect_failure(
+      run({"forward", "-m", model(), "--input", "x.npy", "-o", "out", "--topk", "x.npy"}), 4,
+      "x.npy");
+}
+
+TEST_F(BadInputTest, BadJsonFilesAreNamed) {
+  write_text(path("bad.json"), "{\"images\": [");
+  expect_failure(run({"eval", "--gt", "bad.json", "--results", "bad.json"}), 4, "bad.json");
+  expect_failure(
+      run({"predict", "-m", model(), pictures_[0], "-o", "r.json", "--image-ids", "bad.json"}), 4,
+      "bad.json");
+  write_text(path("classes.txt"), "");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--classes", "classes.txt"}), 4,
+                 "classes.txt");
+  EXPECT_FALSE(std::filesystem::exists(path("r.json")));
+}
+
+TEST_F(BadInputTest, InterruptClosesTheOutputsAndExits130) {
+  const auto result =
+      run({"predict", "-m", model(), demo("clip.mp4"), demo("clip.mp4"), "-o", "r.jsonl"}, "",
+          "timeout --preserve-status -s INT 4");
+  EXPECT_EQ(result.code, 130) << result.err;
+  const auto lines = json_lines(read_text(path("r.jsonl")));
+  EXPECT_GE(lines.size(), 1u);
+  EXPECT_LT(lines.size(), 500u);
+  EXPECT_EQ(files(), (std::vector<std::string>{"r.jsonl"}));
+}
+
+}  // namespace
+}  // namespace rfseg

@@ -1,0 +1,258 @@
+#include <algorithm>
+#include <map>
+
+#include "cli/program.h"
+#include "core/coco_rle.h"
+
+namespace rfseg {
+namespace {
+
+using nlohmann::json;
+using testing::json_lines;
+using testing::read_text;
+using testing::write_text;
+
+class PredictTest : public testing::ProgramTest {};
+
+TEST_F(PredictTest, JsonLinesOnStdoutAndNothingElse) {
+  const auto result = run({"predict", "-m", model(), pictures_[0], pictures_[1]});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto lines = json_lines(result.out);
+  ASSERT_EQ(lines.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    const json& line = lines[i];
+    EXPECT_EQ(line["file"], pictures_[i]);
+    EXPECT_FALSE(line.contains("frame"));
+    const int width = line["width"], height = line["height"];
+    double last = 1;
+    for (const json& detection : line["detections"]) {
+      const double score = detection["score"];
+      EXPECT_GT(score, 0.5);
+      EXPECT_LE(score, last);
+      last = score;
+      EXPECT_FALSE(detection["class_name"].get<std::string>().empty());
+      const auto box = detection["box_xyxy"].get<std::vector<double>>();
+      ASSERT_EQ(box.size(), 4u);
+      EXPECT_GE(box[0], 0);
+      EXPECT_LE(box[2], width);
+      EXPECT_LE(box[1], box[3]);
+      EXPECT_EQ(detection["segmentation"]["size"], json({height, width}));
+      const Rle rle =
+          rle_from_string(detection["segmentation"]["counts"].get<std::string>(), height, width);
+      EXPECT_GT(rle_area(rle), 0u);
+    }
+  }
+  EXPECT_FALSE(lines[0]["detections"].empty() && lines[1]["detections"].empty());
+}
+
+// The bundled model in PyTorch (fp32) on the bundled pictures: see data/README in that folder.
+TEST_F(PredictTest, BundledPicturesGiveWhatPyTorchGives) {
+  const json expected =
+      json::parse(read_text(RFSEG_SOURCE_DIR "/tests/pipeline/data/demo_expected.json"));
+  const auto result = run({"predict", "-m", model(), demo("images"), "--threshold", "0.28"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  std::map<std::string, json> found;
+  for (const json& line : json_lines(result.out)) {
+    found[std::filesystem::path(line["file"].get<std::string>()).filename().string()] = line;
+  }
+  std::size_t compared = 0;
+  for (const json& picture : expected["images"]) {
+    const std::string name = picture["file_name"];
+    ASSERT_TRUE(found.contains(name)) << name;
+    json candidates = found[name]["detections"];
+    const int height = found[name]["height"], width = found[name]["width"];
+    for (const json& want : picture["detections"]) {
+      const Rle mask =
+          rle_from_string(want["segmentation"]["counts"].get<std::string>(), height, width);
+      double best = -1;
+      std::size_t at = 0;
+      for (std::size_t i = 0; i < candidates.size(); ++i) {
+        if (candidates[i]["class_id"] != want["class_id"]) continue;
+        if (std::abs(candidates[i]["score"].get<double>() - want["score"].get<double>()) > 1e-3)
+          continue;
+        const Rle other = rle_from_string(
+            candidates[i]["segmentation"]["counts"].get<std::string>(), height, width);
+        const double iou = rle_area(mask) + rle_area(other) == 0 ? 1 : rle_iou(other, mask, false);
+        if (iou > best) best = iou, at = i;
+      }
+      ASSERT_GE(best, 0.98) << name << " lacks " << want.dump();
+      for (int k = 0; k < 4; ++k) {
+        EXPECT_NEAR(candidates[at]["box_xyxy"][k].get<double>(), want["box_xyxy"][k].get<double>(),
+                    0.1)
+            << name;
+      }
+      candidates.erase(at);
+      ++compared;
+    }
+    for (const json& rest : candidates)
+      EXPECT_LT(rest["score"].get<double>(), 0.301) << name << rest.dump();
+  }
+  EXPECT_GT(compared, 50u);
+}
+
+TEST_F(PredictTest, CocoResultsCarryTheIdsOfTheInstancesFile) {
+  const auto result = run({"predict", "-m", model(), demo("images"), "-o", "r.json", "--image-ids",
+                           demo("instances.json")});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.out, "");
+  EXPECT_EQ(files(), (std::vector<std::string>{"r.json"}));
+  const json results = json::parse(read_text(path("r.json")));
+  const json instances = json::parse(read_text(demo("instances.json")));
+  std::vector<int64_t> ids;
+  for (const json& image : instances["images"]) ids.push_back(image["id"]);
+  ASSERT_FALSE(results.empty());
+  for (const json& entry : results) {
+    EXPECT_NE(std::find(ids.begin(), ids.end(), entry["image_id"].get<int64_t>()), ids.end());
+    EXPECT_EQ(entry["bbox"].size(), 4u);
+    EXPECT_TRUE(entry["segmentation"]["counts"].is_string());
+  }
+  const auto eval =
+      run({"eval", "--gt", demo("instances.json"), "--results", path("r.json"), "--json"});
+  ASSERT_EQ(eval.code, 0) << eval.err;
+  EXPECT_GT(json::parse(eval.out)["AP50"].get<double>(), 0.5);
+}
+
+TEST_F(PredictTest, CocoWithoutIdsCountsAndListsThem) {
+  const auto result = run({"predict", "-m", model(), pictures_[2], pictures_[0], "-o", "r.json"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(files(), (std::vector<std::string>{"r.images.json", "r.json"}));
+  const std::string list = read_text(path("r.images.json"));
+  EXPECT_LT(list.find(std::filesystem::path(pictures_[2]).filename().string()),
+            list.find(std::filesystem::path(pictures_[0]).filename().string()));
+}
+
+TEST_F(PredictTest, EveryKindOfOutputAtOnce) {
+  const auto result = run({"predict", "-m", model(), pictures_[0], "-o", "r.jsonl", "--overlay",
+                           "o", "--report", "r.html", "--stats", "s.json"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const std::string overlay = "o/" + std::filesystem::path(pictures_[0]).filename().string();
+  EXPECT_EQ(files(), (std::vector<std::string>{overlay, "r.html", "r.jsonl", "s.json"}));
+  EXPECT_EQ(read_text(path(overlay)).substr(0, 2), "\xff\xd8");
+  const json stats = json::parse(read_text(path("s.json")));
+  EXPECT_EQ(stats["counts"]["frames"], 1);
+  EXPECT_EQ(stats["backend"], "cpu");
+  EXPECT_EQ(stats["device"], "cpu");
+  std::vector<std::string> stages;
+  for (const json& stage : stats["stages"]) {
+    stages.push_back(stage["name"]);
+    EXPECT_GE(stage["total_ms"].get<double>(), 0);
+  }
+  EXPECT_EQ(stages, (std::vector<std::string>{"load", "decode", "preprocess", "network",
+                                              "postprocess", "output"}));
+}
+
+TEST_F(PredictTest, EqualNamesGetNumbers) {
+  std::filesystem::create_directories(folder_ / "a");
+  std::filesystem::create_directories(folder_ / "b");
+  std::filesystem::copy(pictures_[0], folder_ / "a/x.jpg");
+  std::filesystem::copy(pictures_[1], folder_ / "b/x.jpg");
+  const auto result =
+      run({"predict", "-q", "-m", model(), "a", "b", "-o", "r.jsonl", "--overlay", "o"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  const auto names = files();
+  EXPECT_TRUE(std::find(names.begin(), names.end(), "o/x.jpg") != names.end());
+  EXPECT_TRUE(std::find(names.begin(), names.end(), "o/x-2.jpg") != names.end());
+}
+
+TEST_F(PredictTest, MasksAsPolygonsDenseOrNone) {
+  auto result = run({"predict", "-m", model(), pictures_[0], "--masks", "polygon"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const json polygon = json_lines(result.out)[0];
+  ASSERT_FALSE(polygon["detections"].empty());
+  EXPECT_TRUE(polygon["detections"][0]["segmentation"].is_array());
+  EXPECT_GE(polygon["detections"][0]["segmentation"][0].size(), 6u);
+
+  result = run({"predict", "-m", model(), pictures_[0], "--masks", "none"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_FALSE(json_lines(result.out)[0]["detections"][0].contains("segmentation"));
+
+  result = run({"predict", "-m", model(), pictures_[0], "--masks", "dense", "-o", "d.jsonl"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const json dense = json_lines(read_text(path("d.jsonl")))[0];
+  for (const json& detection : dense["detections"]) {
+    const std::string mask = detection["mask_file"];
+    EXPECT_EQ(read_text(folder_ / mask).substr(1, 3), "PNG") << mask;
+  }
+  EXPECT_EQ(files().size(), 1 + dense["detections"].size());
+}
+
+TEST_F(PredictTest, VideoFramesCarryNumberAndTime) {
+  const auto result = run({"predict", "-m", model(), demo("clip.mp4"), "--every", "5", "--start",
+                           "1", "--end", "2", "-o", "v.jsonl", "--overlay", "o"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto lines = json_lines(read_text(path("v.jsonl")));
+  ASSERT_EQ(lines.size(), 5u);
+  double last = 0.99;
+  for (const json& line : lines) {
+    EXPECT_EQ(line["frame"].get<int>() % 5, 0);
+    EXPECT_GT(line["time_s"].get<double>(), last);
+    EXPECT_LT(line["time_s"].get<double>(), 2.0);
+    last = line["time_s"];
+    EXPECT_GE(line["width"].get<int>(), 1280);
+  }
+  EXPECT_EQ(read_text(path("o/clip.mp4")).substr(4, 4), "ftyp");
+}
+
+TEST_F(PredictTest, DepthAndBackendChangeNothingThatMatters) {
+  const std::vector<std::string> base = {"predict",    "-m",         model(),
+                                         pictures_[0], pictures_[1], pictures_[2]};
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> words = base;
+    words.insert(words.end(), more.begin(), more.end());
+    const auto result = run(words);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return result.out;
+  };
+  const std::string expected = with({"--depth", "1"});
+  EXPECT_EQ(with({"--depth", "1"}), expected) << "the same run twice";
+  EXPECT_EQ(with({"--depth", "2"}), expected);
+  EXPECT_EQ(with({"--depth", "4"}), expected);
+  const auto reference = json_lines(with({"--backend", "reference"}));
+  const auto fast = json_lines(expected);
+  for (std::size_t i = 0; i < fast.size(); ++i) {
+    ASSERT_EQ(fast[i]["detections"].size(), reference[i]["detections"].size());
+    for (std::size_t k = 0; k < fast[i]["detections"].size(); ++k) {
+      EXPECT_EQ(fast[i]["detections"][k]["class_id"], reference[i]["detections"][k]["class_id"]);
+      EXPECT_NEAR(fast[i]["detections"][k]["score"].get<double>(),
+                  reference[i]["detections"][k]["score"].get<double>(), 1e-4);
+    }
+  }
+}
+
+TEST_F(PredictTest, SelectionOptions) {
+  const auto all =
+      json_lines(run({"predict", "-m", model(), demo("images"), "--threshold", "0.3"}).out);
+  std::map<std::string, int> count;
+  for (const json& line : all) {
+    for (const json& detection : line["detections"]) ++count[detection["class_name"]];
+  }
+  const std::string name = count.contains("person") ? "person" : count.begin()->first;
+  const auto kept = json_lines(
+      run({"predict", "-m", model(), demo("images"), "--threshold", "0.3", "--keep", name}).out);
+  int seen = 0;
+  for (const json& line : kept) {
+    for (const json& detection : line["detections"]) {
+      EXPECT_EQ(detection["class_name"], name);
+      ++seen;
+    }
+  }
+  EXPECT_EQ(seen, count[name]);
+  for (const json& line :
+       json_lines(run({"predict", "-m", model(), demo("images"), "--max-detections", "1"}).out)) {
+    EXPECT_LE(line["detections"].size(), 1u);
+  }
+}
+
+TEST_F(PredictTest, InferenceConventionGivesIntegerBoxes) {
+  const auto result = run({"predict", "-m", model(), pictures_[0], "--like", "inference"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  for (const json& detection : json_lines(result.out)[0]["detections"]) {
+    EXPECT_GT(detection["score"].get<double>(), 0.4);
+    for (const json& side : detection["box_xyxy"])
+      EXPECT_EQ(side.get<double>(), std::round(side.get<double>()));
+  }
+}
+
+}  // namespace
+}  // namespace rfseg
