@@ -74,7 +74,7 @@ Box to_box(const RawEntry& raw, const std::string& file, const std::string& entr
 
 }  // namespace
 
-GroundTruth load_ground_truth(ByteSource& source, IouType type) {
+GroundTruth load_ground_truth(JsonBytes& source, IouType type) {
   const std::string& file = source.name();
   const bool masks = type == IouType::kSegm;
   struct Pending {
@@ -146,7 +146,7 @@ GroundTruth load_ground_truth(ByteSource& source, IouType type) {
   return truth;
 }
 
-std::vector<ResultEntry> load_results(ByteSource& source, const GroundTruth& truth, IouType type) {
+std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& truth, IouType type) {
   const std::string& file = source.name();
   std::vector<ResultEntry> results;
   bool boxes = false;  // pycocotools lets the first entry decide where areas come from

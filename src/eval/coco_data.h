@@ -45,13 +45,13 @@ struct ResultEntry {
 
 /// Throws Error(kInput) naming file and entry. Annotations of images or categories that the file
 /// does not list are left out, as pycocotools does.
-GroundTruth load_ground_truth(ByteSource& source, IouType type);
+GroundTruth load_ground_truth(JsonBytes& source, IouType type);
 
 /// Throws Error(kInput) naming file and entry. Segmentations may be compressed or uncompressed run
 /// lengths or polygons; where there are none, boxes stand for them, and the other way round.
 /// Results of categories that the ground truth lacks are left out; of images that it lacks, an
 /// error.
-std::vector<ResultEntry> load_results(ByteSource& source, const GroundTruth& truth, IouType type);
+std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& truth, IouType type);
 
 /// The twelve numbers; see evaluate_coco.
 CocoSummary evaluate(const GroundTruth& truth, const std::vector<ResultEntry>& results,

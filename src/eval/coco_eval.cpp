@@ -279,9 +279,9 @@ CocoSummary evaluate(const GroundTruth& truth, const std::vector<ResultEntry>& r
 
 CocoSummary evaluate_coco(const std::string& ground_truth_json, const std::string& results_json,
                           IouType type) {
-  ByteSource truth_source(ground_truth_json);
+  JsonBytes truth_source(ground_truth_json);
   const GroundTruth truth = load_ground_truth(truth_source, type);
-  ByteSource results_source(results_json);
+  JsonBytes results_source(results_json);
   return evaluate(truth, load_results(results_source, truth, type), type);
 }
 

@@ -17,8 +17,8 @@ namespace {
 
 constexpr std::size_t kBlockBytes = 1 << 18;
 
-/// Lets the JSON lexer pull from a ByteSource.
-class ByteIterator {
+/// Lets the JSON lexer pull from a JsonBytes.
+class JsonBytesIterator {
  public:
   using iterator_category = std::input_iterator_tag;
   using value_type = char;
@@ -26,20 +26,22 @@ class ByteIterator {
   using pointer = const char*;
   using reference = char;
 
-  explicit ByteIterator(ByteSource* source) : source_(source) {}
+  explicit JsonBytesIterator(JsonBytes* source) : source_(source) {}
   char operator*() const { return source_->peek(); }
-  ByteIterator& operator++() {
+  JsonBytesIterator& operator++() {
     source_->advance();
     return *this;
   }
-  friend bool operator==(const ByteIterator& a, const ByteIterator& b) {
+  friend bool operator==(const JsonBytesIterator& a, const JsonBytesIterator& b) {
     return a.at_end() == b.at_end();
   }
-  friend bool operator!=(const ByteIterator& a, const ByteIterator& b) { return !(a == b); }
+  friend bool operator!=(const JsonBytesIterator& a, const JsonBytesIterator& b) {
+    return !(a == b);
+  }
 
  private:
   bool at_end() const { return source_ == nullptr || source_->at_end(); }
-  ByteSource* source_;
+  JsonBytes* source_;
 };
 
 /// The message of a JSON library error without its tag, short and printable.
@@ -430,17 +432,17 @@ class EntryHandler {
 
 }  // namespace
 
-ByteSource::ByteSource(const std::string& path) : name_(path), buffer_(kBlockBytes) {
+JsonBytes::JsonBytes(const std::string& path) : name_(path), buffer_(kBlockBytes) {
   file_.reset(std::fopen(path.c_str(), "rb"));
   if (!file_) {
     throw Error(ErrorCode::kInput, fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
   }
 }
 
-ByteSource::ByteSource(std::string_view bytes, std::string name)
+JsonBytes::JsonBytes(std::string_view bytes, std::string name)
     : name_(std::move(name)), current_(bytes.data()), end_(bytes.data() + bytes.size()) {}
 
-bool ByteSource::refill() {
+bool JsonBytes::refill() {
   if (!file_) return false;
   const std::size_t n = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
   if (n == 0 && std::ferror(file_.get())) {
@@ -451,10 +453,10 @@ bool ByteSource::refill() {
   return n > 0;
 }
 
-void read_entries(ByteSource& source, const EntryRequest& request,
+void read_entries(JsonBytes& source, const EntryRequest& request,
                   const std::function<void(std::size_t, std::size_t, RawEntry&)>& sink) {
   EntryHandler handler(source.name(), request, sink);
-  nlohmann::json::sax_parse(ByteIterator(&source), ByteIterator(nullptr), &handler);
+  nlohmann::json::sax_parse(JsonBytesIterator(&source), JsonBytesIterator(nullptr), &handler);
   handler.finish();
 }
 

@@ -15,11 +15,11 @@
 namespace rfseg {
 
 /// Bytes of a file in pieces, or of a caller's buffer (borrowed).
-class ByteSource {
+class JsonBytes {
  public:
   /// Throws Error(kInput) if the file cannot be opened.
-  explicit ByteSource(const std::string& path);
-  ByteSource(std::string_view bytes, std::string name);
+  explicit JsonBytes(const std::string& path);
+  JsonBytes(std::string_view bytes, std::string name);
 
   const std::string& name() const { return name_; }
   bool at_end() { return current_ == end_ && !refill(); }
@@ -65,7 +65,7 @@ struct EntryRequest {
 /// Gives every entry, in file order, to `sink` as (index of the section, index of the entry,
 /// entry). Throws Error(kInput) naming the file, and the entry and member where one is malformed. A
 /// section that the file lacks is an error.
-void read_entries(ByteSource& source, const EntryRequest& request,
+void read_entries(JsonBytes& source, const EntryRequest& request,
                   const std::function<void(std::size_t, std::size_t, RawEntry&)>& sink);
 
 }  // namespace rfseg

@@ -19,6 +19,9 @@ struct ResultRecord {
   std::optional<int64_t> frame;  ///< video only
   std::optional<double> time_s;  ///< video only
   Detections detections;
+  /// MaskFormat::kDense only: the file of each detection's mask (DenseMaskWriter), beside the
+  /// results; "" where there is none. Written as "mask_file".
+  std::vector<std::string> mask_files;
 };
 
 /// Name of a class id; "class_N" where the list has none (too short, or an empty name).

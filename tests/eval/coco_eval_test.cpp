@@ -25,9 +25,9 @@ Json load(const std::string& name) {
 
 CocoSummary evaluate_text(const std::string& truth_text, const std::string& result_text,
                           IouType type) {
-  ByteSource truth_source(truth_text, "truth.json");
+  JsonBytes truth_source(truth_text, "truth.json");
   const GroundTruth truth = load_ground_truth(truth_source, type);
-  ByteSource result_source(result_text, "results.json");
+  JsonBytes result_source(result_text, "results.json");
   return evaluate(truth, load_results(result_source, truth, type), type);
 }
 

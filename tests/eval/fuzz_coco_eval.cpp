@@ -22,9 +22,9 @@ constexpr std::string_view kResults = R"([
 
 void run(std::string_view truth_bytes, std::string_view result_bytes, IouType type) {
   try {
-    ByteSource truth_source(truth_bytes, "truth");
+    JsonBytes truth_source(truth_bytes, "truth");
     const GroundTruth truth = load_ground_truth(truth_source, type);
-    ByteSource result_source(result_bytes, "results");
+    JsonBytes result_source(result_bytes, "results");
     const CocoSummary summary = evaluate(truth, load_results(result_source, truth, type), type);
     for (double value : summary.stats) {
       if (!(value == -1 || (value >= 0 && value <= 1))) __builtin_trap();
