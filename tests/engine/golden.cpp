@@ -98,8 +98,8 @@ Golden load_golden(const std::string& name) {
 
 std::vector<std::string> stock_variants() {
 #ifdef RFSEG_SANITIZED
-  return {
-      "seg-nano"};  // sanitizers look at the code, not at the numbers, and take ten times longer
+  // Sanitizers look at the code, not at the numbers, and take ten times longer.
+  return {"seg-nano"};
 #else
   return {"nano",       "seg-nano",    "small",      "medium",      "base",
           "seg-small",  "seg-preview", "seg-medium", "large",       "seg-large",
