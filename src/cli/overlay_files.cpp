@@ -1,0 +1,99 @@
+#include "cli/overlay_files.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+
+#include "cli/common.h"
+#include "core/files.h"
+#include "media/image_io.h"
+#include "media/video_encoder_thread.h"
+#include "media/video_io.h"
+#include "output/overlay.h"
+
+namespace rfseg::cli {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr int kJpegQuality = 92;
+// Time stamps say when a frame is shown; the rate only guides the encoder.
+constexpr double kFrameRateHint = 25;
+
+std::string lower_extension(const std::string& path) {
+  std::string extension = fs::path(path).extension().string();
+  std::transform(extension.begin(), extension.end(), extension.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return extension;
+}
+
+// A name for what comes from a URL or a device too: "rtsp://host/cam?x" -> "cam".
+std::string base_name(const std::string& file) {
+  std::string name = file;
+  if (file.find("://") != std::string::npos) name = name.substr(0, name.find_first_of("?#"));
+  while (!name.empty() && name.back() == '/') name.pop_back();
+  name = fs::path(name).stem().string();
+  return name.empty() ? "output" : name;
+}
+
+}  // namespace
+
+OverlayFiles::OverlayFiles(std::string folder, std::vector<std::string> inputs,
+                           std::vector<std::string> class_names)
+    : folder_(std::move(folder)),
+      inputs_(std::move(inputs)),
+      class_names_(std::move(class_names)) {}
+
+OverlayFiles::~OverlayFiles() = default;
+
+std::string OverlayFiles::unique_path(const std::string& file, const std::string& extension) {
+  const std::string base = base_name(file);
+  std::string name = base + extension;
+  for (int i = 2; !taken_.insert(name).second; ++i)
+    name = fmt::format("{}-{}{}", base, i, extension);
+  std::string path = (fs::path(folder_) / name).string();
+  refuse_overwriting_input(path, inputs_, "--overlay");
+  return path;
+}
+
+void OverlayFiles::close_video() {
+  if (!video_) return;
+  video_->finish();
+  encode_ms_ += video_->stats().encode_seconds * 1000;
+  video_.reset();
+}
+
+void OverlayFiles::write(Image image, const ResultRecord& record) {
+  draw_detections(image, record.detections, class_names_);
+  if (!record.frame) {
+    close_video();
+    const std::string extension = lower_extension(record.file);
+    const bool jpeg = extension == ".jpg" || extension == ".jpeg";
+    const std::string path = unique_path(record.file, jpeg ? extension : ".png");
+    const std::vector<uint8_t> bytes =
+        jpeg ? encode_jpeg(image.view(), kJpegQuality)
+             : encode_png(image.pixels.data(), image.width, image.height, 3);
+    write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    return;
+  }
+  // A stream that changes its size goes on in a file of its own.
+  if (video_ && (video_file_ != record.file || video_width_ != image.width ||
+                 video_height_ != image.height || *record.frame <= last_frame_)) {
+    close_video();
+  }
+  if (!video_) {
+    video_file_ = record.file;
+    video_width_ = image.width;
+    video_height_ = image.height;
+    start_s_ = record.time_s.value_or(0);
+    video_ = std::make_unique<AsyncVideoWriter>(
+        create_video(unique_path(record.file, ".mp4"), image.width, image.height, kFrameRateHint));
+  }
+  last_frame_ = *record.frame;
+  video_->write(std::move(image), record.time_s.value_or(0) - start_s_);
+}
+
+void OverlayFiles::finish() { close_video(); }
+
+}  // namespace rfseg::cli

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <set>
 #include <string>
@@ -38,6 +39,8 @@ class OverlayFiles {
   std::unique_ptr<AsyncVideoWriter> video_;
   std::string video_file_;
   int video_width_ = 0, video_height_ = 0;
+  int64_t last_frame_ = -1;
+  double start_s_ = 0;  // time of the video's first frame: the annotated one starts at 0
   double encode_ms_ = 0;
 };
 

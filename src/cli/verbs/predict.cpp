@@ -6,7 +6,6 @@
 #include <set>
 
 #include "cli/common.h"
-#include "cli/dense_masks.h"
 #include "cli/image_ids.h"
 #include "cli/overlay_files.h"
 #include "cli/progress.h"
@@ -15,6 +14,7 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "media/image_io.h"
+#include "output/dense_masks.h"
 #include "output/report.h"
 #include "output/results.h"
 #include "pipeline/loaded_model.h"
@@ -162,9 +162,11 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
     create_folder(arguments.overlay);
     overlay = std::make_unique<OverlayFiles>(arguments.overlay, paths, resolved.class_names);
   }
-  std::unique_ptr<DenseMaskFiles> dense;
+  std::unique_ptr<DenseMaskWriter> dense;
   if (arguments.predict.masks == MaskFormat::kDense) {
-    dense = std::make_unique<DenseMaskFiles>(arguments.output);
+    dense = std::make_unique<DenseMaskWriter>(
+        arguments.output,
+        [](const uint8_t* pixels, int w, int h) { return encode_png(pixels, w, h, 1); });
   }
 
   arguments.input.image.apply_exif = !arguments.no_exif;
