@@ -1,0 +1,12 @@
+#pragma once
+
+#include "postprocess/kernels.h"
+#include "postprocess/postprocess.h"
+
+namespace rfseg {
+
+/// postprocess() by the fast backend with the instructions of `isa`, which must be supported; for
+/// tests and benchmarks, which compare them.
+Detections postprocess_with(const NetworkOutputs& outputs, const PostprocessSpec& spec, Isa isa);
+
+}  // namespace rfseg
