@@ -1,0 +1,134 @@
+#include "postprocess/postprocess.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/common.h"
+#include "cli/verbs.h"
+#include "core/files.h"
+#include "core/npy.h"
+#include "output/results.h"
+#include "pipeline/conventions.h"
+#include "pipeline/loaded_model.h"
+#include "postprocess/transform_json.h"
+#include "rfseg/error.h"
+
+namespace rfseg::cli {
+namespace {
+
+struct PostprocessArguments {
+  std::string boxes, logits, masks, image_size, class_map, transform, output;
+  CommonOptions common;
+  PredictOptions predict;
+};
+
+void check_shape(const std::string& path, const Tensor& tensor, const Shape& expected) {
+  if (tensor.shape == expected) return;
+  throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected {}", path,
+                                             to_string(tensor.shape), to_string(expected)));
+}
+
+std::string read_text(const std::string& path) {
+  const std::vector<uint8_t> bytes = read_file(path, std::size_t{1} << 24);
+  return {bytes.begin(), bytes.end()};
+}
+
+// What a model would have said: the heads' own sizes.
+ModelConfig config_of(const Tensor& logits, bool seg) {
+  ModelConfig config;
+  config.queries = static_cast<int>(logits.dim(1));
+  config.num_select = config.queries;
+  config.logits = static_cast<int>(logits.dim(2));
+  config.seg = seg;
+  return config;
+}
+
+void run_postprocess(const PostprocessArguments& arguments) {
+  check_device(arguments.common.model_options);
+  const Tensor logits = read_npy(arguments.logits);
+  if (logits.shape.size() != 3 || logits.empty()) {
+    throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected [B, Q, K]", arguments.logits,
+                                               to_string(logits.shape)));
+  }
+  const int64_t batch = logits.dim(0), queries = logits.dim(1);
+  const Tensor boxes = read_npy(arguments.boxes);
+  check_shape(arguments.boxes, boxes, {batch, queries, 4});
+  Tensor masks;
+  if (!arguments.masks.empty()) {
+    masks = read_npy(arguments.masks);
+    if (masks.shape.size() != 4 || masks.empty()) {
+      throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected [B, Q, rows, columns]",
+                                                 arguments.masks, to_string(masks.shape)));
+    }
+    check_shape(arguments.masks, masks, {batch, queries, masks.dim(2), masks.dim(3)});
+  }
+
+  const ModelConfig config = config_of(logits, !masks.empty());
+  const ResolvedOptions resolved = resolve_options(arguments.predict, config);
+  PostprocessSpec spec = resolved.postprocess;
+  spec.backend = arguments.common.model_options.backend;
+  if (!arguments.class_map.empty()) {
+    spec.class_map = parse_class_map(read_text(arguments.class_map), arguments.class_map);
+    if (spec.class_map.size() > static_cast<std::size_t>(config.logits)) {
+      throw Error(ErrorCode::kInput,
+                  fmt::format("{}: {} entries for {} logit columns", arguments.class_map,
+                              spec.class_map.size(), config.logits));
+    }
+  }
+  const auto [height, width] = parse_size(arguments.image_size, "--image-size");
+  if (arguments.transform.empty()) {
+    // The network's input is four times the mask grid a side.
+    const int rows = masks.empty() ? height : static_cast<int>(masks.dim(2)) * 4;
+    const int cols = masks.empty() ? width : static_cast<int>(masks.dim(3)) * 4;
+    spec.geometry = PreprocessGeometry::stretch(height, width, rows, cols);
+  } else {
+    spec.geometry =
+        parse_transform(read_text(arguments.transform), arguments.transform, height, width);
+  }
+
+  const auto writer = create_jsonl_writer(arguments.output.empty() ? "-" : arguments.output,
+                                          resolved.class_names, spec.masks);
+  for (int64_t i = 0; i < batch; ++i) {
+    NetworkOutputs outputs;
+    outputs.queries = static_cast<int>(queries);
+    outputs.classes = config.logits;
+    outputs.boxes = boxes.data.data() + i * queries * 4;
+    outputs.logits = logits.data.data() + i * queries * config.logits;
+    if (!masks.empty()) {
+      outputs.mask_rows = static_cast<int>(masks.dim(2));
+      outputs.mask_cols = static_cast<int>(masks.dim(3));
+      outputs.masks = masks.data.data() + i * queries * masks.dim(2) * masks.dim(3);
+    }
+    ResultRecord record;
+    record.file = batch == 1 ? arguments.logits : fmt::format("{}[{}]", arguments.logits, i);
+    record.detections = postprocess(outputs, spec);
+    writer->write(record);
+  }
+  writer->finish();
+}
+
+}  // namespace
+
+void add_postprocess(CLI::App& app) {
+  auto arguments = std::make_shared<PostprocessArguments>();
+  CLI::App* verb = app.add_subcommand("postprocess", "Turn raw network outputs into detections");
+  verb->add_option("--boxes", arguments->boxes, "[B,Q,4] .npy, cx,cy,w,h normalised")->required();
+  verb->add_option("--logits", arguments->logits, "[B,Q,K] .npy")->required();
+  verb->add_option("--masks", arguments->masks, "[B,Q,h,w] .npy; without it no masks");
+  verb->add_option("--image-size", arguments->image_size, "Size of the picture, HxW")->required();
+  verb->add_option("--class-map", arguments->class_map,
+                   "MAP.json: output class id of each column, -1 drops");
+  verb->add_option("--transform", arguments->transform,
+                   "T.json: letterbox, centre crop, static crop");
+  add_runtime_options(*verb, arguments->common);
+  add_convention_options(*verb, arguments->predict);
+  add_selection_options(*verb, arguments->predict);
+  verb->add_option("-o,--output", arguments->output, "OUT.jsonl; default: stdout");
+  verb->footer(
+      "Example: rfseg postprocess --boxes boxes.npy --logits logits.npy --masks masks.npy "
+      "--image-size 480x640 -o out.jsonl");
+  verb->callback([arguments] { run_postprocess(*arguments); });
+}
+
+}  // namespace rfseg::cli
