@@ -1,0 +1,20 @@
+#pragma once
+
+#include "preprocess/preprocess.h"
+#include "preprocess/rgb_rows.h"
+
+namespace rfseg {
+
+/// The static crop in pixels of a height x width picture; the whole picture without one.
+CropRect static_crop_rect(int height, int width, const PreprocessSpec& spec);
+
+/// True when the picture goes through an intermediate canvas before the network's size.
+bool is_two_step(const PreprocessSpec& spec);
+
+/// Puts the cropped picture on the intermediate canvas (letterbox or centre crop), as packed RGB.
+/// Source: pre-processing of roboflow/inference (inference-models 0.39.6): cv2.resize INTER_LINEAR
+/// onto a filled canvas, or a crop padded with zeros.
+Image place_on_canvas(const ImageView& image, const CropRect& crop,
+                      const PreprocessGeometry& geometry, const PreprocessSpec& spec);
+
+}  // namespace rfseg
