@@ -1,0 +1,47 @@
+#pragma once
+
+// Everything of FFmpeg that changes between its versions, in one place. Written for FFmpeg 5.1
+// (libavcodec 59) of Debian 12; 6 and 7 differ as told below.
+
+extern "C" {
+#include <libavcodec/avcodec.h>
+#include <libavdevice/version.h>
+#include <libavformat/avformat.h>
+#include <libavutil/display.h>
+#include <libavutil/imgutils.h>
+#include <libavutil/opt.h>
+#include <libavutil/pixdesc.h>
+#include <libswscale/swscale.h>
+}
+
+#include <memory>
+#include <string>
+
+namespace rfseg::libav {
+
+struct AvDeleter {
+  void operator()(AVPacket* p) const { av_packet_free(&p); }
+  void operator()(AVFrame* f) const { av_frame_free(&f); }
+  void operator()(AVCodecContext* c) const { avcodec_free_context(&c); }
+  void operator()(AVFormatContext* c) const { avformat_close_input(&c); }
+  void operator()(SwsContext* c) const { sws_freeContext(c); }
+  void operator()(AVDictionary* d) const { av_dict_free(&d); }
+};
+template <class T>
+using AvPtr = std::unique_ptr<T, AvDeleter>;
+
+/// The 3x3 display matrix of a stream, or nullptr. Moved from the stream to its codec parameters
+/// in libavformat 60.15 (FFmpeg 6.1).
+const int32_t* display_matrix(const AVStream& stream);
+
+/// True when the decoder says that the frame was damaged, wholly or in part.
+bool is_damaged(const AVFrame& frame);
+
+/// The demuxer for capture devices, or nullptr where libavdevice is not installed. The library is
+/// loaded here, since it draws in a hundred others that files and streams do not need.
+const AVInputFormat* capture_format();
+
+/// Names and versions of the libraries that are loaded.
+const char* library_versions();
+
+}  // namespace rfseg::libav

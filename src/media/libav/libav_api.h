@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+// The border between rfseg and rfseg_libav.so, the one module that links FFmpeg. It is loaded when
+// the first video is opened, so that a program without FFmpeg installed still reads pictures. Only
+// plain structs and function pointers cross it: no exception, no C++ object, no allocation that one
+// side makes and the other frees.
+
+namespace rfseg::libav {
+
+/// Changes with every change of a struct or a meaning below.
+inline constexpr int kAbiVersion = 1;
+/// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
+/// Returns nullptr when it was built for another version.
+inline constexpr const char* kEntryPoint = "rfseg_libav_api";
+
+/// What went wrong in the module. `code` is a value of rfseg::ErrorCode.
+struct Failure {
+  int code = 0;
+  char message[1024] = {};
+};
+
+/// What the module uses of its host. The struct outlives the module's use.
+struct Host {
+  /// `level` is a value of rfseg::LogLevel. Thread-safe.
+  void (*log)(int level, const char* message) = nullptr;
+};
+
+struct ReaderOptions {
+  int every = 1;
+  double start_s = 0;
+  double end_s = -1;
+  int threads = 1;
+  /// Polled during blocking calls, possibly from FFmpeg's own threads; may be nullptr.
+  bool (*cancelled)(void* context) = nullptr;
+  void* cancelled_context = nullptr;
+};
+
+struct StreamInfo {
+  int width = 0, height = 0;
+  double frame_rate = 0;
+  double duration_s = 0;
+  int64_t frames = 0;
+  bool live = false;
+  char codec[32] = {};
+};
+
+/// Pixels of one frame: enumerations are those of rfseg/image.h as integers.
+struct FrameView {
+  const uint8_t* planes[3] = {};
+  std::ptrdiff_t strides[3] = {};
+  int width = 0, height = 0;
+  int format = 0, matrix = 0, range = 0;
+  int64_t index = 0;
+  double time_s = 0;
+};
+
+struct WriterOptions {
+  const char* path = nullptr;  ///< the file that is written
+  bool streamed = false;       ///< a pipe or device: nothing that was written may be changed later
+  const char* name = nullptr;  ///< its name in messages
+  int width = 0, height = 0;
+  double frame_rate = 0;
+  int threads = 1;
+};
+
+struct Reader;
+struct Writer;
+
+struct Api {
+  /// Names and versions of the libraries, static storage.
+  const char* (*version)() = nullptr;
+
+  /// nullptr on failure.
+  Reader* (*open)(const char* path, const ReaderOptions& options, StreamInfo& info,
+                  Failure& failure) = nullptr;
+  /// 1: `frame` is valid until the next call; 0: end of the stream; -1: `failure` is set.
+  int (*read)(Reader* reader, FrameView& frame, Failure& failure) = nullptr;
+  int64_t (*broken_frames)(const Reader* reader) = nullptr;
+  void (*close)(Reader* reader) = nullptr;
+
+  /// nullptr on failure.
+  Writer* (*create)(const WriterOptions& options, Failure& failure) = nullptr;
+  /// Packed RGB rows of the size given at creation. 0, or -1 and `failure` is set.
+  int (*write)(Writer* writer, const uint8_t* rgb, std::ptrdiff_t stride, double time_s,
+               Failure& failure) = nullptr;
+  /// Ends the file; nothing but `destroy` may follow. 0, or -1 and `failure` is set.
+  int (*finish)(Writer* writer, Failure& failure) = nullptr;
+  void (*destroy)(Writer* writer) = nullptr;
+};
+
+using EntryPoint = const Api* (*)(int abi_version, const Host* host);
+
+}  // namespace rfseg::libav

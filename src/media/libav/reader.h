@@ -1,0 +1,87 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+
+#include "media/libav/compat.h"
+#include "media/libav/frame_converter.h"
+#include "media/libav/frame_counter.h"
+#include "media/libav/libav_api.h"
+
+namespace rfseg::libav {
+
+/// Interrupts blocking calls of libavformat: when the caller asks to stop, or when a network or a
+/// device gives nothing for too long. `on_interrupt` may be called from any thread.
+class Watch {
+ public:
+  Watch(bool (*cancelled)(void*), void* context) : cancelled_(cancelled), context_(context) {}
+  /// Calls that begin now must return within `seconds`; 0 is for ever.
+  void arm(double seconds);
+  bool expired() const;
+  bool cancelled() const { return cancelled_ != nullptr && cancelled_(context_); }
+  static int on_interrupt(void* watch);
+
+ private:
+  bool (*cancelled_)(void*);
+  void* context_;
+  std::atomic<int64_t> deadline_us_{INT64_MAX};  // of the steady clock
+};
+
+/// Demultiplexes and decodes the video stream of one file, URL or device.
+class StreamReader {
+ public:
+  StreamReader(const char* path, const ReaderOptions& options);
+
+  StreamInfo info() const;
+  /// False at the end of the stream.
+  bool read(FrameView& view);
+  int64_t broken_frames() const { return broken_; }
+
+ private:
+  enum class Source { kFile, kNetwork, kDevice };
+
+  void open_input();
+  void open_stream();
+  void open_decoder();
+  void go_to_start();
+  bool seek_by_index(int64_t target);
+  void scan_to(int64_t target);
+
+  bool read_packet(AVPacket& packet);
+  bool feed_decoder();
+  bool decode();
+  double frame_time(const AVFrame& frame);
+  bool holds_frame(const AVPacket& packet) const;
+  void count_broken();
+  [[noreturn]] void fail_read(const std::string& what, int error);
+  double to_seconds(int64_t timestamp) const;
+
+  std::string name_;
+  ReaderOptions options_;
+  Source source_ = Source::kFile;
+  std::unique_ptr<Watch> watch_;
+  AvPtr<AVFormatContext> format_;
+  AVStream* stream_ = nullptr;
+  const AVCodec* codec_ = nullptr;
+  AvPtr<AVCodecContext> decoder_;
+  std::unique_ptr<FrameConverter> converter_;
+  AvPtr<AVPacket> packet_;
+  AvPtr<AVFrame> frame_;
+  std::deque<AvPtr<AVPacket>> ahead_;  // read while looking for the start, not yet decoded
+
+  FrameCounter counter_;
+  int64_t zero_time_ = AV_NOPTS_VALUE;  // time stamp of time_s = 0
+  double frame_rate_ = 0;
+  double last_time_ = -1;
+  int64_t broken_ = 0;
+  int64_t decoded_ = 0;
+  int failures_in_a_row_ = 0;
+  bool input_ended_ = false;
+  bool ended_ = false;
+  bool cut_short_ = false;
+};
+
+}  // namespace rfseg::libav

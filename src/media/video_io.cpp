@@ -1,0 +1,227 @@
+#include "media/video_io.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cmath>
+#include <string_view>
+#include <utility>
+
+#include "core/cpu.h"
+#include "core/files.h"
+#include "core/log.h"
+#include "media/video_module.h"
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace {
+
+constexpr int kMostDecoderThreads = 8;
+constexpr int kMostEncoderThreads = 8;
+
+[[noreturn]] void throw_failure(const libav::Failure& failure) {
+  throw Error(static_cast<ErrorCode>(failure.code), failure.message);
+}
+
+/// A std::function behind a C function pointer. One that throws asks to stop.
+bool call_cancelled(void* context) noexcept {
+  try {
+    return (*static_cast<const std::function<bool()>*>(context))();
+  } catch (...) {
+    return true;
+  }
+}
+
+class ModuleReader final : public VideoReader {
+ public:
+  ModuleReader(const std::string& path, const VideoOptions& options,
+               std::function<bool()> cancelled)
+      : api_(video_module()), cancelled_(std::move(cancelled)) {
+    libav::ReaderOptions reader_options;
+    reader_options.every = options.every;
+    reader_options.start_s = options.start_s;
+    reader_options.end_s = options.end_s;
+    reader_options.threads =
+        options.threads > 0 ? options.threads : std::min(available_cpus(), kMostDecoderThreads);
+    if (cancelled_) {
+      reader_options.cancelled = call_cancelled;
+      reader_options.cancelled_context = &cancelled_;
+    }
+    libav::StreamInfo info;
+    libav::Failure failure;
+    reader_ = api_.open(path.c_str(), reader_options, info, failure);
+    if (reader_ == nullptr) throw_failure(failure);
+    info_.width = info.width;
+    info_.height = info.height;
+    info_.frame_rate = info.frame_rate;
+    info_.duration_s = info.duration_s;
+    info_.frames = info.frames;
+    info_.live = info.live;
+    info_.codec = info.codec;
+  }
+  ~ModuleReader() override { api_.close(reader_); }
+  ModuleReader(const ModuleReader&) = delete;
+  ModuleReader& operator=(const ModuleReader&) = delete;
+
+  const VideoInfo& info() const override { return info_; }
+
+  bool read(VideoFrame& frame) override {
+    libav::FrameView view;
+    libav::Failure failure;
+    const int result = api_.read(reader_, view, failure);
+    if (result < 0) throw_failure(failure);
+    if (result == 0) return false;
+    for (int i = 0; i < 3; ++i) {
+      frame.image.planes[i] = view.planes[i];
+      frame.image.strides[i] = view.strides[i];
+    }
+    frame.image.width = view.width;
+    frame.image.height = view.height;
+    frame.image.format = static_cast<PixelFormat>(view.format);
+    frame.image.matrix = static_cast<YuvMatrix>(view.matrix);
+    frame.image.range = static_cast<YuvRange>(view.range);
+    frame.index = view.index;
+    frame.time_s = view.time_s;
+    return true;
+  }
+
+  int64_t broken_frames() const override { return api_.broken_frames(reader_); }
+
+ private:
+  const libav::Api& api_;
+  std::function<bool()> cancelled_;
+  libav::Reader* reader_ = nullptr;
+  VideoInfo info_;
+};
+
+class ModuleWriter final : public VideoWriter {
+ public:
+  ModuleWriter(const std::string& path, int width, int height, double frame_rate)
+      : api_(video_module()), path_(path), width_(width), height_(height), file_(path) {
+    libav::WriterOptions options;
+    options.streamed = file_.temporary_path() == path;
+    // A pipe's reader would see its end if it were closed here.
+    if (!options.streamed) file_.release_stream();
+    options.path = file_.temporary_path().c_str();
+    options.name = path_.c_str();
+    options.width = width;
+    options.height = height;
+    options.frame_rate = frame_rate;
+    // The network has the other half of the processors.
+    options.threads = std::clamp(available_cpus() / 2, 1, kMostEncoderThreads);
+    libav::Failure failure;
+    writer_ = api_.create(options, failure);
+    if (writer_ == nullptr) throw_failure(failure);
+  }
+  ~ModuleWriter() override { close(); }
+  ModuleWriter(const ModuleWriter&) = delete;
+  ModuleWriter& operator=(const ModuleWriter&) = delete;
+
+  void write(const ImageView& rgb, double time_s) override {
+    if (rgb.format != PixelFormat::kRgb8 || rgb.width != width_ || rgb.height != height_) {
+      throw Error(ErrorCode::kInternal,
+                  path_ + ": a frame of another size or format than the video's");
+    }
+    if (writer_ == nullptr) {
+      throw Error(ErrorCode::kInternal, path_ + ": a frame after the end of the video");
+    }
+    libav::Failure failure;
+    if (api_.write(writer_, rgb.planes[0], rgb.strides[0], time_s, failure) != 0) {
+      failed_ = true;
+      throw_failure(failure);
+    }
+    ++frames_;
+  }
+
+  void finish() override {
+    if (writer_ == nullptr) return;
+    if (failed_) throw Error(ErrorCode::kOutput, path_ + ": was not written, because of an error");
+    if (frames_ == 0) {
+      close();
+      log_warning(path_ + ": not written, since there are no frames");
+      return;
+    }
+    libav::Failure failure;
+    if (api_.finish(writer_, failure) != 0) {
+      failed_ = true;
+      throw_failure(failure);
+    }
+    close();
+    file_.commit();
+  }
+
+ private:
+  void close() {
+    if (writer_ != nullptr) api_.destroy(writer_);
+    writer_ = nullptr;
+  }
+
+  const libav::Api& api_;
+  std::string path_;
+  int width_, height_;
+  OutputFile file_;
+  libav::Writer* writer_ = nullptr;
+  int64_t frames_ = 0;
+  bool failed_ = false;
+};
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  for (char& c : result) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return result;
+}
+
+bool is_one_of(const std::string& text, std::initializer_list<std::string_view> list) {
+  return std::find(list.begin(), list.end(), text) != list.end();
+}
+
+}  // namespace
+
+std::unique_ptr<VideoReader> open_video(const std::string& path, const VideoOptions& options,
+                                        std::function<bool()> cancelled) {
+  if (options.every < 1) {
+    throw Error(ErrorCode::kUsage,
+                "every: " + std::to_string(options.every) + " is not accepted; 1 or more is");
+  }
+  if (!std::isfinite(options.start_s) || std::isnan(options.end_s)) {
+    throw Error(ErrorCode::kUsage, "start and end are seconds from the start of the video");
+  }
+  return std::make_unique<ModuleReader>(path, options, std::move(cancelled));
+}
+
+std::unique_ptr<VideoWriter> create_video(const std::string& path, int width, int height,
+                                          double frame_rate) {
+  return std::make_unique<ModuleWriter>(path, width, height, frame_rate);
+}
+
+bool is_video_name(const std::string& path) {
+  const std::size_t scheme = path.find("://");
+  if (scheme != std::string::npos) {
+    return is_one_of(lower(path.substr(0, scheme)), {"http", "https", "rtsp", "rtsps"});
+  }
+  constexpr std::string_view kDevice = "/dev/video";
+  if (path.size() > kDevice.size() && path.compare(0, kDevice.size(), kDevice) == 0) {
+    return std::all_of(path.begin() + kDevice.size(), path.end(),
+                       [](unsigned char c) { return std::isdigit(c) != 0; });
+  }
+  const std::size_t slash = path.find_last_of('/');
+  const std::size_t name = slash == std::string::npos ? 0 : slash + 1;
+  const std::size_t dot = path.find_last_of('.');
+  if (dot == std::string::npos || dot <= name) return false;
+  return is_one_of(
+      lower(path.substr(dot + 1)),
+      {"mp4", "m4v",  "mov",   "qt",   "mkv",  "webm", "avi", "mpg",  "mpeg", "mpe",  "m2v",
+       "ts",  "m2ts", "mts",   "wmv",  "asf",  "flv",  "f4v", "ogv",  "ogg",  "3gp",  "3g2",
+       "mxf", "vob",  "y4m",   "ivf",  "h264", "264",  "avc", "h265", "265",  "hevc", "gif",
+       "dv",  "nut",  "mjpeg", "mjpg", "rm",   "rmvb", "av1", "obu"});
+}
+
+std::string video_backend_version() {
+  try {
+    return video_module().version();
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+}  // namespace rfseg
