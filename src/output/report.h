@@ -17,8 +17,10 @@ struct ReportOptions {
   std::vector<std::pair<std::string, std::string>> facts;  ///< label, value: model, device, ...
   std::string notice;  ///< a plain statement shown first; may be empty
   std::vector<std::string> class_names;
-  uint64_t max_bytes =
-      64u << 20;  ///< past it pictures become thumbnails, then are left out and counted
+  /// Makes a JPEG file of an RGB picture at a quality of 1..100. Required.
+  std::function<std::vector<uint8_t>(const ImageView& rgb, int quality)> encode_jpeg;
+  /// Past it pictures become thumbnails, then are left out and counted.
+  uint64_t max_bytes = 64u << 20;
 };
 
 /// One self-contained HTML page that works offline: pictures with masks that switch on and off per

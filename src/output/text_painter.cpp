@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "output/embedded_font.h"
+#include "output/embedded_files.h"
 #include "output/json_text.h"
 #include "rfseg/error.h"
 
