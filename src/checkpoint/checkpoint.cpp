@@ -19,6 +19,8 @@ namespace rfseg {
 namespace {
 
 constexpr uint64_t kMaxSideFileBytes = uint64_t{4} << 20;
+// The largest published model has 121 million weights.
+constexpr uint64_t kMaxUnbackedElements = uint64_t{1} << 27;
 
 bool is_regular(const std::string& path) {
   struct stat info {};
@@ -136,6 +138,14 @@ Checkpoint open_checkpoint_source(std::shared_ptr<const ByteSource> source,
     if (contents.unreadable.empty()) throw;
     fail_model(origin, fmt::format("{}; accepted: floats of 16, 32 and 64 bits, bool and integers",
                                    contents.unreadable[0]));
+  }
+  uint64_t elements = 0;
+  for (const ExpectedTensor& tensor : inference_tensors(checkpoint.config)) {
+    elements += static_cast<uint64_t>(element_count(tensor.shape));
+  }
+  if (elements > std::max(weights->file().size(), kMaxUnbackedElements)) {
+    fail_model(origin,
+               fmt::format("describes {} weights in {} bytes", elements, weights->file().size()));
   }
   checkpoint.metadata = std::move(contents.config.metadata);
   checkpoint.weights = std::move(weights);

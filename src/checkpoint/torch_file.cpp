@@ -18,7 +18,7 @@ using nlohmann::json;
 
 // A view may show an element more than once (torch's expand), but not so often that a small file
 // asks for much memory.
-constexpr int64_t kMaxRepeatedElements = int64_t{1} << 22;
+constexpr int64_t kMaxRepeatedElements = int64_t{1} << 23;
 constexpr std::size_t kMaxNameBytes = 512;
 constexpr std::size_t kMaxTextBytes = 1024;
 constexpr std::size_t kMaxListItems = 100'000;
