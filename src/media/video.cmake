@@ -8,8 +8,6 @@ target_compile_definitions(rfseg_media PRIVATE RFSEG_VIDEO=$<BOOL:${RFSEG_VIDEO}
 
 if(RFSEG_VIDEO)
   pkg_check_modules(LIBAV REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
-  # Headers only: capture devices load the library themselves.
-  pkg_check_modules(LIBAVDEVICE REQUIRED libavdevice)
   # Loaded when the first video is opened; lies beside the program in the build folder.
   add_library(rfseg_libav MODULE
     ${CMAKE_CURRENT_LIST_DIR}/libav/compat.cpp

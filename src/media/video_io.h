@@ -25,7 +25,9 @@ struct VideoOptions {
   int threads = 0;     ///< decoder threads, 0 = the library's choice
 };
 
-/// One decoded frame. The view is valid until the next call on the reader.
+/// One decoded frame. The view is valid until the next call on the reader. All frames have the size
+/// that VideoInfo tells: where a stream changes its size, they are scaled to the first. The matrix
+/// and range are the stream's; untagged video is limited-range BT.709 from 720 rows, else BT.601.
 struct VideoFrame {
   ImageView image;    ///< kI420, kNv12, kP010 or kRgb8, upright
   int64_t index = 0;  ///< number of the frame in the stream, from 0, before --every
@@ -37,8 +39,9 @@ class VideoReader {
  public:
   virtual ~VideoReader() = default;
   virtual const VideoInfo& info() const = 0;
-  /// False at the end of the stream. Broken frames are skipped and counted; an unreadable stream
-  /// throws Error(kInput) naming it.
+  /// False at the end of the stream. Broken frames are skipped and counted; an unreadable stream,
+  /// or one of which no frame can be decoded, throws Error(kInput) naming it, and a request to stop
+  /// Error(kCancelled).
   virtual bool read(VideoFrame& frame) = 0;
   virtual int64_t broken_frames() const = 0;
 };
@@ -50,12 +53,15 @@ class VideoWriter {
   virtual ~VideoWriter() = default;
   /// `rgb` has the size given at creation; an odd last row or column is padded by repetition.
   virtual void write(const ImageView& rgb, double time_s) = 0;
+  /// Ends the file and gives it its name; a video without frames is not written. Throws
+  /// Error(kOutput), as `write` does.
   virtual void finish() = 0;
 };
 
 /// FFmpeg is loaded when the first of these is called (the module rfseg_libav beside the program or
 /// library). Throws Error(kInput) saying how to get it where it is missing. `path` is a file, a URL
-/// or /dev/videoN. `cancelled` is polled during blocking reads; may be empty.
+/// or /dev/videoN. `cancelled` is polled during blocking reads, possibly from FFmpeg's threads; may be
+/// empty.
 std::unique_ptr<VideoReader> open_video(const std::string& path, const VideoOptions& options = {},
                                         std::function<bool()> cancelled = {});
 std::unique_ptr<VideoWriter> create_video(const std::string& path, int width, int height,

@@ -11,6 +11,16 @@
 #include "core/log.h"
 #include "rfseg/error.h"
 
+#if defined(__SANITIZE_THREAD__)
+// FFmpeg's libraries are not instrumented: their atomics are not seen, and every buffer that one of
+// their threads hands to another looks like a race.
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_suppressions() {
+  return "called_from_lib:libavutil.so\ncalled_from_lib:libavcodec.so\n"
+         "race:libavutil.so\nrace:libavcodec.so\nrace:libx264.so\nrace:libx265.so\n"
+         "race:libvpx.so\n";
+}
+#endif
+
 namespace rfseg {
 namespace {
 

@@ -82,6 +82,11 @@ def make_videos():
     ffmpeg("-i", path("plain.mp4"), "-c", "copy", "-frames:v", "20", "-mpegts_flags", "+resend_headers",
            *EXACT, path("stream.ts"))
     ffmpeg("-i", path("plain.mp4"), "-c", "copy", *EXACT, path("plain.mkv"))
+    ffmpeg(*source("64x48", 24), *x264("bframes=3", "b-adapt=0", "open-gop=1", crf=38), "-pix_fmt",
+           "yuv420p", *EXACT, path("open_gop.mp4"))
+    ffmpeg(*source("64x48", 24), "-c:v", "libx265", "-preset", "fast", "-x265-params",
+           "crf=38:keyint=8:min-keyint=8:bframes=3:b-adapt=0:open-gop=1:log-level=none:pools=1:"
+           "frame-threads=1:info=0", "-pix_fmt", "yuv420p", *EXACT, path("hevc_open_gop.mkv"))
     ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:duration=0.1", "-c:a", "aac", "-b:a", "16k",
            "-fflags", "+bitexact", "-flags:a", "+bitexact", path("sound.m4a"))
     cover = ffmpeg(*source("16x16", 1), "-c:v", "png", "-f", "image2pipe", "-")

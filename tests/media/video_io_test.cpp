@@ -198,7 +198,7 @@ class LogCapture {
 // Matroska, WebM (with hidden VP8 frames), AVI (without presentation times) and MPEG-TS.
 TEST(VideoReader, GivesWhatFfmpegGives) {
   const std::vector<Golden> goldens = read_goldens();
-  ASSERT_EQ(goldens.size(), 16u);
+  ASSERT_EQ(goldens.size(), 18u);
   for (const Golden& golden : goldens) {
     for (const int threads : {1, 2}) {
       SCOPED_TRACE(golden.name + ", " + std::to_string(threads) + " threads");
@@ -248,8 +248,8 @@ TEST(VideoReader, MatrixAndRangeComeFromTheStream) {
 
 // From any point and with any step: the same pictures under the same numbers and times as without.
 TEST(VideoReader, StartEndAndEveryAreExact) {
-  for (const char* name :
-       {"plain.mp4", "plain.mkv", "stream.ts", "vp8.webm", "variable_rate.mp4", "odd.webm"}) {
+  for (const char* name : {"plain.mp4", "plain.mkv", "open_gop.mp4", "hevc_open_gop.mkv",
+                           "stream.ts", "vp8.webm", "variable_rate.mp4", "odd.webm", "mpeg4.avi"}) {
     const Decoded all = decode(kFixtures + name);
     for (const double start : {0.0, 0.001, 0.04, 0.2, 0.3, 0.33, 0.48, 0.64, 0.65, 0.9, 5.0}) {
       for (const double end : {-1.0, 0.5, 0.64}) {

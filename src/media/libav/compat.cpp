@@ -27,7 +27,8 @@ bool is_damaged(const AVFrame& frame) {
 const AVInputFormat* capture_format() {
   static std::once_flag once;
   std::call_once(once, [] {
-    const char* name = "libavdevice.so." AV_STRINGIFY(LIBAVDEVICE_VERSION_MAJOR);
+    // Its major version is libavformat's since FFmpeg 5.
+    const char* name = "libavdevice.so." AV_STRINGIFY(LIBAVFORMAT_VERSION_MAJOR);
     void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) return;
     using Register = void (*)();

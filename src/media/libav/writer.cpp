@@ -34,12 +34,6 @@ FileWriter::FileWriter(const WriterOptions& options)
   open_file(options.path, options.streamed);
 }
 
-FileWriter::~FileWriter() {
-  if (format_ == nullptr) return;
-  avio_closep(&format_->pb);
-  avformat_free_context(format_);
-}
-
 void FileWriter::open_encoder(int threads) {
   const AVCodec* codec = avcodec_find_encoder_by_name("libx264");
   const bool x264 = codec != nullptr;
@@ -93,11 +87,13 @@ void FileWriter::open_encoder(int threads) {
 
 void FileWriter::open_file(const std::string& path, bool streamed) {
   // The muxer is named: the file's own name is a temporary one.
-  int result = avformat_alloc_output_context2(&format_, nullptr, "mp4", nullptr);
+  AVFormatContext* context = nullptr;
+  int result = avformat_alloc_output_context2(&context, nullptr, "mp4", nullptr);
+  format_.reset(context);
   if (result < 0) fail(ErrorCode::kOutput, name_, "cannot write an MP4", result);
   const std::string url = "file:" + path;
   format_->url = av_strdup(url.c_str());  // faststart reads the file again by this name
-  stream_ = avformat_new_stream(format_, nullptr);
+  stream_ = avformat_new_stream(format_.get(), nullptr);
   if (stream_ == nullptr || format_->url == nullptr) throw std::bad_alloc();
   stream_->time_base = encoder_->time_base;
   stream_->avg_frame_rate = encoder_->framerate;
@@ -110,7 +106,7 @@ void FileWriter::open_file(const std::string& path, bool streamed) {
   av_dict_set(&raw, "movflags",
               streamed ? "frag_keyframe+empty_moov+default_base_moof" : "faststart", 0);
   av_dict_set_int(&raw, "video_track_timescale", kTimeBase, 0);
-  result = avformat_write_header(format_, &raw);
+  result = avformat_write_header(format_.get(), &raw);
   av_dict_free(&raw);
   if (result < 0 || format_->pb->error < 0) fail_write(result);
 }
@@ -162,14 +158,14 @@ void FileWriter::encode(const AVFrame* frame) {
     if (packet_->duration <= 0) packet_->duration = std::llround(kTimeBase / frame_rate_);
     packet_->stream_index = stream_->index;
     av_packet_rescale_ts(packet_.get(), encoder_->time_base, stream_->time_base);
-    result = av_interleaved_write_frame(format_, packet_.get());
+    result = av_interleaved_write_frame(format_.get(), packet_.get());
     if (result < 0 || format_->pb->error < 0) fail_write(result);
   }
 }
 
 void FileWriter::finish() {
   encode(nullptr);
-  int result = av_write_trailer(format_);
+  int result = av_write_trailer(format_.get());
   if (result >= 0) avio_flush(format_->pb);
   if (result < 0 || format_->pb->error < 0) fail_write(result);
   result = avio_closep(&format_->pb);

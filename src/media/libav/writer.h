@@ -14,14 +14,18 @@ namespace rfseg::libav {
 class FileWriter {
  public:
   explicit FileWriter(const WriterOptions& options);
-  ~FileWriter();
-  FileWriter(const FileWriter&) = delete;
-  FileWriter& operator=(const FileWriter&) = delete;
 
   void write(const uint8_t* rgb, std::ptrdiff_t stride, double time_s);
   void finish();
 
  private:
+  struct OutputDeleter {
+    void operator()(AVFormatContext* context) const {
+      avio_closep(&context->pb);
+      avformat_free_context(context);
+    }
+  };
+
   void open_encoder(int threads);
   void open_file(const std::string& path, bool streamed);
   void encode(const AVFrame* frame);
@@ -31,7 +35,7 @@ class FileWriter {
   int width_, height_;  // of the frames given
   double frame_rate_;
   AvPtr<AVCodecContext> encoder_;
-  AVFormatContext* format_ = nullptr;  // owns the open file
+  std::unique_ptr<AVFormatContext, OutputDeleter> format_;
   AVStream* stream_ = nullptr;
   AvPtr<SwsContext> scaler_;
   AvPtr<AVFrame> frame_;
