@@ -115,7 +115,7 @@ void MaskPainter::paint(Image& image, const Rle& mask, std::array<uint8_t, 3> co
     const float keep = (1 - fill) * (1 - line);
     blend.keep = static_cast<uint16_t>(std::lround(keep * 256));
     for (int c = 0; c < 3; ++c) {
-      blend.add[c] = static_cast<uint16_t>(color[c] * (256 - blend.keep));
+      blend.add[c] = static_cast<uint16_t>(color[c] * (256 - blend.keep) + 127);
     }
   }
   rasterise(mask);

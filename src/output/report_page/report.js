@@ -58,6 +58,12 @@
 
   const channels = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
 
+  // Dark or light letters, by the relative luminance of the plate under them.
+  const ink = (color) => {
+    const [r, g, b] = channels(color).map((v) => Math.pow((v / 255 + 0.055) / 1.055, 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.25 ? '#101014' : '#ffffff';
+  };
+
   // A bitmap of the mask: translucent inside, opaque two pixels wide along its border.
   const paintMask = (mask, color) => {
     const { width, height, bits } = mask;
@@ -97,6 +103,7 @@
 
     addCanvas() {
       const picture = this.node.querySelector('.picture');
+      picture.style.setProperty('--aspect', String(this.record.width / this.record.height));
       this.canvas = make('canvas');
       this.canvas.width = this.record.width;
       this.canvas.height = this.record.height;
@@ -248,14 +255,13 @@
             y >= t[1] + height || t[1] >= y + height);
           if (!free) continue;
           taken.push([x, y, width]);
-          const [r, g, b] = channels(item.color);
           context.globalAlpha = 0.92;
           context.fillStyle = item.color;
           context.beginPath();
           context.roundRect(x, y, width, height, 4 * unit);
           context.fill();
           context.globalAlpha = 1;
-          context.fillStyle = 0.299 * r + 0.587 * g + 0.114 * b > 125 ? '#101014' : '#ffffff';
+          context.fillStyle = ink(item.color);
           context.fillText(text, x + pad, y + height / 2 + unit / 2);
           break;
         }
