@@ -1,0 +1,263 @@
+// Against goldens.json, written by make_goldens.py from numpy, pycocotools, OpenCV and torch.
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/coco_rle.h"
+#include "postprocess/postprocess.h"
+#include "scenes.h"
+
+namespace rfseg {
+namespace {
+
+using nlohmann::json;
+using test::Random;
+using test::Scene;
+
+const json& goldens() {
+  static const json value = [] {
+    std::ifstream file(RFSEG_SOURCE_DIR "/tests/postprocess/goldens.json");
+    if (!file) throw std::runtime_error("goldens.json is missing");
+    return json::parse(file);
+  }();
+  return value;
+}
+
+int floor_to(int v, int step) {
+  const int rest = ((v % step) + step) % step;
+  return v - rest;
+}
+
+/// make_scene of make_goldens.py.
+Scene golden_scene(const json& c) {
+  Scene scene(c["queries"], c["classes"], c["rows"], c["columns"]);
+  const int quantum = c["quantum"];
+  Random random(c["seed"].get<uint64_t>());
+  for (float& v : scene.logits) {
+    v = static_cast<float>(floor_to(random.range(-3000, 2000), 8)) / 1024;
+  }
+  for (float& v : scene.boxes) v = static_cast<float>(random.range(0, 1100)) / 1024;
+  for (int q = 0; q < scene.queries; ++q) {
+    const int cy = random.range(0, 16 * scene.rows), cx = random.range(0, 16 * scene.columns);
+    const int a = random.range(1, 12), b = random.range(1, 12), top = random.range(500, 12000);
+    for (int y = 0; y < scene.rows; ++y) {
+      for (int x = 0; x < scene.columns; ++x) {
+        const int dy = 16 * y - cy, dx = 16 * x - cx;
+        int v = top - (a * dy * dy + b * dx * dx) / 16;
+        v = std::min(std::max(v, -14000), 12000) + random.range(-300, 300);
+        scene.mask(q)[y * scene.columns + x] = static_cast<float>(floor_to(v, quantum)) / 1024;
+      }
+    }
+  }
+  return scene;
+}
+
+PostprocessSpec golden_spec(const json& c) {
+  PostprocessSpec spec;
+  spec.like = c["like"] == "inference" ? Convention::kInference : Convention::kRfdetr;
+  spec.threshold = c["threshold"];
+  spec.num_select = c["num_select"];
+  spec.max_detections = c["max_detections"];
+  spec.class_map = c["class_map"].get<std::vector<int>>();
+  spec.class_thresholds = c["class_thresholds"].get<std::vector<float>>();
+  const json& g = c["geometry"];
+  PreprocessGeometry& to = spec.geometry;
+  to.original_height = g["original_height"];
+  to.original_width = g["original_width"];
+  to.crop_x = g["crop_x"];
+  to.crop_y = g["crop_y"];
+  to.crop_width = g["crop_width"];
+  to.crop_height = g["crop_height"];
+  to.pad_left = g["pad_left"];
+  to.pad_top = g["pad_top"];
+  to.pad_right = g["pad_right"];
+  to.pad_bottom = g["pad_bottom"];
+  to.scale_x = g["scale_x"];
+  to.scale_y = g["scale_y"];
+  to.intermediate_height = g["intermediate_height"];
+  to.intermediate_width = g["intermediate_width"];
+  to.network_height = g["network_height"];
+  to.network_width = g["network_width"];
+  return spec;
+}
+
+/// Units in the last place between two floats of one sign.
+int ulps(float a, float b) {
+  return std::abs(static_cast<int>(std::bit_cast<uint32_t>(a)) -
+                  static_cast<int>(std::bit_cast<uint32_t>(b)));
+}
+
+std::size_t differing(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
+  if (a.size() != b.size()) return a.size() + b.size();
+  std::size_t n = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) n += a[i] != b[i] ? 1 : 0;
+  return n;
+}
+
+/// Fills polygons whose edges run along the eight directions, borders included.
+std::vector<uint8_t> fill(const std::vector<std::vector<float>>& polygons, int height, int width) {
+  std::vector<uint8_t> mask(static_cast<std::size_t>(height) * width);
+  for (const auto& polygon : polygons) {
+    const std::size_t n = polygon.size() / 2;
+    std::vector<uint8_t> border(mask.size());
+    std::vector<std::vector<int>> crossings(static_cast<std::size_t>(height));
+    for (std::size_t i = 0; i < n; ++i) {
+      int x = static_cast<int>(polygon[2 * i]), y = static_cast<int>(polygon[2 * i + 1]);
+      const int x1 = static_cast<int>(polygon[2 * ((i + 1) % n)]);
+      const int y1 = static_cast<int>(polygon[2 * ((i + 1) % n) + 1]);
+      const int dx = (x1 > x) - (x1 < x), dy = (y1 > y) - (y1 < y);
+      border[static_cast<std::size_t>(y * width + x)] = 1;
+      while (x != x1 || y != y1) {
+        // A step between two rows crosses the line just below the upper one.
+        if (dy != 0) {
+          const int upper = dy > 0 ? y : y - 1;
+          crossings[static_cast<std::size_t>(upper)].push_back(dy > 0 ? x : x + dx);
+        }
+        x += dx;
+        y += dy;
+        border[static_cast<std::size_t>(y * width + x)] = 1;
+      }
+    }
+    for (int y = 0; y < height; ++y) {
+      auto& row = crossings[static_cast<std::size_t>(y)];
+      for (int x = 0; x < width; ++x) {
+        const auto left = std::count_if(row.begin(), row.end(), [x](int c) { return c < x; });
+        const std::size_t at = static_cast<std::size_t>(y * width + x);
+        if (border[at] || left % 2 == 1) mask[at] = 1;
+      }
+    }
+  }
+  return mask;
+}
+
+class Golden : public ::testing::TestWithParam<Backend> {};
+
+TEST_P(Golden, BoxesClassesOrderAndRunLengthBytes) {
+  std::size_t masks = 0;
+  for (const json& c : goldens()["cases"]) {
+    const std::string name = c["name"];
+    const Scene scene = golden_scene(c);
+    PostprocessSpec spec = golden_spec(c);
+    spec.backend = GetParam();
+    const Detections found = postprocess(scene.view(), spec);
+    EXPECT_EQ(found.height, spec.geometry.original_height);
+    EXPECT_EQ(found.width, spec.geometry.original_width);
+    const json& expected = c["detections"];
+    ASSERT_EQ(found.items.size(), expected.size()) << name;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const Detection& item = found.items[i];
+      const json& e = expected[i];
+      EXPECT_EQ(item.query, e["query"].get<int>()) << name << ", detection " << i;
+      EXPECT_EQ(item.class_id, e["class_id"].get<int>()) << name << ", detection " << i;
+      EXPECT_LE(ulps(item.score, e["score"].get<float>()), 2) << name << ", detection " << i;
+      for (std::size_t k = 0; k < 4; ++k) {
+        EXPECT_EQ(item.box_xyxy[k], e["box"][k].get<float>()) << name << ", detection " << i;
+      }
+      ASSERT_NE(item.mask, nullptr);
+      EXPECT_EQ(item.mask->counts, e["counts"].get<std::string>()) << name << ", detection " << i;
+      ++masks;
+    }
+  }
+  EXPECT_GT(masks, 500u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, Golden, ::testing::Values(Backend::kReference, Backend::kCpu),
+                         [](const auto& info) {
+                           return info.param == Backend::kCpu ? "Fast" : "Reference";
+                         });
+
+// torch's CPU kernels round some positions elsewhere than its CUDA kernels, so isolated border
+// pixels may differ.
+TEST(GoldenTorch, MasksAgreeButForIsolatedPixels) {
+  std::size_t masks = 0;
+  for (const json& c : goldens()["cases"]) {
+    const Detections found = postprocess(golden_scene(c).view(), golden_spec(c));
+    for (std::size_t i = 0; i < found.items.size(); ++i) {
+      const json& e = c["detections"].at(i);
+      if (!e.contains("torch")) continue;
+      const Mask torch{found.height, found.width, e["torch"]};
+      const std::vector<uint8_t> pixels = found.items[i].mask->dense();
+      EXPECT_LE(differing(pixels, torch.dense()), std::max<std::size_t>(2, pixels.size() / 2000))
+          << c["name"] << ", detection " << i;
+      ++masks;
+    }
+  }
+  EXPECT_GT(masks, 40u);
+}
+
+/// contour_mask of make_goldens.py.
+Mask contour_mask(uint64_t seed, std::vector<uint8_t>* pixels) {
+  Random random(seed);
+  const int height = random.range(1, 40), width = random.range(1, 40), kind = random.range(0, 5);
+  const int cy = random.range(0, height), cx = random.range(0, width), step = random.range(3, 9);
+  pixels->clear();
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x) {
+      const int n = random.range(0, 99);
+      const int d = (y - cy) * (y - cy) + (x - cx) * (x - cx);
+      int root = static_cast<int>(std::sqrt(d));
+      while (root * root > d) --root;
+      while ((root + 1) * (root + 1) <= d) ++root;
+      const bool set[] = {n < 50,          n < 15,          n < 85, d / (step * step) % 2 == 0,
+                          root % step < 2, d < 150 || n < 3};
+      pixels->push_back(set[kind] ? 1 : 0);
+    }
+  }
+  return {height, width, rle_to_string(rle_encode(pixels->data(), height, width))};
+}
+
+TEST(Polygons, EqualOpenCvInEveryVertexAndTheirOrder) {
+  const json& contours = goldens()["contours"];
+  ASSERT_EQ(contours["hashes"].size(), 600u);
+  std::vector<uint8_t> pixels;
+  for (uint64_t seed = 0; seed < 600; ++seed) {
+    const Mask mask = contour_mask(seed, &pixels);
+    const auto polygons = mask.polygons();
+    uint64_t hash = 0xcbf29ce484222325u;
+    const auto add = [&hash](uint64_t n) { hash = (hash ^ n) * 0x100000001b3u; };
+    add(pixels.size());
+    add(mask.area());
+    add(polygons.size());
+    for (const auto& polygon : polygons) {
+      add(polygon.size());
+      for (const float v : polygon) add(static_cast<uint64_t>(v));
+    }
+    EXPECT_EQ(std::to_string(hash), contours["hashes"][seed].get<std::string>()) << "seed " << seed;
+    EXPECT_EQ(mask.dense(), pixels);
+  }
+  ASSERT_GT(contours["explicit"].size(), 5u);
+  for (const json& e : contours["explicit"]) {
+    const Mask mask = contour_mask(e["seed"], &pixels);
+    EXPECT_EQ(mask.counts, e["counts"].get<std::string>());
+    EXPECT_EQ(mask.polygons(), e["polygons"].get<std::vector<std::vector<float>>>());
+  }
+}
+
+TEST(Polygons, CoverTheirMasksAgain) {
+  int large = 0;
+  for (const json& c : goldens()["cases"]) {
+    if (c["geometry"]["original_width"].get<int>() > 700) continue;
+    const Detections found = postprocess(golden_scene(c).view(), golden_spec(c));
+    for (const Detection& item : found.items) {
+      if (item.mask->area() <= 100) continue;
+      const auto pixels = item.mask->dense();
+      const auto again = fill(item.mask->polygons(), found.height, found.width);
+      std::size_t both = 0, any = 0;
+      for (std::size_t i = 0; i < pixels.size(); ++i) {
+        both += pixels[i] & again[i];
+        any += pixels[i] | again[i];
+      }
+      EXPECT_GE(static_cast<double>(both), 0.98 * static_cast<double>(any)) << c["name"];
+      ++large;
+    }
+  }
+  EXPECT_GT(large, 100);
+}
+
+}  // namespace
+}  // namespace rfseg
