@@ -1,4 +1,8 @@
+if(RFSEG_VIDEO)
+  set(video_tests ${CMAKE_CURRENT_LIST_DIR}/video_io_test.cpp)
+else()
+  set(video_tests ${CMAKE_CURRENT_LIST_DIR}/video_off_test.cpp)
+endif()
 rfseg_add_test(video SOURCES
-  ${CMAKE_CURRENT_LIST_DIR}/video_io_test.cpp
-  ${CMAKE_CURRENT_LIST_DIR}/video_encoder_thread_test.cpp
+  ${video_tests} ${CMAKE_CURRENT_LIST_DIR}/video_encoder_thread_test.cpp
   DEPENDS rfseg_media)

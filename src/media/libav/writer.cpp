@@ -60,8 +60,9 @@ void FileWriter::open_encoder(int threads) {
   c.color_range = AVCOL_RANGE_MPEG;
   c.flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
   if (x264) {
-    av_opt_set(c.priv_data, "preset", "veryfast", 0);
-    av_opt_set(c.priv_data, "crf", "20", 0);
+    // The network needs the processor more: 0.6 of the time of "veryfast" for 1.3 times the bytes.
+    av_opt_set(c.priv_data, "preset", "superfast", 0);
+    av_opt_set(c.priv_data, "crf", "22", 0);
   } else {
     c.flags |= AV_CODEC_FLAG_QSCALE;
     c.global_quality = 3 * FF_QP2LAMBDA;
