@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <optional>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/download.h"
@@ -41,15 +42,15 @@ std::string resolve_model_path(const std::string& name) {
   std::error_code ignored;
   const bool known = std::find(variants.begin(), variants.end(), name) != variants.end();
   if (!known || std::filesystem::exists(name, ignored)) return name;
-  std::string path = find_downloaded(name);
-  if (path.empty()) {
+  std::optional<std::string> path = find_downloaded(name);
+  if (!path) {
     throw Error(
         ErrorCode::kModel,
         fmt::format("{}: the official weights are not downloaded yet; run 'rfseg download {}', "
                     "or give the path of a checkpoint",
                     name, name));
   }
-  return path;
+  return *std::move(path);
 }
 
 void load_model(const std::string& path, const ModelOptions& options, LoadedModel& model) {
