@@ -129,8 +129,11 @@ std::string as_text(const nlohmann::ordered_json& info) {
     line("class names", count == 0  ? "none"
                         : count > 8 ? fmt::format("{}, ... ({})", names, count)
                                     : names);
-    for (const auto& [key, value] : info["metadata"].items())
-      line(key.c_str(), value.get<std::string>());
+    for (const auto& [key, value] : info["metadata"].items()) {
+      // Lists and settings are for --json; a line of text is for people.
+      const std::string words = value.get<std::string>();
+      if (key != "format" && words.size() <= 200) line(key.c_str(), words);
+    }
   } else {
     line("rfseg", info["version"].get<std::string>());
     const std::string video = info["video"].get<std::string>();
