@@ -20,7 +20,7 @@ using test::Random;
 using test::Scene;
 
 int random_side(Random& random, int cells) {
-  switch (random.range(0, 7)) {
+  switch (random.range(0, 8)) {
     case 0:
       return 1;
     case 1:
@@ -33,6 +33,10 @@ int random_side(Random& random, int cells) {
       return random.range(cells, 4 * cells);
     case 5:
       return random.one_in(20) ? random.range(1000, 3000) : random.range(1, 300);
+    case 6:
+    case 7:  // weights like 1/3: quantised cells cancel out but for the rounding, which then
+             // decides
+      return cells * random.range(2, cells < 30 ? 11 : 3);
     default:
       return random.range(1, 200);
   }

@@ -254,7 +254,8 @@ def make_cases():
     for like in ("rfdetr", "inference"):
         sizes = [(78, 78, 1080, 1920, 2), (78, 78, 480, 640, 5), (78, 78, 57, 100, 6), (78, 78, 13, 9, 6),
                  (20, 31, 333, 200, 6), (31, 20, 31, 20, 6), (31, 20, 31, 47, 6), (1, 1, 5, 7, 4), (5, 3, 1, 1, 6),
-                 (9, 9, 1, 300, 4), (40, 40, 39, 41, 6), (17, 17, 16, 40, 6)]
+                 (9, 9, 1, 300, 4), (40, 40, 39, 41, 6), (17, 17, 16, 40, 6),
+                 (8, 8, 24, 40, 12), (7, 10, 77, 90, 12)]
         for n, (rows, cols, h, w, q) in enumerate(sizes):
             g = stretch(h, w, (4 * rows, 4 * cols))
             with_torch = n in (1, 2, 3, 4, 6)
@@ -270,6 +271,8 @@ def make_cases():
             "centre crop odd": center_crop(stretch(91, 157, (96, 96)), 60, 80),
             "centre crop padded": center_crop(g, 200, 300), "static crop": static_crop(g, 31, 17, 77, 53),
             "static crop at the origin": static_crop(g, 0, 0, 77, 53),
+            "letterbox by half cells": letterbox(stretch(76, 96, (96, 96)), 96, 96),
+            "centre crop by half cells": center_crop(stretch(116, 136, (96, 96)), 96, 96),
             "static crop and letterbox": letterbox(static_crop(g, 31, 17, 77, 53), 96, 96),
             "static crop and centre crop": center_crop(static_crop(g, 31, 17, 77, 53), 60, 60)}
         for n, (name, place) in enumerate(places.items()):
