@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/inference_tensors.h"
 #include "checkpoint/names.h"
+#include "checkpoint/temporary_folder.h"
 #include "checkpoint/tensor_file.h"
 #include "checkpoint/test_files.h"
 #include "rfseg/error.h"
@@ -18,20 +18,7 @@ namespace {
 
 using test::data_path;
 using test::read_table;
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "rfseg-ckpt-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    path_ = name;
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
+using test::TemporaryFolder;
 
 // The column of tiny.tsv that has the hashes of an element type.
 void expect_tiny(const Checkpoint& checkpoint, std::size_t column) {

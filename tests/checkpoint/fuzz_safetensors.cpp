@@ -30,10 +30,8 @@ class ZeroTail final : public rfseg::ByteSource {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace rfseg;
   try {
-    ModelOptions options;
-    options.variant = "seg-nano";
     const Checkpoint checkpoint =
-        open_checkpoint_source(std::make_shared<ZeroTail>(data, size), options, "");
+        open_checkpoint_source(std::make_shared<ZeroTail>(data, size), {}, "");
     for (const ExpectedTensor& tensor : inference_tensors(checkpoint.config)) {
       checkpoint.weights->read(tensor.name, tensor.shape);
     }

@@ -332,6 +332,15 @@ def write_huggingface():
                 f.write(header)
         with open(os.path.join(folder, "config.json")) as f:
             stored = json.load(f)
+        # With this program's own metadata, so that fuzzing reaches the tensors.
+        with open(os.path.join(DATA, "safetensors", "hf_saved.header"), "rb") as f:
+            header = json.loads(f.read()[8:])
+        header["__metadata__"] = {"rfseg.model_config": json.dumps(
+            dict(resolution=[16, 16], num_windows=2, out_feature_indexes=[1, 2], num_queries=3,
+                 class_names=["a", "b", "c"]))}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        with open(os.path.join(DATA, "safetensors", "configured.header"), "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text)
     with open(os.path.join(DATA, "hf_config.json"), "w") as f:
         json.dump(stored, f, separators=(",", ":"))
     with open(os.path.join(DATA, "hf.tsv"), "w") as f:
