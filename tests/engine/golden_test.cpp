@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
+#include <ostream>
 
 #include "engine/engine.h"
 #include "engine/golden.h"
@@ -17,6 +19,10 @@ struct Case {
   std::string network;
   Backend backend;
 };
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.network << " on " << backend_label(c.backend);
+}
 
 std::string case_name(const ::testing::TestParamInfo<Case>& info) {
   std::string name = info.param.network + "_" + backend_label(info.param.backend);
