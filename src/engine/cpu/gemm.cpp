@@ -7,7 +7,7 @@ namespace {
 
 // Bytes of panels that go through all rows of a run before the next ones: they should stay in the
 // second-level cache beside the rows.
-constexpr int64_t kPanelBytes = 256 * 1024;
+constexpr int64_t kPanelBytes = 384 * 1024;
 
 int panels_of(int n) { return (n + kPanel - 1) / kPanel; }
 
@@ -82,6 +82,9 @@ void multiply_prepared(const Kernels& kernels, const Worker& worker, const Packe
       g.depth = w.k / taps;
       g.b = w.panels + int64_t{column} * w.k;
       g.columns = std::min(step, w.n - column);
+      // The panels behind these, a part with each tile: the matrices that follow each other in the
+      // network follow each other in memory.
+      g.ahead = g.b + int64_t{g.columns} * w.k + int64_t{row / tile} * tiles * w.k * kPanel;
       g.bias = w.bias + column;
       g.scale = scale ? scale + column : nullptr;
       g.rows = std::min(tile, rows - row);

@@ -29,7 +29,10 @@ struct GemmRows {
   const float* const* a;  ///< [taps][gemm_rows] row starts; rows past `rows` must still be readable
   int taps;
   int depth;
-  const float* b;                ///< first panel
+  const float* b;  ///< first panel
+  /// Weights of later products, asked into the second-level cache: one cache line for each input of
+  /// this product. May lie past any array.
+  const float* ahead;
   int columns;                   ///< outputs, from the first panel's first column
   const float* bias;             ///< [columns] padded to whole panels
   const float* scale;            ///< [columns], kScaleAdd

@@ -26,7 +26,7 @@ constexpr int kRows = 2, kPanels = 1;  // 8 sums, 4 weights, 1 input of 16
 constexpr int kAttentionRows = 4, kAttentionVecs = 2;
 #endif
 constexpr int kQueries = kAttentionVecs * kWidth;
-constexpr int kKeyBlock = 256;
+constexpr int kKeyBlock = 352;
 
 /// x * (1 + erf(x / sqrt 2)) / 2. erf is a minimax polynomial of degree 15 in x^2, within 2.2e-7,
 /// exact to rounding beyond |x| = 5.4.
@@ -55,43 +55,101 @@ inline Vec gelu(Vec x) {
 
 inline Vec silu(Vec x) { return x / (set1(1.0f) + exp(set1(0.0f) - x)); }
 
-/// Stores the finished sums of one row of a tile: `sums` holds whole vectors.
-template <int kVecs>
-inline void finish_row(const GemmRows& g, int row, int column, const Vec* sums) {
-  float* out = g.out[row] + column;
-  const float* residual = g.residual ? g.residual[row] + column : nullptr;
+template <Epilogue kEpilogue>
+inline Vec finish(Vec y, Vec residual, Vec scale) {
+  switch (kEpilogue) {
+    case Epilogue::kBias:
+      return y;
+    case Epilogue::kRelu:
+      return max(y, set1(0.0f));
+    case Epilogue::kGelu:
+      return gelu(y);
+    case Epilogue::kAdd:
+      return residual + y;
+    case Epilogue::kScaleAdd:
+      return fma(scale, y, residual);
+    case Epilogue::kGeluAdd:
+      return residual + gelu(y);
+  }
+  return y;
+}
+
+/// Stores the sums of a tile, [kRows][kVecs], whose columns all exist. Rows are unrolled where the
+/// epilogue is short, so that the sums stay in registers.
+template <Epilogue kEpilogue, int kVecs, class Sums>
+inline void store_tile(const GemmRows& g, int column, const Sums& sums) {
+  constexpr bool kResidual = kEpilogue == Epilogue::kAdd || kEpilogue == Epilogue::kScaleAdd ||
+                             kEpilogue == Epilogue::kGeluAdd;
+  constexpr bool kLong = kEpilogue == Epilogue::kGelu || kEpilogue == Epilogue::kGeluAdd;
+  const auto row = [&](int i, const Vec* from) {
+    float* out = g.out[i] + column;
 #pragma GCC unroll 4
-  for (int j = 0; j < kVecs; ++j) {
-    const int left = g.columns - column - j * kWidth;
-    if (left <= 0) break;
-    const int at = j * kWidth;
-    const bool whole = left >= kWidth;
-    Vec y = sums[j] + load(g.bias + column + at);
-    switch (g.epilogue) {
-      case Epilogue::kBias:
-        break;
-      case Epilogue::kRelu:
-        y = max(y, set1(0.0f));
-        break;
-      case Epilogue::kGelu:
-        y = gelu(y);
-        break;
-      case Epilogue::kAdd:
-        y = y + (whole ? load(residual + at) : load_part(residual + at, left));
-        break;
-      case Epilogue::kScaleAdd:
-        y = fma(load(g.scale + column + at), y,
-                whole ? load(residual + at) : load_part(residual + at, left));
-        break;
-      case Epilogue::kGeluAdd:
-        y = gelu(y) + (whole ? load(residual + at) : load_part(residual + at, left));
-        break;
+    for (int j = 0; j < kVecs; ++j) {
+      const int at = j * kWidth;
+      const Vec residual = kResidual ? load(g.residual[i] + column + at) : set1(0.0f);
+      const Vec scale = kEpilogue == Epilogue::kScaleAdd ? load(g.scale + column + at) : set1(0.0f);
+      store(out + at, finish<kEpilogue>(from[j] + load(g.bias + column + at), residual, scale));
     }
-    if (whole) {
-      store(out + at, y);
-    } else {
-      store_part(out + at, y, left);
+  };
+  if constexpr (kLong) {
+    Vec done[kRows][kVecs];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVecs; ++j) done[i][j] = sums[i][j];
     }
+#pragma GCC unroll 1
+    for (int i = 0; i < g.rows; ++i) row(i, done[i]);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      if (i < g.rows) row(i, sums[i]);
+    }
+  }
+}
+
+template <int kVecs, class Sums>
+inline void store_any_tile(const GemmRows& g, int column, const Sums& sums) {
+  switch (g.epilogue) {
+    case Epilogue::kBias:
+      return store_tile<Epilogue::kBias, kVecs>(g, column, sums);
+    case Epilogue::kRelu:
+      return store_tile<Epilogue::kRelu, kVecs>(g, column, sums);
+    case Epilogue::kGelu:
+      return store_tile<Epilogue::kGelu, kVecs>(g, column, sums);
+    case Epilogue::kAdd:
+      return store_tile<Epilogue::kAdd, kVecs>(g, column, sums);
+    case Epilogue::kScaleAdd:
+      return store_tile<Epilogue::kScaleAdd, kVecs>(g, column, sums);
+    case Epilogue::kGeluAdd:
+      return store_tile<Epilogue::kGeluAdd, kVecs>(g, column, sums);
+  }
+}
+
+/// The same for a tile that sticks out of the matrix: through whole padded rows on the stack.
+template <int kVecs, class Sums>
+void store_partial_tile(const GemmRows& g, int column, const Sums& sums) {
+  constexpr int kColumns = kVecs * kWidth;
+  alignas(64) float done[kRows][kColumns], residual[kRows][kColumns], scale[kColumns];
+  const int count = g.columns - column;
+  const float* residual_rows[kRows];
+  float* done_rows[kRows];
+  for (int i = 0; i < g.rows; ++i) {
+    for (int c = 0; c < kColumns; ++c) {
+      residual[i][c] = g.residual && c < count ? g.residual[i][column + c] : 0.0f;
+    }
+    residual_rows[i] = residual[i];
+    done_rows[i] = done[i];
+  }
+  for (int c = 0; c < kColumns; ++c) scale[c] = g.scale && c < count ? g.scale[column + c] : 0.0f;
+  GemmRows part = g;
+  part.bias = g.bias + column;
+  part.scale = scale;
+  part.residual = residual_rows;
+  part.out = done_rows;
+  store_any_tile<kVecs>(part, 0, sums);
+  for (int i = 0; i < g.rows; ++i) {
+    for (int c = 0; c < count; ++c) g.out[i][column + c] = done[i][c];
   }
 }
 
@@ -107,6 +165,7 @@ inline void gemm_tile(const GemmRows& g, int column) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) sums[i][j] = set1(0.0f);
   }
+  const float* ahead = g.ahead + column / (kPanels * kPanel) * panel_stride;
   for (int t = 0; t < g.taps; ++t) {
     const float* a[kRows];
 #pragma GCC unroll 8
@@ -122,6 +181,8 @@ inline void gemm_tile(const GemmRows& g, int column) {
         prefetch(b + p * panel_stride + 8 * kPanel);
       }
       b += kPanel;
+      prefetch_far(ahead);
+      ahead += kPanel;
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
         const Vec x = set1(a[i][k]);
@@ -130,14 +191,17 @@ inline void gemm_tile(const GemmRows& g, int column) {
       }
     }
   }
-  alignas(64) Vec done[kRows][kVecs];
+  if (g.columns - column >= kTilePanels * kPanel) {
+    store_any_tile<kVecs>(g, column, sums);
+  } else {
+    Vec done[kRows][kVecs];
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kVecs; ++j) done[i][j] = sums[i][j];
+      for (int j = 0; j < kVecs; ++j) done[i][j] = sums[i][j];
+    }
+    store_partial_tile<kVecs>(g, column, done);
   }
-#pragma GCC unroll 1
-  for (int i = 0; i < g.rows; ++i) finish_row<kVecs>(g, i, column, done[i]);
 }
 
 void gemm(const GemmRows& g) {
@@ -151,6 +215,28 @@ void gemm(const GemmRows& g) {
     if (left == 2) gemm_tile<2>(g, column);
     if (left == 1) gemm_tile<1>(g, column);
   }
+}
+
+/// to[column * ld + row] = scale * rows[row][column] of a 4 x 4 block.
+inline void transpose4(const float* a, const float* b, const float* c, const float* d, float scale,
+                       float* to, int64_t ld) {
+#if defined(__AVX2__)
+  const __m128 s = _mm_set1_ps(scale);
+  __m128 r0 = _mm_mul_ps(_mm_loadu_ps(a), s), r1 = _mm_mul_ps(_mm_loadu_ps(b), s);
+  __m128 r2 = _mm_mul_ps(_mm_loadu_ps(c), s), r3 = _mm_mul_ps(_mm_loadu_ps(d), s);
+  _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+  _mm_storeu_ps(to, r0);
+  _mm_storeu_ps(to + ld, r1);
+  _mm_storeu_ps(to + 2 * ld, r2);
+  _mm_storeu_ps(to + 3 * ld, r3);
+#else
+  for (int i = 0; i < 4; ++i) {
+    to[i * ld] = a[i] * scale;
+    to[i * ld + 1] = b[i] * scale;
+    to[i * ld + 2] = c[i] * scale;
+    to[i * ld + 3] = d[i] * scale;
+  }
+#endif
 }
 
 int64_t attention_scratch(int dim) {
@@ -241,9 +327,12 @@ void attention_block(const AttentionBlock& g) {
   float* scores = out + g.dim * kStride;  // [keys of a block][kStride]
   // exp(x) = 2^(x * log2 e): the factor goes into the queries with 1 / sqrt(dim).
   const float scale = 1.44269504088896f / __builtin_sqrtf(static_cast<float>(g.dim));
-  for (int i = 0; i < kStride; ++i) {
-    const float* q = g.q + (i < g.queries ? i : 0) * g.ld;
-    for (int d = 0; d < g.dim; ++d) qt[d * kStride + i] = q[d] * scale;
+  for (int i = 0; i < kStride; i += 4) {
+    const float* q[4];
+    for (int r = 0; r < 4; ++r) q[r] = g.q + (i + r < g.queries ? i + r : g.queries - 1) * g.ld;
+    for (int d = 0; d < g.dim; d += 4) {
+      transpose4(q[0] + d, q[1] + d, q[2] + d, q[3] + d, scale, qt + d * kStride + i, kStride);
+    }
   }
   for (int i = 0; i < g.dim * kStride; ++i) out[i] = 0.0f;
   Vec top[kVecs], total[kVecs];
@@ -274,10 +363,23 @@ void attention_block(const AttentionBlock& g) {
     }
     add_values<kVecs>(g, first, keys, scores, keep, out);
   }
-  for (int j = 0; j < kVecs; ++j) store(scores + j * kWidth, set1(1.0f) / total[j]);
-  for (int i = 0; i < g.queries; ++i) {
-    float* y = g.out + i * g.ld_out;
-    for (int d = 0; d < g.dim; ++d) y[d] = out[d * kStride + i] * scores[i];
+  for (int j = 0; j < kVecs; ++j) {
+    const Vec inverse = set1(1.0f) / total[j];
+    for (int d = 0; d < g.dim; ++d) {
+      float* at = out + d * kStride + j * kWidth;
+      store(at, load(at) * inverse);
+    }
+  }
+  int i = 0;
+  for (; i + 4 <= g.queries; i += 4) {
+    for (int d = 0; d < g.dim; d += 4) {
+      const float* o = out + d * kStride + i;
+      transpose4(o, o + kStride, o + 2 * kStride, o + 3 * kStride, 1.0f, g.out + i * g.ld_out + d,
+                 g.ld_out);
+    }
+  }
+  for (; i < g.queries; ++i) {
+    for (int d = 0; d < g.dim; ++d) g.out[i * g.ld_out + d] = out[d * kStride + i];
   }
 }
 

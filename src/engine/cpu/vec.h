@@ -39,6 +39,10 @@ inline void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
 }
 
+inline void prefetch_far(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+
 #elif defined(__AVX2__)
 
 struct Vec {
@@ -74,6 +78,10 @@ inline float sum(Vec a) {
 }
 inline void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+
+inline void prefetch_far(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 
 #else
@@ -120,6 +128,7 @@ inline Vec scale2(Vec a, Vec n) {
 }
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline void prefetch(const float*) {}
+inline void prefetch_far(const float*) {}
 
 #endif
 
