@@ -31,16 +31,16 @@ def parse_arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--data", default=os.path.join(ROOT, "assets/demo"), help="images/ and instances.json")
     p.add_argument("--out", required=True, help="folder for model.safetensors")
-    p.add_argument("--iterations", type=int, default=10000)
-    p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--iterations", type=int, default=18000)
+    p.add_argument("--batch", type=int, default=32)
     p.add_argument("--groups", type=int, default=3, help="query groups while training")
     p.add_argument("--lr", type=float, default=4e-4)
     p.add_argument("--warmup", type=int, default=500)
     p.add_argument("--whole", type=float, default=0.3, help="share of whole pictures among the views")
     p.add_argument("--min-pixels", type=float, default=10, help="smallest object to learn, at the network's input")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--compile", action="store_true", help="torch.compile the network")
-    p.add_argument("--stop-after", type=float, default=math.inf, help="seconds; a stopped run says so")
+    p.add_argument("--eager", action="store_true", help="neither torch.compile nor a CUDA graph")
+    p.add_argument("--stop-after", type=float, default=math.inf, help="seconds after the start; a stopped run says so")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return p.parse_args()
 
@@ -63,9 +63,32 @@ def save(path, weights, g, iterations, names):
     })
 
 
+def recorded(step, optimizer):
+    """The step as a replayable CUDA graph: the host would take longer to launch it than the GPU to run it."""
+    started = time.time()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):                       # compiles everything; the learning rate is still zero
+            optimizer.zero_grad(set_to_none=True)
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = step()
+    print(f"compiled and recorded in {time.time() - started:.1f} s", flush=True)
+
+    def replay():
+        graph.replay()
+        return value
+
+    return replay
+
+
 def main():
     a = parse_arguments()
-    started = time.time()
+    launched = started = time.time()
     torch.manual_seed(a.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -76,50 +99,74 @@ def main():
     weights[network.ENCODER + "embeddings.mask_token"].requires_grad_(False)     # unused
     trained = [t for t in weights.values() if t.requires_grad]
     average = [t.detach().clone() for t in trained]
-    decay = [t for t in trained if t.dim() > 1]
-    plain = [t for t in trained if t.dim() <= 1]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 1e-3}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=a.lr, fused=a.device == "cuda")
-    forward = torch.compile(network.forward, dynamic=False) if a.compile else network.forward
-    print(f"{len(data.names)} pictures, {len(data.classes)} objects, {sum(t.numel() for t in trained) / 1e6:.2f} M "
-          f"weights with {a.groups} groups, ready after {time.time() - started:.1f} s", flush=True)
-    started, done = time.time(), 0
-    for done in range(1, a.iterations + 1):
-        progress = done / a.iterations
-        rate = a.lr * min(1.0, done / a.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    cuda = a.device == "cuda"
+    rate = torch.tensor(0.0, device=a.device)
+    optimizer = torch.optim.AdamW([{"params": [t for t in trained if t.dim() > 1], "weight_decay": 1e-3},
+                                   {"params": [t for t in trained if t.dim() <= 1], "weight_decay": 0.0}],
+                                  lr=rate if cuda else a.lr, fused=cuda, capturable=cuda)
+    forward = network.forward
+    if cuda and not a.eager:
+        forward = torch.compile(forward, dynamic=False)
+        loss.costs = torch.compile(loss.costs, dynamic=False)
+        loss.stage_loss = torch.compile(loss.stage_loss, dynamic=False)
+        data.make_images = torch.compile(data.images, dynamic=False)
+        data.make_targets = torch.compile(data.targets, dynamic=False)
+
+    def step():
         with torch.no_grad():
             images, targets = data.batch(a.batch, a.min_pixels, a.whole)
         with torch.autocast(a.device, torch.bfloat16):
             outputs = forward(weights, g, images, a.groups)
             value = loss.total_loss(weights, g, outputs, targets, a.groups)
-        optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        return value.detach()
+
+    def finish(iterations, everything):
+        """Saves the averaged weights and scores them as stored, in fp32 arithmetic."""
+        final = dict(zip((k for k, t in weights.items() if t.requires_grad), average))
+        final[network.ENCODER + "embeddings.mask_token"] = weights[network.ENCODER + "embeddings.mask_token"]
+        save(os.path.join(a.out, "model.safetensors"), final, g, iterations, a.data)
+        stored = {k: t.half().float() for k, t in network.first_group(final, g).items()}
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not everything
+        all_of_them = torch.arange(len(data.names), device=a.device)
+        for name, picture, window in (("whole pictures", all_of_them, data.whole(all_of_them)),
+                                      ("zoomed views", *scoring.zoomed_windows(data, 8 if everything else 3))):
+            print(name, scoring.score(stored, g, data, picture, window), flush=True)
+
+    os.makedirs(a.out, exist_ok=True)
+    print(f"{len(data.names)} pictures, {len(data.classes)} objects, {sum(t.numel() for t in trained) / 1e6:.2f} M "
+          f"weights with {a.groups} groups, ready after {time.time() - started:.1f} s", flush=True)
+    replay = recorded(step, optimizer) if cuda and not a.eager else None
+    started, done = time.time(), 0
+    for done in range(1, a.iterations + 1):
+        now = a.lr * min(1.0, done / a.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done / a.iterations)))
+        for group in optimizer.param_groups:
+            if cuda:
+                group["lr"].fill_(now)           # the recorded graph reads it
+            else:
+                group["lr"] = now
+        if replay:
+            value = replay()
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            value = step()
         with torch.no_grad():
-            keep = min(0.9995, done / (done + 10))
-            torch._foreach_lerp_(average, [t.detach() for t in trained], 1 - keep)
-        if done % 250 == 0 or done in (1, 20, 100):
-            spent = time.time() - started
-            print(f"iteration {done}, loss {value.item():.3f}, {spent:.0f} s", flush=True)
-            if spent > a.stop_after:
+            torch._foreach_lerp_(average, [t.detach() for t in trained], 1 - min(0.9995, done / (done + 10)))
+        if done % 500 == 0 or done in (1, 20, 100):
+            spent = f"{time.time() - started:.1f} s"
+            print(f"iteration {done}, loss {value.item():.3f}, {spent}", flush=True)
+            if done % 4000 == 0 and done < a.iterations:
+                finish(done, everything=False)
+            if time.time() - launched > a.stop_after:
                 print(f"STOPPED after {done} of {a.iterations} iterations", flush=True)
                 break
-    print(f"trained {done} iterations of {a.batch} views in {time.time() - started:.0f} s", flush=True)
+    if cuda:
+        torch.cuda.synchronize()
+    print(f"trained {done} iterations of {a.batch} views in {time.time() - started:.1f} s", flush=True)
 
-    final = dict(weights)
-    for t, mean in zip(trained, average):
-        name = next(k for k, v in weights.items() if v is t)
-        final[name] = mean
-    os.makedirs(a.out, exist_ok=True)
-    save(os.path.join(a.out, "model.safetensors"), final, g, done, a.data)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    stored = {k: t.detach().half().float() for k, t in network.first_group(final, g).items()}
-    everything = torch.arange(len(data.names), device=a.device)
-    print("whole pictures:", scoring.score(stored, g, data, everything, data.whole(everything)), flush=True)
-    print("zoomed views:", scoring.score(stored, g, data, *scoring.zoomed_windows(data)), flush=True)
+    finish(done, everything=True)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ On a GPU every problem runs as one Triton program (shortest augmenting paths; Jo
 1987), so that a training step never waits for the CPU. On a CPU scipy solves them.
 """
 
+import os
+
 import torch
 
 COLUMNS = 128        # queries of a problem, rounded up to a power of two
 
 
+@torch.compiler.disable
 def match(cost, counts):
     """cost [P, N, Q<=128] float32, counts [P] int32: rows in use -> [P, N] int64, each row's column.
 
@@ -25,8 +28,7 @@ def match(cost, counts):
     return found
 
 
-def _forced_triton():
-    import os
+def _forced_triton():                    # triton's interpreter, to try the kernel without a GPU
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

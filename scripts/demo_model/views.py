@@ -42,6 +42,7 @@ def polygon_mask(annotation, height, width):
 class Views:
     def __init__(self, pictures, device, resolution):
         self.resolution, self.device = resolution, device
+        self.make_images, self.make_targets = self.images, self.targets     # may be replaced by compiled ones
         self.names = [record["file_name"] for record, _, _ in pictures]
         height = max(p.shape[0] for _, p, _ in pictures)
         width = max(p.shape[1] for _, p, _ in pictures)
@@ -197,9 +198,10 @@ class Views:
 
     def batch(self, size, min_pixels, whole_share):
         """A random training batch: normalised pictures and their targets."""
-        picture = torch.multinomial(self.weights, size, replacement=True)
+        share = self.weights.cumsum(0) / self.weights.sum()
+        picture = torch.searchsorted(share, torch.rand(size, device=self.device)).clamp(max=len(share) - 1)
         whole = torch.rand(size, device=self.device) < whole_share
         window = torch.where(whole[:, None], self.whole(picture), self.random_windows(picture))
         soft = torch.rand(size, device=self.device) < 0.2
-        images = self.jitter(self.images(picture, window, soft), whole)
-        return self.normalise(images), self.targets(picture, window, min_pixels)
+        images = self.jitter(self.make_images(picture, window, soft), whole)
+        return self.normalise(images), self.make_targets(picture, window, min_pixels)
