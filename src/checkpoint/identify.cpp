@@ -183,27 +183,36 @@ class Identifier {
     if (const auto queries = int_field("num_queries", 1, kMaxQueries)) {
       keep_if([&](const ModelConfig& v) { return v.queries == *queries; });
     }
-    exact_ = std::any_of(candidates_.begin(), candidates_.end(),
-                         [&](const ModelConfig& v) { return v.pos_grid == facts_.pos_grid; });
+    // A model built at another resolution has a table of its own grid, split evenly.
+    std::erase_if(candidates_, [&](const ModelConfig& v) {
+      return !windows && v.pos_grid != facts_.pos_grid && facts_.pos_grid % v.windows != 0;
+    });
+    // Names before the table's grid: seg-nano built at 384 has the tensors of seg-small.
+    const bool named = std::any_of(stored_.hints.begin(), stored_.hints.end(),
+                                   [&](const std::string& hint) { return keep_named(hint); });
+    const bool asked = !options_.variant.empty() && apply_option(named);
+    const auto is_exact = [&](const ModelConfig& v) { return v.pos_grid == facts_.pos_grid; };
+    exact_ = std::any_of(candidates_.begin(), candidates_.end(), is_exact);
     if (exact_) {
-      keep_if([&](const ModelConfig& v) { return v.pos_grid == facts_.pos_grid; });
-    } else {
+      keep_if(is_exact);
+    } else if (!named && !asked) {
       keep_if([&](const ModelConfig& v) { return fits_queries(v); });
-      // A model built at another resolution has a table of its own grid, split evenly.
-      candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(),
-                                       [&](const ModelConfig& v) {
-                                         return !windows && facts_.pos_grid % v.windows != 0;
-                                       }),
-                        candidates_.end());
+      const std::string& path = weights_.origin();
+      keep_named(path.substr(path.find_last_of('/') + 1));
     }
-    std::vector<std::string> hints = stored_.hints;
-    const std::string& path = weights_.origin();
-    hints.push_back(path.substr(path.find_last_of('/') + 1));
-    for (const std::string& hint : hints) {
-      const std::string name = variant_of_name(hint);
-      if (!name.empty()) keep_if([&](const ModelConfig& v) { return v.variant == name; });
-    }
-    if (options_.variant.empty()) return;
+  }
+
+  // Keeps only the variant that a name tells, if it is a candidate.
+  bool keep_named(const std::string& text) {
+    const std::string name = variant_of_name(text);
+    const auto matches = [&](const ModelConfig& v) { return v.variant == name; };
+    if (std::none_of(candidates_.begin(), candidates_.end(), matches)) return false;
+    keep_if(matches);
+    return true;
+  }
+
+  // options.variant chooses among the candidates that the file's own names leave open.
+  bool apply_option(bool named) {
     const ModelConfig asked = stock_config(options_.variant);  // throws on unknown names
     if (asked.patch != facts_.patch || asked.enc_dim != facts_.enc_dim || asked.seg != facts_.seg ||
         asked.dim != facts_.dim) {
@@ -214,12 +223,22 @@ class Identifier {
                               asked.dim, asked.seg ? " and masks" : "", facts_.patch,
                               facts_.enc_dim, facts_.dim, facts_.seg ? " and masks" : ""));
     }
+    const auto matches = [&](const ModelConfig& v) { return v.variant == options_.variant; };
     if (candidates_.empty()) {
       candidates_.push_back(
           asked);  // an unusual depth: the variant gives what the file leaves open
-    } else {
-      keep_if([&](const ModelConfig& v) { return v.variant == options_.variant; });
+      return true;
     }
+    if (named || std::none_of(candidates_.begin(), candidates_.end(), matches)) return false;
+    for (const ModelConfig& v : candidates_) {
+      if (v.pos_grid == facts_.pos_grid && v.variant != options_.variant) {
+        log_warning(
+            fmt::format("{}: taken as {} by --variant, though its position table is that of {}",
+                        weights_.origin(), options_.variant, v.variant));
+      }
+    }
+    keep_if(matches);
+    return true;
   }
 
   std::string string_field(const char* name) const {

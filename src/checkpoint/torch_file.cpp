@@ -209,8 +209,9 @@ class TorchReader {
     }
     if (tensor.offset < 0 || tensor.offset > storage.numel ||
         extent > storage.numel - tensor.offset) {
-      corrupt(fmt::format("reaches element {} of a storage of {}", tensor.offset + extent,
-                          storage.numel));
+      corrupt(fmt::format(
+          "of size {} and stride {} from element {} on reaches out of its storage of {}",
+          to_string(tensor.shape), to_string(tensor.stride), tensor.offset, storage.numel));
     }
     if (element_count(tensor.shape) > std::max(storage.numel, kMaxRepeatedElements)) {
       corrupt(fmt::format("of size {} repeats a storage of {} elements", to_string(tensor.shape),

@@ -130,6 +130,24 @@ TEST(Identify, NamesDecideBetweenTwoVariants) {
       1);
 }
 
+TEST(Identify, NamesComeBeforeAGridThatIsAnothersByChance) {
+  // seg-nano built at 384: tensor for tensor as seg-small.
+  const NamedShapes tensors = at_grid("seg-nano", 32);
+  EXPECT_EQ(open_bytes(test::flat_model(tensors)).config.windows, 2);
+  const auto named =
+      open_bytes(test::torch_zip(pk::dict({{"model", test::state_of(tensors)},
+                                           {"model_name", pk::str("RFDETRSegNano")}})))
+          .config;
+  EXPECT_EQ(named.variant, "seg-nano");
+  EXPECT_EQ(named.windows, 1);
+  EXPECT_EQ(named.height, 384);
+  ModelOptions options;
+  options.variant = "seg-nano";
+  const auto asked = open_bytes(test::flat_model(tensors), options).config;
+  EXPECT_EQ(asked.windows, 1);
+  EXPECT_EQ(asked.height, 384);
+}
+
 TEST(Identify, UnderstandsPublishedNames) {
   for (const std::string& variant : stock_variants()) {
     EXPECT_EQ(variant_of_name("rf-detr-" + variant + ".pth"), variant);
@@ -243,7 +261,9 @@ TEST(Identify, VariantOptionThatTheFileContradictsIsIgnoredWithAWarning) {
   set_log_sink([](LogLevel, const std::string& message) { last_warning = message; });
   ModelOptions options;
   options.variant = "seg-small";
-  const auto config = open_bytes(test::flat_model(stock_tensors("seg-nano")), options).config;
+  const auto config =
+      open_bytes(with_config(stock_tensors("seg-nano"), {{"num_windows", pk::integer(1)}}), options)
+          .config;
   set_log_sink(nullptr);
   EXPECT_EQ(config.windows, 1);
   EXPECT_NE(last_warning.find("--variant seg-small is ignored"), std::string::npos) << last_warning;
