@@ -132,7 +132,7 @@ TEST_F(VerbsTest, CompletionNamesVerbsAndOptions) {
     EXPECT_NE(result.out.find("threshold"), std::string::npos);
   }
   const auto works = run({"completion", "bash"},
-                         "| (cat; echo 'COMP_WORDS=(rfseg predict --thr); COMP_CWORD=2; _rfseg; "
+                         "| (cat; echo 'COMP_WORDS=(rfseg predict --thres); COMP_CWORD=2; _rfseg; "
                          "echo ${COMPREPLY[@]}') | bash");
   EXPECT_EQ(works.out, "--threshold\n");
 }
