@@ -42,11 +42,11 @@ struct Candidate {
 class OverlapTable {
  public:
   OverlapTable(std::span<const ResultEntry* const> found, std::span<const TruthEntry* const> truth,
-               IouType type)
+               IouType type, bool& warned_of_sizes)
       : columns_(truth.size()), values_(found.size() * truth.size()) {
     if (values_.empty()) return;
     if (type == IouType::kSegm) {
-      fill_masks(found, truth);
+      fill_masks(found, truth, warned_of_sizes);
     } else {
       for (std::size_t d = 0; d < found.size(); ++d) {
         for (std::size_t g = 0; g < truth.size(); ++g) {
@@ -67,7 +67,7 @@ class OverlapTable {
   }
 
   void fill_masks(std::span<const ResultEntry* const> found,
-                  std::span<const TruthEntry* const> truth) {
+                  std::span<const TruthEntry* const> truth, bool& warned) {
     std::vector<Box> truth_boxes(truth.size());
     for (std::size_t g = 0; g < truth.size(); ++g) {
       rle_to_bbox(truth[g]->mask, truth_boxes[g].data());
@@ -81,9 +81,14 @@ class OverlapTable {
         if (box_iou(box, truth_boxes[g], truth[g]->crowd) <= 0) continue;
         if (mask.height != truth[g]->mask.height || mask.width != truth[g]->mask.width) {
           value = -1;
-          log_warning(fmt::format("a result of {}x{} pixels cannot match annotation {} of {}x{}",
-                                  mask.height, mask.width, truth[g]->id, truth[g]->mask.height,
-                                  truth[g]->mask.width));
+          if (!warned) {
+            log_warning(fmt::format(
+                "a result of {}x{} pixels cannot match annotation {} of {}x{}; such pairs count as "
+                "unmatched",
+                mask.height, mask.width, truth[g]->id, truth[g]->mask.height,
+                truth[g]->mask.width));
+            warned = true;
+          }
           continue;
         }
         value = rle_iou(mask, truth[g]->mask, truth[g]->crowd);
@@ -240,6 +245,7 @@ CocoSummary evaluate(const GroundTruth& truth, const std::vector<ResultEntry>& r
   std::span<const ResultEntry*> founds(result_order);
   Means means;
   std::vector<Candidate> candidates;  // of one category
+  bool warned_of_sizes = false;
   while (!truths.empty() || !founds.empty()) {
     const int category = std::min(truths.empty() ? INT32_MAX : truths.front()->category,
                                   founds.empty() ? INT32_MAX : founds.front()->category);
@@ -258,7 +264,7 @@ CocoSummary evaluate(const GroundTruth& truth, const std::vector<ResultEntry>& r
         return a->score > b->score;
       });
       found = found.first(std::min<std::size_t>(found.size(), kMaxDetections));
-      const OverlapTable overlap(found, picture_truth, type);
+      const OverlapTable overlap(found, picture_truth, type, warned_of_sizes);
       const std::size_t first = candidates.size();
       for (std::size_t i = 0; i < found.size(); ++i) {
         candidates.push_back({found[i], static_cast<int>(i), {}, {}});
