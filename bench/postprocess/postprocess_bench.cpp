@@ -97,9 +97,10 @@ struct Setting {
 void measure(benchmark::State& state, const Scenes& scenes, const Setting& setting) {
   PostprocessSpec spec;
   spec.like = setting.like;
+  if (setting.like == Convention::kRfdetrEval) spec.threshold = -1;
   spec.masks = setting.masks;
   const NetworkOutputs first = scenes[0].view();
-  spec.num_select = first.queries;
+  spec.num_select = setting.like == Convention::kInference ? first.queries : 300;
   spec.geometry = PreprocessGeometry::stretch(setting.height, setting.width, first.mask_rows * 4,
                                               first.mask_cols * 4);
   spec.backend = Backend::kReference;
@@ -149,6 +150,7 @@ void add_all(const std::string& source, const std::shared_ptr<Scenes>& scenes) {
   }
   const Isa* best = &kAllIsas[static_cast<int>(best_isa())];
   add(source + "/1080p/inference", scenes, {1080, 1920, Convention::kInference, best});
+  add(source + "/1080p/eval", scenes, {1080, 1920, Convention::kRfdetrEval, best});
   add(source + "/1080p/boxes", scenes, {1080, 1920, Convention::kRfdetr, best, MaskFormat::kNone});
   add(source + "/1080p/reference", scenes, {1080, 1920, Convention::kRfdetr, nullptr});
 }

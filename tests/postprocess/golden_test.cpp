@@ -50,6 +50,7 @@ Scene golden_scene(const json& c) {
         const int dy = 16 * y - cy, dx = 16 * x - cx;
         int v = top - (a * dy * dy + b * dx * dx) / 16;
         v = std::min(std::max(v, -14000), 12000) + random.range(-300, 300);
+        if (c["seed"].get<int>() >= 400) v = 1024 * random.range(-3, 3);
         scene.mask(q)[y * scene.columns + x] = static_cast<float>(floor_to(v, quantum)) / 1024;
       }
     }
@@ -241,7 +242,8 @@ TEST(Polygons, EqualOpenCvInEveryVertexAndTheirOrder) {
 TEST(Polygons, CoverTheirMasksAgain) {
   int large = 0;
   for (const json& c : goldens()["cases"]) {
-    if (c["geometry"]["original_width"].get<int>() > 700) continue;
+    // Scenes of random cells are full of holes, which polygons do not have.
+    if (c["geometry"]["original_width"].get<int>() > 700 || c["seed"].get<int>() >= 400) continue;
     const Detections found = postprocess(golden_scene(c).view(), golden_spec(c));
     for (const Detection& item : found.items) {
       if (item.mask->area() <= 100) continue;
