@@ -14,6 +14,8 @@ enum class ResizeMode {
               ///< rfdetr 1.11
   kPil,       ///< Pillow's 8-bit antialiased bilinear, bit for bit: evaluation of rfdetr,
               ///< roboflow/inference
+  kPil13,  ///< the same with the passes in the order of Pillow 13.0, which differs by one level in
+           ///< pictures whose height shrinks by more than twice as many pixels as their width
   kAntialias  ///< float, torch antialias=True
 };
 

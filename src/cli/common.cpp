@@ -87,10 +87,11 @@ void add_convention_options(CLI::App& app, PredictOptions& options) {
       ->transform(CLI::CheckedTransformer(conventions).description(""));
   const std::map<std::string, ResizeMode> modes = {{"bilinear", ResizeMode::kBilinear},
                                                    {"pil", ResizeMode::kPil},
+                                                   {"pil13", ResizeMode::kPil13},
                                                    {"antialias", ResizeMode::kAntialias}};
   app.add_option_function<ResizeMode>(
          "--resize", [&options](const ResizeMode& mode) { options.resize = mode; },
-         "bilinear, pil or antialias; default: as --like says")
+         "bilinear, pil, pil13 (passes ordered as Pillow 13) or antialias; default: as --like says")
       ->transform(CLI::CheckedTransformer(modes).description(""));
 }
 
