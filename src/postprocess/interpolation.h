@@ -71,8 +71,10 @@ struct AntialiasTaps {
   const float h = static_cast<float>(pixel - map.origin) + 0.5f;
   const float support = map.scale > 1.0f ? map.scale : 1.0f;
   AntialiasTaps taps;
+  // The truncation is torch's. NOLINTNEXTLINE(bugprone-incorrect-roundings)
   taps.lo = static_cast<int>(__builtin_fmaf(map.scale, h, -support) + 0.5f);
   taps.lo = taps.lo > 0 ? taps.lo : 0;
+  // NOLINTNEXTLINE(bugprone-incorrect-roundings)
   taps.hi = static_cast<int>(__builtin_fmaf(map.scale, h, support) + 0.5f);
   taps.hi = taps.hi < map.cells ? taps.hi : map.cells;
   taps.start = __builtin_fmaf(-map.scale, h, static_cast<float>(taps.lo));
