@@ -55,17 +55,19 @@ std::shared_ptr<Scenes> generated(int count, int survivors, int queries, int gri
     for (float& v : scene.logits.data) v = uniform(-9, -5);
     for (int q = 0; q < queries; ++q) {
       if (q < survivors) {
-        scene.logits.data[static_cast<std::size_t>(q * kClasses + q % kClasses)] = uniform(2, 4);
+        scene.logits.data[static_cast<std::size_t>(q) * kClasses + q % kClasses] = uniform(2, 4);
       }
       const float cy = uniform(0.1, 0.9) * static_cast<float>(grid);
       const float cx = uniform(0.1, 0.9) * static_cast<float>(grid);
       const float ry = uniform(0.03, 0.25) * static_cast<float>(grid);
       const float rx = uniform(0.03, 0.25) * static_cast<float>(grid);
-      for (int i = 0; i < grid * grid; ++i) {
-        const float dy = (static_cast<float>(i / grid) - cy) / ry;
-        const float dx = (static_cast<float>(i % grid) - cx) / rx;
-        scene.masks.data[static_cast<std::size_t>(q * grid * grid + i)] =
-            std::max(6 * (1 - dy * dy - dx * dx), -14.0f) + uniform(-0.3, 0.3);
+      float* mask = scene.masks.data.data() + static_cast<std::size_t>(q) * grid * grid;
+      for (int row = 0; row < grid; ++row) {
+        for (int column = 0; column < grid; ++column) {
+          const float dy = (static_cast<float>(row) - cy) / ry;
+          const float dx = (static_cast<float>(column) - cx) / rx;
+          *mask++ = std::max(6 * (1 - dy * dy - dx * dx), -14.0f) + uniform(-0.3, 0.3);
+        }
       }
     }
     scenes->push_back(std::move(scene));
