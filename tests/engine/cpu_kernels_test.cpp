@@ -306,10 +306,8 @@ INSTANTIATE_TEST_SUITE_P(Sets, KernelsTest, ::testing::ValuesIn(sets()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST(CpuKernels, TheSetCanBeForced) {
-  const auto restore =
-      [old = std::getenv("RFSEG_CPU_ISA") ? std::string(std::getenv("RFSEG_CPU_ISA")) : ""] {
-        old.empty() ? unsetenv("RFSEG_CPU_ISA") : setenv("RFSEG_CPU_ISA", old.c_str(), 1);
-      };
+  const char* set = std::getenv("RFSEG_CPU_ISA");
+  const std::string old = set ? set : "";
   for (const Kernels* k : sets()) {
     setenv("RFSEG_CPU_ISA", k->name, 1);
     EXPECT_STREQ(best_kernels().name, k->name);
@@ -324,7 +322,7 @@ TEST(CpuKernels, TheSetCanBeForced) {
     EXPECT_EQ(error.code(), ErrorCode::kUsage);
     EXPECT_NE(std::string(error.what()).find("mmx"), std::string::npos);
   }
-  restore();
+  old.empty() ? unsetenv("RFSEG_CPU_ISA") : setenv("RFSEG_CPU_ISA", old.c_str(), 1);
 }
 
 TEST(CpuGemm, PackedColumnsCarryOnes) {
