@@ -27,7 +27,7 @@ void run(benchmark::State& state, int rows, int n, int k) {
   for (memory& m : parts) {
     std::fill_n(static_cast<float*>(m.get_data_handle()), m.get_desc().get_size() / 4, 0.5f);
   }
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     product.execute(stream, {{DNNL_ARG_SRC, parts[0]},
                              {DNNL_ARG_WEIGHTS, parts[1]},
                              {DNNL_ARG_BIAS, parts[2]},
