@@ -76,9 +76,7 @@ void load_model(const std::string& path, const ModelOptions& options, LoadedMode
   info.classes = config.logits;
   info.has_masks = config.seg;
   info.class_names = config.class_names;
-  for (const TensorInfo& tensor : checkpoint.weights->tensors()) {
-    info.parameters += element_count(tensor.shape);
-  }
+  info.parameters = inference_parameters(config);
   info.device = "cpu";
   info.backend = model.engine->backend_name();
   info.precision = "fp32";

@@ -34,7 +34,8 @@ void run_forward(const ForwardArguments& arguments) {
   load_model(arguments.common.model, options, model);
   const ModelConfig& config = model.config;
 
-  const Tensor input = read_npy(arguments.input);
+  Tensor input = read_npy(arguments.input);
+  if (input.shape.size() == 3) input.shape.insert(input.shape.begin(), 1);  // one picture
   const Shape expected = {input.shape.empty() ? 1 : input.shape[0], 3, config.height, config.width};
   if (input.shape != expected || expected[0] < 1) {
     throw Error(
