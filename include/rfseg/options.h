@@ -19,7 +19,7 @@ enum class ResizeMode {
   kAntialias  ///< float, torch antialias=True
 };
 
-/// Whose conventions to follow. See docs/conventions in the README for what each one decides.
+/// Whose conventions to follow. docs/conventions.md has the table for what each one decides.
 enum class Convention {
   kRfdetr,      ///< RFDETR*.predict() of rfdetr 1.11.2
   kRfdetrEval,  ///< its evaluate(): Pillow resize, every one of num_select detections

@@ -23,7 +23,11 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 void check_device(const ModelOptions& options) {
   if (options.device != "auto" && options.device != "cpu") {
-    if (options.device.starts_with("cuda")) {
+    const bool cuda = options.device.starts_with("cuda");
+    const std::string number = cuda ? options.device.substr(4) : "";
+    const bool numbered = number.size() > 1 && number[0] == ':' &&
+                          number.find_first_not_of("0123456789", 1) == std::string::npos;
+    if (cuda && (number.empty() || numbered)) {
       throw Error(
           ErrorCode::kDevice,
           fmt::format("--device {}: this build of rfseg has no CUDA backend; it runs on 'cpu'",

@@ -57,7 +57,9 @@ void run_forward(const ForwardArguments& arguments) {
   }
   create_folder(arguments.output);
   const auto path = [&](const std::string& name) {
-    return (std::filesystem::path(arguments.output) / (name + ".npy")).string();
+    std::string file = (std::filesystem::path(arguments.output) / (name + ".npy")).string();
+    refuse_overwriting_input(file, {arguments.input, arguments.topk}, "-o");
+    return file;
   };
   if (arguments.trace) {
     forward.trace = [&](const std::string& name, const Tensor& value) {
@@ -67,6 +69,7 @@ void run_forward(const ForwardArguments& arguments) {
       write_npy(path(name), indices.data(), value.shape);
     };
   }
+  for (const char* name : {"boxes", "logits", "masks"}) path(name);  // before the work
   EngineOutputs outputs;
   const auto start = std::chrono::steady_clock::now();
   model.engine->forward(input.data.data(), batch, outputs, forward);
