@@ -208,6 +208,7 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   InputSource source(std::move(inputs), arguments.input);
   Progress progress("frames");
   int64_t done = 0, detections = 0, refused = 0;
+  finish_work_on_interrupt();
   PipelineStats stats =
       run_pipeline(*model.engine, source, resolved, arguments.pipeline, [&](PipelineFrame& frame) {
         progress.update(++done, source.estimated_total());
