@@ -2,7 +2,7 @@
 //
 //   bench_postprocess_cuda [--calls N] NAME=FOLDER[:HxW][:batch] ...
 //
-// A NAME with "boxes" in it leaves out the masks, one with "inference" follows that convention.
+// A NAME with "@N" uses N blocks a mask, one with "boxes" in it leaves out the masks, one with "inference" follows that convention.
 // FOLDER holds case folders with boxes.npy [1,Q,4], logits.npy [1,Q,K], masks.npy [1,Q,rows,columns].
 // Every call takes the next case, in turn. All settings take turns in one run, so that they meet the
 // same machine. For each: survivors, runs and bytes a call; wall time of a call by launches and of a
@@ -116,7 +116,11 @@ Setting read_setting(const std::string& text, cudaStream_t stream) {
   s.pictures.assign(static_cast<std::size_t>(batch),
                     PreprocessGeometry::stretch(height, width, s.inputs[0].mask_rows * 4,
                                                 s.inputs[0].mask_cols * 4));
-  s.processor = std::make_unique<CudaPostprocessor>();
+  CudaPostprocessor::Limits limits;
+  if (const std::size_t at = s.name.find('@'); at != std::string::npos) {
+    limits.blocks_per_mask = std::atoi(s.name.c_str() + at + 1);
+  }
+  s.processor = std::make_unique<CudaPostprocessor>(0, limits);
   for (const DeviceOutputs& input : s.inputs) {
     for (const Detections& found : s.processor->run(input, s.spec, s.pictures, stream)) {
       for (const Detection& item : found.items) {

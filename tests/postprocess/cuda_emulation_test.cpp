@@ -61,6 +61,7 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
   };
   cuda::carve_workspace(a, shape, capacity, align(workspace));
   cuda::carve_results(a, shape, capacity, align(results));
+  *a.header = cuda::ResultHeader{};
   cuda::emulator::launch(3, shape.batch, cuda::kSelectThreads, 1, sizeof(cuda::SelectShared),
                          [&](void* shared) {
                            cuda::select_kernel(a, *static_cast<cuda::SelectShared*>(shared));

@@ -170,7 +170,7 @@ TEST_F(Cuda, RecoversFromOverflow) {
   const Detections expected = postprocess(scenes[0].view(), spec);
   // No room for toggles, for bytes, for both.
   const CudaPostprocessor::Limits limits[] = {
-      {0, uint64_t{1} << 22, 300}, {1u << 20, 64, 300}, {0, 16, 300}};
+      {0, uint64_t{1} << 22, 0, 300, 0}, {1u << 20, 64, 0, 300, 0}, {0, 16, 16, 300, 0}};
   for (const auto& limit : limits) {
     CudaPostprocessor processor(0, limit);
     const auto found = processor.run(device.outputs, spec, {&spec.geometry, 1});

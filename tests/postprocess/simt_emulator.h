@@ -53,6 +53,9 @@ inline int cluster_size() { return emulator::position().cluster_size; }
 inline void block_sync() { emulator::block_barrier(); }
 inline bool block_any(bool value) { return emulator::block_any(value); }
 inline void cluster_sync() { emulator::cluster_barrier(); }
+inline void cluster_arrive() {}
+inline void cluster_wait() { emulator::cluster_barrier(); }
+inline float approximate_quotient(float a, float b) { return a / b * 1.000001f; }
 inline void warp_sync() { emulator::warp_exchange(0); }
 inline uint32_t warp_ballot(bool value) {
   const uint64_t* values = emulator::warp_exchange(value ? 1 : 0);

@@ -88,21 +88,40 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
   }
   bool odd = false;
   if (usable) {
-    for (int i = thread; i < rows * span; i += kMaskThreads) {
-      const int row = i / span;
-      const float v = source.cell(row, first + (i - row * span));
-      const uint32_t magnitude = float_bits(v) & 0x7fffffffu;
-      odd = odd || (magnitude != 0 && (magnitude < (97u << 23) || magnitude > (227u << 23)));
-      tile.cells[i] = v;
+    constexpr int kLoads = 4;  // in flight a thread
+    const float inverse = 1.0f / static_cast<float>(span);
+    const int total = rows * span;
+    const int start = thread <= rows ? source.start[thread] : 0;  // stored once the cells are asked for
+    for (int from_cell = thread; from_cell < total; from_cell += kLoads * kMaskThreads) {
+      float values[kLoads];
+      RFSEG_UNROLL
+      for (int k = 0; k < kLoads; ++k) {
+        const int i = from_cell + k * kMaskThreads;
+        // i / span: the half keeps the product away from integers by more than its error
+        const int row = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
+        values[k] = i < total ? source.cell(row, first + (i - row * span)) : 0.0f;
+      }
+      RFSEG_UNROLL
+      for (int k = 0; k < kLoads; ++k) {
+        const int i = from_cell + k * kMaskThreads;
+        const uint32_t magnitude = float_bits(values[k]) & 0x7fffffffu;
+        odd = odd || (magnitude != 0 && (magnitude < (97u << 23) || magnitude > (227u << 23)));
+        if (i < total) tile.cells[i] = values[k];
+      }
     }
-    for (int i = thread; i <= rows; i += kMaskThreads) tile.start[i] = source.start[i];
+    if (thread <= rows) tile.start[thread] = start;
+    for (int i = thread + kMaskThreads; i <= rows; i += kMaskThreads) {
+      tile.start[i] = source.start[i];
+    }
     usable = !block_any(odd);
   }
   if (usable) {
-    for (int w = warp; w < span * words; w += kMaskThreads / kWarp) {
-      const int column = w / words, row = (w - column * words) * 32 + lane;
-      const uint32_t bits = warp_ballot(row < rows && tile.cells[row * span + column] > 0.0f);
-      if (lane == 0) tile.bits[w] = bits;
+    for (int column = warp; column < span; column += kMaskThreads / kWarp) {
+      for (int word = 0; word < words; ++word) {
+        const int row = word * 32 + lane;
+        const uint32_t bits = warp_ballot(row < rows && tile.cells[row * span + column] > 0.0f);
+        if (lane == 0) tile.bits[column * words + word] = bits;
+      }
     }
   }
   if (thread == 0) {
@@ -170,8 +189,8 @@ RFSEG_DEVICE int find_crossing(const MaskSource& source, int row, int y0, int y1
     }
     return (blend<plain>(w0, a, w1, b) > 0.0f) == up;
   };
-  const float where = static_cast<float>(row) - y.offset + a / (a - b);
-  float estimate = where / y.scale - 0.5f + static_cast<float>(y.origin);
+  const float where = static_cast<float>(row) - y.offset + approximate_quotient(a, a - b);
+  float estimate = where * source.y_inverse - 0.5f + static_cast<float>(y.origin);
   const float low = static_cast<float>(y0), high = static_cast<float>(y1);
   estimate = estimate > low ? estimate : low;
   estimate = estimate < high ? estimate : high;
@@ -196,6 +215,8 @@ RFSEG_DEVICE ColumnFacts cell_column_as(const MaskSource& source, const CellTile
   const auto value = [&](int row) {
     return blend<plain>(taps.w0, cells0[row * span], taps.w1, cells1[row * span]);
   };
+  int known = -1;  // a row whose value is at hand
+  float known_value = 0;
   if (((bits0[0] | bits1[0]) & 1u) != 0 && value(0) > 0.0f) filter.push(source.y.begin);
   for (int w = 0; w < words; ++w) {
     const uint32_t s0 = bits0[w], s1 = bits1[w];
@@ -210,7 +231,9 @@ RFSEG_DEVICE ColumnFacts cell_column_as(const MaskSource& source, const CellTile
     uint32_t mixed = (s0 | s1 | below0 | below1) & ~(s0 & s1 & below0 & below1) & valid;
     for (; mixed != 0; mixed &= mixed - 1) {
       const int row = w * 32 + lowest_bit(mixed);
-      const float a = value(row), b = value(row + 1);
+      const float a = row == known ? known_value : value(row), b = value(row + 1);
+      known = row + 1;
+      known_value = b;
       if ((a > 0.0f) == (b > 0.0f)) continue;
       filter.push(find_crossing<plain>(source, row, tile.start[row], tile.start[row + 1], a, b));
     }

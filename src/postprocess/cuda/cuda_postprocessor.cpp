@@ -68,12 +68,17 @@ struct CudaPostprocessor::Impl {
 
     void arrange(const cuda::Shape& shape, const cuda::Capacity& wanted, Counters& counters) {
       capacity = wanted;
-      counters.allocations +=
-          workspace.reserve(cuda::carve_workspace(arguments, shape, wanted, nullptr)) ? 1 : 0;
+      const std::size_t bytes = cuda::carve_workspace(arguments, shape, wanted, nullptr);
+      if (workspace.reserve(bytes)) {
+        ++counters.allocations;
+        check(cudaMemset(workspace.data(), 0, bytes), "clearing the workspace");
+        check(cudaDeviceSynchronize(), "clearing the workspace");
+      }
       counters.allocations +=
           results.reserve(cuda::carve_results(arguments, shape, wanted, nullptr)) ? 1 : 0;
       cuda::carve_workspace(arguments, shape, wanted, workspace.data());
       cuda::carve_results(arguments, shape, wanted, results.data());
+      *arguments.header = cuda::ResultHeader{};
     }
   };
 
@@ -164,6 +169,9 @@ CudaPostprocessor::CudaPostprocessor(int device, const Limits& limits)
                             properties.name, properties.major, properties.minor));
   }
   check(cuda::configure_kernels(&impl_->cluster), "loading the post-processing kernels");
+  if (limits.blocks_per_mask > 0) {
+    impl_->cluster = std::min(impl_->cluster, limits.blocks_per_mask);
+  }
   const int clusters = std::max(1, properties.multiProcessorCount * 3 / impl_->cluster);
   impl_->resident_blocks = clusters * impl_->cluster;
   check(cudaStreamCreateWithFlags(&impl_->own_stream, cudaStreamNonBlocking), "making a stream");
@@ -206,7 +214,8 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
     wanted.masks = shape.masks ? std::min(wanted.detections, shape.queries) : 0;
   }
   wanted.spill = impl.limits.toggles_per_block;
-  wanted.bytes = impl.limits.bytes_per_picture * static_cast<uint64_t>(shape.batch);
+  wanted.bytes = std::max(impl.limits.bytes,
+                          impl.limits.bytes_per_picture * static_cast<uint64_t>(shape.batch));
   const int64_t most = int64_t{shape.batch} * wanted.masks * impl.cluster;
   wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, impl.resident_blocks));
   if (shape != impl.shape || !impl.buffers.capacity.holds(wanted)) {
@@ -242,6 +251,7 @@ CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
   impl.recovery.reset();
   impl.synchronise(stream);
   if (impl.buffers.arguments.header->overflow != 0) {
+    impl.buffers.arguments.header->overflow = 0;
     ++impl.counters.reruns;
     cuda::Usage usage;
     check(cudaMemcpyAsync(&usage, impl.buffers.arguments.usage, sizeof(usage),

@@ -19,6 +19,7 @@ struct MaskSource {
   const int32_t* x_cells;   ///< [pixels], -1: not two taps
   const int32_t* start;     ///< [y.cells + 1]
   bool y_two_taps;
+  float y_inverse;          ///< 1 / y.scale, for estimates
 
   /// The cell at a row and column of the grid after the pads.
   RFSEG_DEVICE float cell(int row, int column) const {
@@ -45,7 +46,9 @@ RFSEG_DEVICE MaskSource mask_source(const KernelArguments& a, const PictureParam
   source.y_weights = a.weights + 2 * (table + a.side_pitch);
   source.x_cells = a.cells + table;
   source.start = a.start + int64_t{picture_index} * a.start_pitch;
-  source.y_two_taps = a.two_taps[picture_index] != 0;
+  source.y_two_taps =
+      picture.y.sampling == Sampling::kPlain || a.two_taps[picture_index] != 0;
+  source.y_inverse = 1.0f / picture.y.scale;
   return source;
 }
 

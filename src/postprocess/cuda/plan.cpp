@@ -87,7 +87,9 @@ Capacity write_parameters(const PostprocessSpec& spec, std::span<const Preproces
   for (const ColumnRule& rule : rules) {
     if (rule.class_id >= 0) threshold = std::min(threshold, rule.threshold);
   }
-  call.any = lowest_passing_logit(threshold, &call.cut) ? 1 : 0;
+  if (!lowest_passing_logit(threshold, &call.cut)) {
+    call.cut = std::numeric_limits<float>::quiet_NaN();
+  }
   call.inference = spec.like == Convention::kInference ? 1 : 0;
   call.with_masks = shape.masks ? 1 : 0;
   std::memcpy(to, &call, sizeof(call));
@@ -134,15 +136,13 @@ std::size_t carve_workspace(KernelArguments& a, const Shape& shape, const Capaci
   const std::size_t queries = static_cast<std::size_t>(shape.queries);
   const std::size_t side = static_cast<std::size_t>(capacity.side);
   carve.take(a.usage, 1);
-  carve.take(a.mask_count, batch);
+  carve.take(a.counts, batch);
   carve.take(a.two_taps, batch);
   carve.take(a.mask_query, batch * static_cast<std::size_t>(capacity.masks));
   carve.take(a.start, batch * (kMaxRows + 1));
   carve.take(a.first, shape.queries > kSharedQueries ? batch * queries : 0);
   carve.take(a.slots, shape.queries > kSharedQueries ? batch * queries : 0);
-  carve.take(a.survivors, capacity.detections > kSelectThreads
-                              ? batch * static_cast<std::size_t>(capacity.detections)
-                              : 0);
+  carve.take(a.survivors, batch * static_cast<std::size_t>(capacity.detections));
   carve.take(a.keys, batch * static_cast<std::size_t>(capacity.keys));
   carve.take(a.weights, batch * 4 * side);
   carve.take(a.cells, batch * 2 * side);

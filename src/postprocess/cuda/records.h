@@ -23,8 +23,7 @@ constexpr int kMaxRows = 1024;  ///< rows of cells that the cell-wise path takes
 
 struct CallParams {
   int32_t num_select = 0, max_detections = 0;
-  float cut = 0;           ///< least logit that can pass
-  int32_t any = 0;         ///< 0: no logit can pass
+  float cut = 0;           ///< least logit that can pass; NaN when none can
   int32_t inference = 0;   ///< boxes by that convention
   int32_t with_masks = 0;
 };
@@ -38,6 +37,7 @@ struct PictureParams {
 
 // --- results ---
 
+/// The host clears it before a call.
 struct ResultHeader {
   uint32_t overflow = 0;  ///< not 0: some mask is missing, run again with larger buffers
   uint32_t padding[3] = {};
@@ -79,10 +79,10 @@ struct KernelArguments {
   // workspace, device memory
   uint64_t* keys = nullptr;           ///< [B, key_pitch], where selection is too large for shared
   DetectionRecord* survivors = nullptr;  ///< [B, detection_pitch]
+  PictureRecord* counts = nullptr;       ///< [B]
   int32_t* first = nullptr;           ///< [B, Q] first survivor of a query
   int32_t* slots = nullptr;           ///< [B, Q] its mask
   int32_t* mask_query = nullptr;      ///< [B, mask_pitch]
-  int32_t* mask_count = nullptr;      ///< [B]
   int32_t* start = nullptr;           ///< [B, start_pitch] first pixel row of each row of cells
   float* weights = nullptr;           ///< [B, 2, side_pitch, 2] antialiased axes as two taps
   int32_t* cells = nullptr;           ///< [B, 2, side_pitch] first of the two, -1: more taps

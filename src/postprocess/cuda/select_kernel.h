@@ -114,6 +114,16 @@ RFSEG_DEVICE void bitonic_sort(uint64_t* keys, uint32_t n) {
 /// Sorts up to kSelectThreads keys by counting for each the larger ones; all keys differ.
 RFSEG_DEVICE void rank_sort(const uint64_t* keys, uint32_t n, SelectShared& s) {
   const uint32_t thread = static_cast<uint32_t>(thread_index());
+  if (n <= 64) {  // one warp or two, no shared counters
+    if (thread < n) {
+      const uint64_t mine = keys[thread];
+      uint32_t larger = 0;
+      for (uint32_t j = 0; j < n; ++j) larger += keys[j] > mine ? 1u : 0u;
+      s.ordered[larger] = mine;
+    }
+    block_sync();
+    return;
+  }
   uint32_t padded = 1;
   while (padded < n) padded *= 2;
   const uint32_t i = thread & (padded - 1), part = thread / padded, parts = kSelectThreads / padded;
@@ -141,12 +151,11 @@ RFSEG_DEVICE uint32_t order_pairs(const KernelArguments& a, const CallParams& ca
   logits.base = int64_t{picture} * logits.pairs;
   if (thread_index() == 0) s.found = 0;
   block_sync();
-  if (call.any != 0) {
-    for_each_candidate(logits, call.cut, [&](float logit, uint32_t flat) {
-      const uint32_t at = atomic_add(&s.found, 1u);
-      if (at < kCandidates) s.keys[at] = pair_key(logit, flat);
-    });
-  }
+  // Without a logit that could pass, the cut is NaN.
+  for_each_candidate(logits, call.cut, [&](float logit, uint32_t flat) {
+    const uint32_t at = atomic_add(&s.found, 1u);
+    if (at < kCandidates) s.keys[at] = pair_key(logit, flat);
+  });
   block_sync();
   uint32_t n = s.found;
   const uint32_t limit = static_cast<uint32_t>(call.num_select);
@@ -189,6 +198,7 @@ RFSEG_DEVICE void select_detections(const KernelArguments& a, SelectShared& s, i
   const uint64_t* ordered;
   const uint32_t pairs = order_pairs(a, call, picture, s, &ordered);  // a barrier is in there
   BlockScan<kSelectThreads> scan(s.scan);
+  const PictureParams& params = a.pictures[picture];
   const uint32_t limit = static_cast<uint32_t>(call.max_detections);
   DetectionRecord* survivors =
       a.detection_pitch <= kSelectThreads
@@ -207,6 +217,10 @@ RFSEG_DEVICE void select_detections(const KernelArguments& a, SelectShared& s, i
       const ColumnRule rule = a.rules[flat - query * static_cast<uint32_t>(a.classes)];
       record.query = static_cast<int32_t>(query);
       record.class_id = rule.class_id;
+      const int64_t at = (int64_t{picture} * a.queries + record.query) * 4;
+      float box[4];
+      for (int k = 0; k < 4; ++k) box[k] = read_number(a.boxes, a.boxes_type, at + k);
+      place_box(box, params.box_x, params.box_y, call.inference != 0, record.box);
       record.score = float_of_bits(static_cast<uint32_t>(key >> 32));
       passes = rule.class_id >= 0 && record.score > rule.threshold;
     }
@@ -237,22 +251,21 @@ RFSEG_DEVICE void select_detections(const KernelArguments& a, SelectShared& s, i
       masks += total;
     }
   }
-  if (thread == 0) {
-    a.mask_count[picture] = static_cast<int32_t>(masks);
-    a.picture_records[picture] = {static_cast<int32_t>(count), static_cast<int32_t>(masks)};
-    if (picture == 0) *a.header = ResultHeader{};
-  }
   block_sync();
 
-  const PictureParams& params = a.pictures[picture];
+  // With masks the mask kernel hands the detections to the host, so that this kernel's end does not
+  // wait for the host's memory.
+  const bool to_host = call.with_masks == 0;
+  if (thread == 0) {
+    const PictureRecord counts{static_cast<int32_t>(count), static_cast<int32_t>(masks)};
+    (to_host ? a.picture_records : a.counts)[picture] = counts;
+  }
+  DetectionRecord* records =
+      (to_host ? a.detections : a.survivors) + int64_t{picture} * a.detection_pitch;
   for (uint32_t i = thread; i < count; i += kSelectThreads) {
     DetectionRecord record = survivors[i];
     record.mask = call.with_masks != 0 ? slots[record.query] : -1;
-    float box[4];
-    const int64_t at = (int64_t{picture} * a.queries + record.query) * 4;
-    for (int k = 0; k < 4; ++k) box[k] = read_number(a.boxes, a.boxes_type, at + k);
-    place_box(box, params.box_x, params.box_y, call.inference != 0, record.box);
-    a.detections[int64_t{picture} * a.detection_pitch + i] = record;
+    records[i] = record;
   }
 }
 

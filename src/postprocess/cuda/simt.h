@@ -55,6 +55,8 @@ RFSEG_DEVICE void atomic_max(uint32_t* p, uint32_t v) { atomicMax(p, v); }
 RFSEG_DEVICE int lowest_bit(uint32_t v) { return __ffs(static_cast<int>(v)) - 1; }
 RFSEG_DEVICE int count_bits(uint32_t v) { return __popc(v); }
 RFSEG_DEVICE int leading_zeros(uint32_t v) { return __clz(static_cast<int>(v)); }
+/// a / b to a few units in the last place, for |b| < 2^126.
+RFSEG_DEVICE float approximate_quotient(float a, float b) { return __fdividef(a, b); }
 RFSEG_DEVICE uint32_t float_bits(float v) { return __float_as_uint(v); }
 RFSEG_DEVICE float float_of_bits(uint32_t v) { return __uint_as_float(v); }
 
@@ -65,6 +67,8 @@ RFSEG_DEVICE void cluster_sync() {
   __cluster_barrier_arrive();
   __cluster_barrier_wait();
 }
+RFSEG_DEVICE void cluster_arrive() { __cluster_barrier_arrive(); }
+RFSEG_DEVICE void cluster_wait() { __cluster_barrier_wait(); }
 /// The same shared variable of another block of the cluster.
 template <class T>
 RFSEG_DEVICE T* cluster_peer(T* p, int rank) {
@@ -78,6 +82,8 @@ RFSEG_DEVICE void await_previous_kernel() { asm volatile("griddepcontrol.wait;" 
 RFSEG_DEVICE int cluster_rank() { return 0; }
 RFSEG_DEVICE int cluster_size() { return 1; }
 RFSEG_DEVICE void cluster_sync() { __syncthreads(); }
+RFSEG_DEVICE void cluster_arrive() {}
+RFSEG_DEVICE void cluster_wait() { __syncthreads(); }
 template <class T>
 RFSEG_DEVICE T* cluster_peer(T* p, int) {
   return p;
