@@ -60,9 +60,10 @@ RFSEG_DEVICE bool in_tile(const MaskSource& source, const CellTile& tile, int ce
 }
 
 /// Loads the cells of the pixel columns [from, n + from) and returns n: up to kMaskThreads, up to
-/// `to`, and no more than the tile has room for. With `usable` false they are not loaded. All
-/// threads; ends with a barrier.
-RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile& tile) {
+/// `to`, and no more than the tile has room for. With `usable` false they are not loaded. `empty`:
+/// no cell is positive, so no pixel of these columns is set. All threads; ends with a barrier.
+RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile& tile,
+                           bool* empty) {
   const int rows = source.y.cells, thread = thread_index();
   const int lane = thread % kWarp, warp = thread / kWarp;
   int n = to - from < kMaskThreads ? to - from : kMaskThreads;
@@ -115,12 +116,14 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     }
     usable = !block_any(odd);
   }
+  bool positive = !usable;
   if (usable) {
     for (int column = warp; column < span; column += kMaskThreads / kWarp) {
       for (int word = 0; word < words; ++word) {
         const int row = word * 32 + lane;
         const uint32_t bits = warp_ballot(row < rows && tile.cells[row * span + column] > 0.0f);
         if (lane == 0) tile.bits[column * words + word] = bits;
+        positive = positive || bits != 0;
       }
     }
   }
@@ -130,7 +133,7 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     tile.words = words;
     tile.usable = usable;
   }
-  block_sync();
+  *empty = !block_any(positive);
   return n;
 }
 
