@@ -2,12 +2,13 @@
 //
 //   bench_postprocess_cuda [--calls N] NAME=FOLDER[:HxW][:batch] ...
 //
-// A NAME with "@N" uses N blocks a mask, one with "boxes" in it leaves out the masks, one with "inference" follows that convention.
-// FOLDER holds case folders with boxes.npy [1,Q,4], logits.npy [1,Q,K], masks.npy [1,Q,rows,columns].
-// Every call takes the next case, in turn. All settings take turns in one run, so that they meet the
-// same machine. For each: survivors, runs and bytes a call; wall time of a call by launches and of a
-// graph replay, each closed by its one synchronisation, p50 / p90 / p99 and mean; kernel time, from
-// graphs of many calls in a row (median over repetitions), and launches a call.
+// A NAME with "@N" uses N blocks a mask, one with "boxes" in it leaves out the masks, one with
+// "inference" follows that convention. FOLDER holds case folders with boxes.npy [1,Q,4], logits.npy
+// [1,Q,K], masks.npy [1,Q,rows,columns]. Every call takes the next case, in turn. All settings take
+// turns in one run, so that they meet the same machine. For each: survivors, runs and bytes a call;
+// wall time of a call by launches and of a graph replay, each closed by its one synchronisation,
+// p50 / p90 / p99 and mean; kernel time, from graphs of many calls in a row (median over
+// repetitions), and launches a call.
 
 #include <cuda_runtime_api.h>
 

@@ -28,8 +28,8 @@ struct PostprocessSpec {
   int max_detections = 300;
   MaskFormat masks = MaskFormat::kRle;  ///< kNone skips mask work; the others all give Mask (RLE)
   Backend backend =
-      Backend::kAuto;  ///< kReference: dense resize then encode; kCpu: runs straight from
-                                    ///< cells; kCuda: the same on a GPU, Error(kDevice) without
+      Backend::kAuto;   ///< kReference: dense resize then encode; kCpu: runs straight from
+                        ///< cells; kCuda: the same on a GPU, Error(kDevice) without
   int cuda_device = 0;  ///< which GPU, for kCuda
   PreprocessGeometry geometry;
 };

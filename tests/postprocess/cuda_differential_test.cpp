@@ -83,8 +83,8 @@ TEST_F(CudaDifferential, GpuEqualsTheCpuInEveryByte) {
     }
   }
   std::cout << cases << " cases, " << pictures_done << " pictures, " << detections
-            << " detections, " << foreground << " with foreground, "
-            << processor.counters().reruns << " reruns\n";
+            << " detections, " << foreground << " with foreground, " << processor.counters().reruns
+            << " reruns\n";
   EXPECT_GT(detections, cases / 2);
   EXPECT_GT(foreground, cases / 4);
 }

@@ -1,5 +1,5 @@
-// The CUDA kernels' source, run by the emulator, against the reference backend: equal in every byte.
-// What this cannot show is told by the tests on a GPU (cuda_differential_test.cpp).
+// The CUDA kernels' source, run by the emulator, against the reference backend: equal in every
+// byte. What this cannot show is told by the tests on a GPU (cuda_differential_test.cpp).
 
 #define RFSEG_SIMT_EMULATION 1
 #include <cstdlib>
@@ -26,8 +26,12 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
                     const std::vector<PreprocessGeometry>& pictures, int cluster, int clusters,
                     uint32_t spill, uint64_t bytes) {
   const NetworkOutputs& first = outputs[0];
-  cuda::Shape shape{static_cast<int>(outputs.size()), first.queries, first.classes,
-                    first.mask_rows, first.mask_cols, true};
+  cuda::Shape shape{static_cast<int>(outputs.size()),
+                    first.queries,
+                    first.classes,
+                    first.mask_rows,
+                    first.mask_cols,
+                    true};
   cuda::check_call(spec, pictures, shape);
   // Inputs of all pictures behind one another.
   std::vector<float> boxes, logits, masks;
@@ -57,19 +61,18 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
   std::memset(workspace.data(), 0x5a, workspace.size());
   std::memset(results.data(), 0x5a, results.size());
   const auto align = [](std::vector<std::byte>& v) {
-    return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(v.data()) + 255) & ~uintptr_t{255});
+    return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(v.data()) + 255) &
+                                        ~uintptr_t{255});
   };
   cuda::carve_workspace(a, shape, capacity, align(workspace));
   cuda::carve_results(a, shape, capacity, align(results));
   *a.header = cuda::ResultHeader{};
-  cuda::emulator::launch(3, shape.batch, cuda::kSelectThreads, 1, sizeof(cuda::SelectShared),
-                         [&](void* shared) {
-                           cuda::select_kernel(a, *static_cast<cuda::SelectShared*>(shared));
-                         });
-  cuda::emulator::launch(cluster * clusters, 1, cuda::kMaskThreads, cluster,
-                         sizeof(cuda::MaskShared), [&](void* shared) {
-                           cuda::mask_kernel(a, *static_cast<cuda::MaskShared*>(shared));
-                         });
+  cuda::emulator::launch(
+      3, shape.batch, cuda::kSelectThreads, 1, sizeof(cuda::SelectShared),
+      [&](void* shared) { cuda::select_kernel(a, *static_cast<cuda::SelectShared*>(shared)); });
+  cuda::emulator::launch(
+      cluster * clusters, 1, cuda::kMaskThreads, cluster, sizeof(cuda::MaskShared),
+      [&](void* shared) { cuda::mask_kernel(a, *static_cast<cuda::MaskShared*>(shared)); });
   EmulatedRun run;
   run.overflow = a.header->overflow != 0;
   if (!run.overflow) run.detections = cuda::read_results(a, shape, parameters.data());
@@ -78,7 +81,7 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
 
 TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
   const char* wanted = std::getenv("RFSEG_EMULATION_CASES");
-  const uint64_t cases = wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 150;
+  const uint64_t cases = wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 600;
   const char* first = std::getenv("RFSEG_EMULATION_FIRST");
   const uint64_t from = first != nullptr ? std::strtoull(first, nullptr, 10) : 1;
   std::size_t detections = 0;

@@ -68,10 +68,9 @@ TEST_F(Cuda, RunsTwiceWithTheSameAnswer) {
   const std::vector<Scene> scenes{blobs(1, 60, 48), blobs(2, 60, 48), blobs(3, 60, 48)};
   const DeviceScenes device(scenes);
   PostprocessSpec spec;
-  const std::vector<PreprocessGeometry> pictures{
-      PreprocessGeometry::stretch(480, 640, 192, 192),
-      PreprocessGeometry::stretch(1080, 1920, 192, 192),
-      PreprocessGeometry::stretch(37, 50, 192, 192)};
+  const std::vector<PreprocessGeometry> pictures{PreprocessGeometry::stretch(480, 640, 192, 192),
+                                                 PreprocessGeometry::stretch(1080, 1920, 192, 192),
+                                                 PreprocessGeometry::stretch(37, 50, 192, 192)};
   CudaPostprocessor processor, other;
   const auto first = processor.run(device.outputs, spec, pictures);
   for (int k = 0; k < 20; ++k) {

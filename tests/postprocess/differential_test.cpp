@@ -8,8 +8,8 @@
 #include <string>
 
 #include "postprocess/backends.h"
-#include "rfseg/error.h"
 #include "random_calls.h"
+#include "rfseg/error.h"
 
 namespace rfseg {
 namespace {

@@ -7,8 +7,8 @@
 #include <cstdlib>
 
 #include "core/coco_rle.h"
-#include "postprocess/postprocess.h"
 #include "golden_cases.h"
+#include "postprocess/postprocess.h"
 #include "torch_masks.h"
 
 namespace rfseg {

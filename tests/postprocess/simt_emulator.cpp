@@ -94,8 +94,8 @@ void fiber_main() {
 void start(Fiber& fiber) {
   // The stack as rfseg_switch_stack leaves it: six registers and a return address, placed so that
   // the function begins with the alignment that a call gives.
-  void** top = reinterpret_cast<void**>(
-      reinterpret_cast<uintptr_t>(fiber.stack.get() + kStack) & ~uintptr_t{15});
+  void** top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(fiber.stack.get() + kStack) &
+                                        ~uintptr_t{15});
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&fiber_main);
   for (int i = 0; i < 6; ++i) *--top = nullptr;

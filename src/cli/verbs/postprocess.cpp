@@ -47,7 +47,8 @@ ModelConfig config_of(const Tensor& logits, bool seg) {
   return config;
 }
 
-/// The GPU that --device cuda[:N] asks for, if it does. Throws Error(kDevice) where it cannot be used.
+/// The GPU that --device cuda[:N] asks for, if it does. Throws Error(kDevice) where it cannot be
+/// used.
 std::optional<int> cuda_device(const ModelOptions& options) {
   const std::string& name = options.device;
   if (!name.starts_with("cuda")) return std::nullopt;

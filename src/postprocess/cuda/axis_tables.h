@@ -76,8 +76,8 @@ RFSEG_DEVICE void fill_axis(const KernelArguments& a, int picture, bool x_axis) 
       bool good = here.usable;
       if (p > map.begin) {
         before = antialias_two_taps(map, p - 1);
-        good = good && (here.cell > before.cell || (here.cell == before.cell &&
-                                                    here.w0 <= before.w0 && here.w1 >= before.w1));
+        good = good && (here.cell > before.cell ||
+                        (here.cell == before.cell && here.w0 <= before.w0 && here.w1 >= before.w1));
       }
       broken = broken || !good;
     }

@@ -14,9 +14,9 @@ constexpr int kColumnSlots = 12;  ///< toggles a column keeps from counting to w
 
 /// The cells that some neighbouring pixel columns read.
 struct CellTile {
-  float cells[kTileCells];       ///< [rows, span]
-  uint32_t bits[1024];           ///< [span, words] one bit a positive cell
-  int32_t start[kMaxRows + 1];   ///< first pixel row of each row of cells
+  float cells[kTileCells];      ///< [rows, span]
+  uint32_t bits[1024];          ///< [span, words] one bit a positive cell
+  int32_t start[kMaxRows + 1];  ///< first pixel row of each row of cells
   int first_cell, span, words;
   bool usable;
 };
@@ -60,10 +60,9 @@ RFSEG_DEVICE bool in_tile(const MaskSource& source, const CellTile& tile, int ce
 }
 
 /// Loads the cells of the pixel columns [from, n + from) and returns n: up to kMaskThreads, up to
-/// `to`, and no more than the tile has room for. With `usable` false they are not loaded. `empty`:
-/// no cell is positive, so no pixel of these columns is set. All threads; ends with a barrier.
-RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile& tile,
-                           bool* empty) {
+/// `to`, and no more than the tile has room for. With `usable` false they are not loaded. All
+/// threads; ends with a barrier.
+RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile& tile) {
   const int rows = source.y.cells, thread = thread_index();
   const int lane = thread % kWarp, warp = thread / kWarp;
   int n = to - from < kMaskThreads ? to - from : kMaskThreads;
@@ -92,7 +91,8 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     constexpr int kLoads = 4;  // in flight a thread
     const float inverse = 1.0f / static_cast<float>(span);
     const int total = rows * span;
-    const int start = thread <= rows ? source.start[thread] : 0;  // stored once the cells are asked for
+    const int start =
+        thread <= rows ? source.start[thread] : 0;  // stored once the cells are asked for
     for (int from_cell = thread; from_cell < total; from_cell += kLoads * kMaskThreads) {
       float values[kLoads];
       RFSEG_UNROLL
@@ -116,14 +116,12 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     }
     usable = !block_any(odd);
   }
-  bool positive = !usable;
   if (usable) {
     for (int column = warp; column < span; column += kMaskThreads / kWarp) {
       for (int word = 0; word < words; ++word) {
         const int row = word * 32 + lane;
         const uint32_t bits = warp_ballot(row < rows && tile.cells[row * span + column] > 0.0f);
         if (lane == 0) tile.bits[column * words + word] = bits;
-        positive = positive || bits != 0;
       }
     }
   }
@@ -133,7 +131,7 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     tile.words = words;
     tile.usable = usable;
   }
-  *empty = !block_any(positive);
+  block_sync();
   return n;
 }
 

@@ -198,8 +198,7 @@ CudaPostprocessor::~CudaPostprocessor() {
 }
 
 void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessSpec& spec,
-                                std::span<const PreprocessGeometry> pictures,
-                                CUstream_st* stream) {
+                                std::span<const PreprocessGeometry> pictures, CUstream_st* stream) {
   Impl& impl = *impl_;
   constexpr int kMaxBatch = 65535;
   if (outputs.batch < 1 || outputs.batch > kMaxBatch ||
@@ -228,8 +227,7 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
       cuda::write_parameters(spec, pictures, shape, impl.next_parameters.data());
   if (wanted.detections <= impl.limits.detections) {  // thresholds may change without a new capture
     const int64_t pairs = int64_t{shape.queries} * shape.classes;
-    wanted.detections =
-        static_cast<int32_t>(std::min<int64_t>(impl.limits.detections, pairs));
+    wanted.detections = static_cast<int32_t>(std::min<int64_t>(impl.limits.detections, pairs));
     wanted.masks = shape.masks ? std::min(wanted.detections, shape.queries) : 0;
   }
   wanted.spill = impl.limits.toggles_per_block;

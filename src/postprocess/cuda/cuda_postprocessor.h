@@ -37,10 +37,10 @@ class CudaPostprocessor {
   /// Sizes of the static buffers. A call that needs more runs again with what it needs, alone.
   struct Limits {
     uint32_t toggles_per_block = 16384;  ///< beyond 1024; a block has all or a part of a mask
-    uint64_t bytes = uint64_t{8} << 20;              ///< of a call's masks, at least
+    uint64_t bytes = uint64_t{8} << 20;  ///< of a call's masks, at least
     uint64_t bytes_per_picture = uint64_t{1} << 20;  ///< at least; about 10 are reserved for a run
-    int32_t detections = 300;  ///< a picture; more only on request
-    int blocks_per_mask = 0;   ///< 0: the best known; 1 to 8, 1 where the GPU has no clusters
+    int32_t detections = 300;                        ///< a picture; more only on request
+    int blocks_per_mask = 0;  ///< 0: the best known; 1 to 8, 1 where the GPU has no clusters
   };
   struct Counters {
     uint64_t allocations = 0, synchronisations = 0, launches = 0, uploads = 0, reruns = 0;

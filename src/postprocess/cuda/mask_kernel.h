@@ -93,13 +93,7 @@ RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height,
   bool lead = from > 0 && reaches_bottom;
   for (int at = from - (lead ? 1 : 0); at < to;) {
     const int tile_end = x.begin + to < x.end ? x.begin + to : x.end;
-    bool empty;
-    const int n = load_tile(source, x.begin + at, tile_end, s.tile, &empty);
-    if (empty && !before) {
-      lead = false;
-      at += n;
-      continue;
-    }
+    const int n = load_tile(source, x.begin + at, tile_end, s.tile);
     const int pixel_x = x.begin + at + thread;
     const bool mine = thread < n && pixel_x < x.end;
     const bool counted = thread < n && !(lead && thread == 0);
@@ -138,8 +132,7 @@ RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height,
       const bool previous = thread == 0 ? before : s.ends_set[thread - 1] != 0;
       const bool starts = counted && facts.first != previous;
       uint32_t total;
-      uint32_t position =
-          count + scan(counted ? facts.inner + (starts ? 1u : 0u) : 0u, &total);
+      uint32_t position = count + scan(counted ? facts.inner + (starts ? 1u : 0u) : 0u, &total);
       if (starts) list.write(position++, sink.base);
       sink.list_at = position;
       if (by_cells && counted && facts.inner <= kColumnSlots) {
@@ -308,28 +301,28 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
   team.sync();
 
   uint64_t at = kNoRoom;
-  uint32_t length = 0, below = 0;
+  uint32_t length = 0;
   if (active) {
     at = cluster_peer(&s.exchange, team.first)->base;
-    uint32_t theirs = 0;
+    uint32_t theirs = 0, below = 0;
     if (lane < team.size) theirs = cluster_peer(&s.exchange, team.first + lane)->bytes;
     for (int r = 0; r < team.size; ++r) {
       const uint32_t other = warp_read(theirs, r);
       length += other;
       if (r < team.rank) below += other;
     }
+    if (team.rank == 0 && thread == 0) {
+      if (at == kNoRoom) {
+        a.header->overflow = 1;
+      } else {
+        a.mask_records[int64_t{picture_index} * a.mask_pitch + slot] = {static_cast<uint32_t>(at),
+                                                                        length};
+      }
+    }
+    if (at != kNoRoom) at += below;
   }
   if (team.size > 1) cluster_arrive();  // nobody reads this block's shared memory after this
-  if (active && team.rank == 0 && thread == 0) {  // not before: the barrier would wait for the host
-    if (at == kNoRoom) {
-      a.header->overflow = 1;
-    } else {
-      a.mask_records[int64_t{picture_index} * a.mask_pitch + slot] = {static_cast<uint32_t>(at),
-                                                                      length};
-    }
-  }
   if (at != kNoRoom) {
-    at += below;
     for (uint32_t from = 0; from < count; from += kMaskThreads) {
       const uint32_t i = from + static_cast<uint32_t>(thread);
       uint32_t total = bytes;
@@ -420,9 +413,7 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   load_picture(a, loaded, s.picture);
   await_previous_kernel();
   // With one picture, this is the block's first mask unless there are very many.
-  // (A load a lane: one for all would be waited for at once.)
-  const int guess_at = home + thread_index() % kWarp;
-  const int guesses = guess_at < a.mask_pitch ? a.mask_query[guess_at] : 0;
+  const int guess = home < a.mask_pitch ? a.mask_query[home] : 0;
   MaskNumbers numbers;
   numbers.find(a, home);
   const int total = numbers.total;
@@ -437,7 +428,7 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   block_sync();
   for (int item = home * teams; item < total; item += clusters * teams) {
     const bool active = mine < teams && item + mine < total;
-    int query = warp_read(guesses, 0);
+    int query = guess;
     if (active && (item + mine != home || a.batch > 1)) {
       numbers.find(a, item + mine);
       query = a.mask_query[int64_t{numbers.picture} * a.mask_pitch + numbers.slot];

@@ -10,16 +10,16 @@ namespace rfseg::cuda {
 struct MaskSource {
   const void* data;
   Number type;
-  int64_t base;             ///< element of the query's first cell
-  int rows, columns;        ///< of the mask head
-  int pad_left, pad_top;    ///< cells taken off, or zeros put around (negative)
-  AxisMap x, y;             ///< over the grid after the pads
-  const float* x_weights;   ///< [pixels, 2], antialiased or unscaled axes only
+  int64_t base;            ///< element of the query's first cell
+  int rows, columns;       ///< of the mask head
+  int pad_left, pad_top;   ///< cells taken off, or zeros put around (negative)
+  AxisMap x, y;            ///< over the grid after the pads
+  const float* x_weights;  ///< [pixels, 2], antialiased or unscaled axes only
   const float* y_weights;
-  const int32_t* x_cells;   ///< [pixels], -1: not two taps
-  const int32_t* start;     ///< [y.cells + 1]
+  const int32_t* x_cells;  ///< [pixels], -1: not two taps
+  const int32_t* start;    ///< [y.cells + 1]
   bool y_two_taps;
-  float y_inverse;          ///< 1 / y.scale, for estimates
+  float y_inverse;  ///< 1 / y.scale, for estimates
 
   /// The cell at a row and column of the grid after the pads.
   RFSEG_DEVICE float cell(int row, int column) const {
@@ -46,8 +46,7 @@ RFSEG_DEVICE MaskSource mask_source(const KernelArguments& a, const PictureParam
   source.y_weights = a.weights + 2 * (table + a.side_pitch);
   source.x_cells = a.cells + table;
   source.start = a.start + int64_t{picture_index} * a.start_pitch;
-  source.y_two_taps =
-      picture.y.sampling == Sampling::kPlain || a.two_taps[picture_index] != 0;
+  source.y_two_taps = picture.y.sampling == Sampling::kPlain || a.two_taps[picture_index] != 0;
   source.y_inverse = 1.0f / picture.y.scale;
   return source;
 }

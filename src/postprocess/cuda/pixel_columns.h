@@ -1,7 +1,7 @@
 #pragma once
 
-// A pixel column's toggles from all its pixels, by one warp: for down-scaling, antialiased axes with
-// more than two taps, and cells that are not numbers or that are tiny or huge.
+// A pixel column's toggles from all its pixels, by one warp: for down-scaling, antialiased axes
+// with more than two taps, and cells that are not numbers or that are tiny or huge.
 
 #include "postprocess/cuda/mask_source.h"
 
@@ -74,7 +74,7 @@ RFSEG_DEVICE ColumnFacts pixel_column(const MaskSource& source, int x, uint32_t 
   }
   ColumnFacts facts;
   const uint32_t lower = (1u << lane) - 1u;
-  uint32_t previous = 0;  // the pixel before
+  uint32_t previous = 0;                // the pixel before
   const auto toggle = [&](int pixel) {  // outside of the loop, by every lane alike
     if (pixel == 0) {
       facts.first = true;

@@ -15,16 +15,16 @@ enum class Number : uint8_t { kFloat32, kFloat16 };
 
 constexpr int kSelectThreads = 1024;
 constexpr int kMaskThreads = 256;
-constexpr int kCandidates = 4096;    ///< pairs that selection orders in shared memory
+constexpr int kCandidates = 4096;     ///< pairs that selection orders in shared memory
 constexpr int kSharedQueries = 2048;  ///< queries whose first survivor is kept in shared memory
-constexpr int kMaxRows = 1024;  ///< rows of cells that the cell-wise path takes
+constexpr int kMaxRows = 1024;        ///< rows of cells that the cell-wise path takes
 
 // --- parameters: in device memory, so that a captured graph serves changing pictures ---
 
 struct CallParams {
   int32_t num_select = 0, max_detections = 0;
-  float cut = 0;           ///< least logit that can pass; NaN when none can
-  int32_t inference = 0;   ///< boxes by that convention
+  float cut = 0;          ///< least logit that can pass; NaN when none can
+  int32_t inference = 0;  ///< boxes by that convention
   int32_t with_masks = 0;
 };
 
@@ -58,8 +58,8 @@ struct alignas(16) DetectionRecord {
 };
 /// What a rerun needs, and the running end of the bytes.
 struct Usage {
-  uint64_t bytes = 0;     ///< reserved so far
-  uint32_t toggles = 0;   ///< most that one block had to spill, where it had no room
+  uint64_t bytes = 0;    ///< reserved so far
+  uint32_t toggles = 0;  ///< most that one block had to spill, where it had no room
   uint32_t padding = 0;
 };
 
@@ -77,17 +77,17 @@ struct KernelArguments {
   const ColumnRule* rules = nullptr;        ///< [K]
   const PictureParams* pictures = nullptr;  ///< [B]
   // workspace, device memory
-  uint64_t* keys = nullptr;           ///< [B, key_pitch], where selection is too large for shared
+  uint64_t* keys = nullptr;  ///< [B, key_pitch], where selection is too large for shared
   DetectionRecord* survivors = nullptr;  ///< [B, detection_pitch]
   PictureRecord* counts = nullptr;       ///< [B]
-  int32_t* first = nullptr;           ///< [B, Q] first survivor of a query
-  int32_t* slots = nullptr;           ///< [B, Q] its mask
-  int32_t* mask_query = nullptr;      ///< [B, mask_pitch]
-  int32_t* start = nullptr;           ///< [B, start_pitch] first pixel row of each row of cells
-  float* weights = nullptr;           ///< [B, 2, side_pitch, 2] antialiased axes as two taps
-  int32_t* cells = nullptr;           ///< [B, 2, side_pitch] first of the two, -1: more taps
-  int32_t* two_taps = nullptr;        ///< [B] the y axis has two taps everywhere
-  uint32_t* spill = nullptr;          ///< [blocks, spill_pitch]
+  int32_t* first = nullptr;              ///< [B, Q] first survivor of a query
+  int32_t* slots = nullptr;              ///< [B, Q] its mask
+  int32_t* mask_query = nullptr;         ///< [B, mask_pitch]
+  int32_t* start = nullptr;              ///< [B, start_pitch] first pixel row of each row of cells
+  float* weights = nullptr;              ///< [B, 2, side_pitch, 2] antialiased axes as two taps
+  int32_t* cells = nullptr;              ///< [B, 2, side_pitch] first of the two, -1: more taps
+  int32_t* two_taps = nullptr;           ///< [B] the y axis has two taps everywhere
+  uint32_t* spill = nullptr;             ///< [blocks, spill_pitch]
   Usage* usage = nullptr;
   int64_t key_pitch = 0;
   int32_t detection_pitch = 0, mask_pitch = 0, start_pitch = 0, side_pitch = 0;

@@ -46,12 +46,12 @@ RFSEG_DEVICE void for_each_candidate(const Logits& logits, float cut, F&& f) {
   for (uint32_t from = static_cast<uint32_t>(thread_index()); from < logits.pairs;
        from += kSelectThreads * kBatch) {
     float values[kBatch];
-RFSEG_UNROLL
+    RFSEG_UNROLL
     for (uint32_t k = 0; k < kBatch; ++k) {
       const uint32_t i = from + k * kSelectThreads;
       values[k] = i < logits.pairs ? logits.at(i) : float_of_bits(0x7fc00000u);
     }
-RFSEG_UNROLL
+    RFSEG_UNROLL
     for (uint32_t k = 0; k < kBatch; ++k) {
       if (values[k] >= cut) f(values[k], from + k * kSelectThreads);
     }
@@ -200,10 +200,9 @@ RFSEG_DEVICE void select_detections(const KernelArguments& a, SelectShared& s, i
   BlockScan<kSelectThreads> scan(s.scan);
   const PictureParams& params = a.pictures[picture];
   const uint32_t limit = static_cast<uint32_t>(call.max_detections);
-  DetectionRecord* survivors =
-      a.detection_pitch <= kSelectThreads
-          ? s.survivors
-          : a.survivors + int64_t{picture} * a.detection_pitch;
+  DetectionRecord* survivors = a.detection_pitch <= kSelectThreads
+                                   ? s.survivors
+                                   : a.survivors + int64_t{picture} * a.detection_pitch;
 
   // Class map, thresholds, max_detections.
   uint32_t count = 0;
