@@ -1,19 +1,24 @@
 # Helpers that give every stage the same warnings, sanitizers and test registration.
 
 add_library(rfseg_flags INTERFACE)
-target_compile_options(rfseg_flags INTERFACE -Wall -Wextra -Wconversion -Wno-sign-conversion)
+# nvcc takes host flags behind -Xcompiler, and none of the warnings about what it generates itself.
+target_compile_options(rfseg_flags INTERFACE
+  $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wall;-Wextra;-Wconversion;-Wno-sign-conversion>)
 # Results are promised bit for bit against PyTorch's and Pillow's arithmetic: the compiler must not
 # fuse a multiply and an add on its own. Fused products are written as std::fma or intrinsics.
-target_compile_options(rfseg_flags INTERFACE -ffp-contract=off)
+target_compile_options(rfseg_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-ffp-contract=off>
+  $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-ffp-contract=off>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(rfseg_flags INTERFACE -Wno-restrict)  # false alarms in std::string
+  target_compile_options(rfseg_flags INTERFACE
+    $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wno-restrict>)  # false alarms in std::string
 endif()
 if(RFSEG_WERROR)
-  target_compile_options(rfseg_flags INTERFACE -Werror)
+  target_compile_options(rfseg_flags INTERFACE $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Werror>)
 endif()
 if(RFSEG_SANITIZE)
-  target_compile_options(rfseg_flags INTERFACE -fsanitize=${RFSEG_SANITIZE} -fno-omit-frame-pointer
-                                               -fno-sanitize-recover=all)
+  target_compile_options(rfseg_flags INTERFACE
+    $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-fsanitize=${RFSEG_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>)
   target_link_options(rfseg_flags INTERFACE -fsanitize=${RFSEG_SANITIZE})
 endif()
 
@@ -25,6 +30,16 @@ function(rfseg_add_stage name)
   target_include_directories(rfseg_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src
                                                   ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(rfseg_${name} PUBLIC ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:rfseg_flags>)
+endfunction()
+
+# rfseg_add_cuda(STAGE SOURCES *.cu HOST_SOURCES *.cpp): the CUDA part of a stage. As on the host,
+# no multiply and add are fused unless written as one, and division and subnormals are IEEE's.
+function(rfseg_add_cuda stage)
+  cmake_parse_arguments(ARG "" "" "SOURCES;HOST_SOURCES" ${ARGN})
+  target_sources(rfseg_${stage} PRIVATE ${ARG_SOURCES} ${ARG_HOST_SOURCES})
+  set_source_files_properties(${ARG_SOURCES} PROPERTIES COMPILE_OPTIONS "-fmad=false")
+  target_link_libraries(rfseg_${stage} PRIVATE CUDA::cudart_static)
+  set_target_properties(rfseg_${stage} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
 endfunction()
 
 # rfseg_add_test(STAGE SOURCES ... DEPENDS ...): the GoogleTest program test_STAGE, run by ctest.

@@ -30,7 +30,7 @@ enum class MaskFormat { kNone, kRle, kPolygon, kDense };
 enum class Precision { kAuto, kFp32, kFp16, kTf32 };
 
 /// Which implementation runs. `kReference` is the plain one that the others are tested against.
-enum class Backend { kAuto, kReference, kCpu };
+enum class Backend { kAuto, kReference, kCpu, kCuda };
 
 /// How a model is loaded. Defaults suit everyone; set what the file does not say.
 struct ModelOptions {

@@ -16,6 +16,9 @@ namespace {
 
 /// What kAuto means: the environment variable RFSEG_BACKEND if set, else the fastest one built.
 Backend resolve(Backend asked) {
+  if (asked == Backend::kCuda) {
+    throw Error(ErrorCode::kDevice, "the network has no CUDA backend in this build");
+  }
   if (asked != Backend::kAuto) return asked;
   const char* text = std::getenv("RFSEG_BACKEND");
   const std::string_view forced = text == nullptr ? "" : text;

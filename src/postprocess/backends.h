@@ -9,4 +9,8 @@ namespace rfseg {
 /// tests and benchmarks, which compare them.
 Detections postprocess_with(const NetworkOutputs& outputs, const PostprocessSpec& spec, Isa isa);
 
+/// Throws what postprocess() throws for shapes, thresholds and a geometry that cannot be.
+void check_postprocess(const NetworkOutputs& outputs, const PostprocessSpec& spec,
+                       const PreprocessGeometry& geometry, bool masks);
+
 }  // namespace rfseg

@@ -1,7 +1,8 @@
 #pragma once
 
-#include <cmath>
 #include <cstdint>
+
+#include "postprocess/host_device.h"
 
 // Bilinear resampling of mask logits along one axis, rounded in float32 exactly as torch's CUDA
 // kernels round (aten/src/ATen/native/cuda/UpSampleBilinear2d.cu, pytorch 2.11). A fused
@@ -36,9 +37,9 @@ struct PlainTaps {
   float w0, w1;
 };
 
-[[gnu::always_inline]] inline PlainTaps plain_taps(const AxisMap& map, int pixel) {
+RFSEG_HOST_DEVICE PlainTaps plain_taps(const AxisMap& map, int pixel) {
   const float h = static_cast<float>(pixel - map.origin) + 0.5f;
-  float r = __builtin_fmaf(map.scale, h, map.offset);
+  float r = fused(map.scale, h, map.offset);
   r = r > 0.0f ? r : 0.0f;
   PlainTaps taps;
   taps.i0 = static_cast<int>(r);
@@ -49,8 +50,8 @@ struct PlainTaps {
   return taps;
 }
 
-[[gnu::always_inline]] inline float plain_blend(float w0, float v0, float w1, float v1) {
-  return __builtin_fmaf(w0, v0, w1 * v1);
+RFSEG_HOST_DEVICE float plain_blend(float w0, float v0, float w1, float v1) {
+  return fused(w0, v0, w1 * v1);
 }
 
 /// The taps lo .. hi-1 of the antialiased formula. The value is t = v[lo] * w(lo), then
@@ -60,24 +61,24 @@ struct AntialiasTaps {
   float start;    ///< lo - centre
   float inverse;  ///< 1 / max(scale, 1)
 
-  [[gnu::always_inline]] float weight(int j) const {
+  RFSEG_HOST_DEVICE float weight(int j) const {
     const float distance = (static_cast<float>(j) + start + 0.5f) * inverse;
-    const float w = 1.0f - __builtin_fabsf(distance);
+    const float w = 1.0f - (distance < 0.0f ? -distance : distance);
     return w > 0.0f ? w : 0.0f;
   }
 };
 
-[[gnu::always_inline]] inline AntialiasTaps antialias_taps(const AxisMap& map, int pixel) {
+RFSEG_HOST_DEVICE AntialiasTaps antialias_taps(const AxisMap& map, int pixel) {
   const float h = static_cast<float>(pixel - map.origin) + 0.5f;
   const float support = map.scale > 1.0f ? map.scale : 1.0f;
   AntialiasTaps taps;
   // The truncation is torch's. NOLINTNEXTLINE(bugprone-incorrect-roundings)
-  taps.lo = static_cast<int>(__builtin_fmaf(map.scale, h, -support) + 0.5f);
+  taps.lo = static_cast<int>(fused(map.scale, h, -support) + 0.5f);
   taps.lo = taps.lo > 0 ? taps.lo : 0;
   // NOLINTNEXTLINE(bugprone-incorrect-roundings)
-  taps.hi = static_cast<int>(__builtin_fmaf(map.scale, h, support) + 0.5f);
+  taps.hi = static_cast<int>(fused(map.scale, h, support) + 0.5f);
   taps.hi = taps.hi < map.cells ? taps.hi : map.cells;
-  taps.start = __builtin_fmaf(-map.scale, h, static_cast<float>(taps.lo));
+  taps.start = fused(-map.scale, h, static_cast<float>(taps.lo));
   taps.inverse =
       map.scale >= 1.0f ? static_cast<float>(1.0 / static_cast<double>(map.scale)) : 1.0f;
   return taps;

@@ -197,9 +197,6 @@ BoxAxis box_axis(const Axis& axis, Convention like) {
   return box;
 }
 
-/// Clips as torch.clamp does, but NaN becomes 0.
-float clip(float v, float limit) { return v > 0.0f ? (v < limit ? v : limit) : 0.0f; }
-
 }  // namespace
 
 BoxAxis box_axis_x(const PreprocessGeometry& geometry, Convention like) {
@@ -208,24 +205,6 @@ BoxAxis box_axis_x(const PreprocessGeometry& geometry, Convention like) {
 
 BoxAxis box_axis_y(const PreprocessGeometry& geometry, Convention like) {
   return box_axis(axis_y(geometry), like);
-}
-
-void place_box(const float cxcywh[4], const BoxAxis& x, const BoxAxis& y, Convention like,
-               float xyxy[4]) {
-  const bool inference = like == Convention::kInference;
-  for (int side = 0; side < 4; ++side) {
-    const int d = side & 1;
-    const BoxAxis& axis = d == 0 ? x : y;
-    float size = cxcywh[2 + d];
-    if (!inference && size < 0.0f) size = 0.0f;
-    const float half = 0.5f * size;
-    const float v = side < 2 ? cxcywh[d] - half : cxcywh[d] + half;
-    float pixel = v * axis.factor;
-    pixel = pixel - axis.shift;
-    pixel = pixel / axis.divisor;
-    pixel = clip(pixel + axis.offset, axis.limit);
-    xyxy[side] = inference ? std::nearbyint(pixel) : pixel;
-  }
 }
 
 }  // namespace rfseg

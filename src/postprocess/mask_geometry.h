@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/geometry.h"
+#include "postprocess/box_placement.h"
 #include "postprocess/interpolation.h"
 #include "rfseg/options.h"
 
@@ -38,17 +39,6 @@ void check_geometry(const PreprocessGeometry& geometry, Convention like);
 MaskGeometry mask_geometry(const PreprocessGeometry& geometry, Convention like, int rows,
                            int columns);
 
-/// One axis of a box: a normalised network coordinate v is
-/// (v * factor - shift) / divisor + offset in pixels of the picture, float32, each step rounded.
-struct BoxAxis {
-  float factor = 1, shift = 0, divisor = 1, offset = 0;
-  float limit = 0;  ///< results are clipped to [0, limit]
-};
-
-/// Turns one normalised cx, cy, w, h into x1, y1, x2, y2 in pixels of the picture. A coordinate
-/// that is not a number becomes 0.
-void place_box(const float cxcywh[4], const BoxAxis& x, const BoxAxis& y, Convention like,
-               float xyxy[4]);
 BoxAxis box_axis_x(const PreprocessGeometry& geometry, Convention like);
 BoxAxis box_axis_y(const PreprocessGeometry& geometry, Convention like);
 

@@ -7,15 +7,16 @@
 #include <vector>
 
 #include "postprocess/backends.h"
+#include "postprocess/cuda/cuda_postprocessor.h"
 #include "postprocess/mask_geometry.h"
 #include "postprocess/rasterize.h"
 #include "postprocess/selection.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
-namespace {
 
-void check(const NetworkOutputs& outputs, const PostprocessSpec& spec, bool masks) {
+void check_postprocess(const NetworkOutputs& outputs, const PostprocessSpec& spec,
+                       const PreprocessGeometry& geometry, bool masks) {
   constexpr int64_t kMaxPairs = int64_t{1} << 31;
   constexpr int64_t kMaxCells = int64_t{1} << 28;
   if (outputs.queries < 0 || outputs.classes < 0 ||
@@ -42,12 +43,15 @@ void check(const NetworkOutputs& outputs, const PostprocessSpec& spec, bool mask
   bool number = !std::isnan(spec.threshold);
   for (const float threshold : spec.class_thresholds) number = number && !std::isnan(threshold);
   if (!number) throw Error(ErrorCode::kUsage, "a threshold is not a number");
-  check_geometry(spec.geometry, spec.like);
+  check_geometry(geometry, spec.like);
+  if (masks) mask_geometry(geometry, spec.like, outputs.mask_rows, outputs.mask_cols);  // throws
 }
+
+namespace {
 
 Detections run(const NetworkOutputs& outputs, const PostprocessSpec& spec, const Kernels* kernels) {
   const bool masks = outputs.masks != nullptr && spec.masks != MaskFormat::kNone;
-  check(outputs, spec, masks);
+  check_postprocess(outputs, spec, spec.geometry, masks);
   Detections detections;
   detections.width = spec.geometry.original_width;
   detections.height = spec.geometry.original_height;
@@ -75,7 +79,7 @@ Detections run(const NetworkOutputs& outputs, const PostprocessSpec& spec, const
     item.class_id = pair.class_id;
     item.score = pair.score;
     item.query = pair.query;
-    place_box(outputs.boxes + 4 * query, x, y, spec.like, item.box_xyxy);
+    place_box(outputs.boxes + 4 * query, x, y, spec.like == Convention::kInference, item.box_xyxy);
     if (!masks) continue;
     if (by_query[query] == nullptr) {
       const std::size_t cells =
@@ -90,6 +94,7 @@ Detections run(const NetworkOutputs& outputs, const PostprocessSpec& spec, const
 }  // namespace
 
 Detections postprocess(const NetworkOutputs& outputs, const PostprocessSpec& spec) {
+  if (spec.backend == Backend::kCuda) return postprocess_cuda(outputs, spec);
   return spec.backend == Backend::kReference ? run(outputs, spec, nullptr)
                                              : postprocess_with(outputs, spec, best_isa());
 }

@@ -28,7 +28,9 @@ struct PostprocessSpec {
   int max_detections = 300;
   MaskFormat masks = MaskFormat::kRle;  ///< kNone skips mask work; the others all give Mask (RLE)
   Backend backend =
-      Backend::kAuto;  ///< kReference: dense resize then encode; kCpu: runs straight from cells
+      Backend::kAuto;   ///< kReference: dense resize then encode; kCpu: runs straight from
+                        ///< cells; kCuda: the same on a GPU, Error(kDevice) without
+  int cuda_device = 0;  ///< which GPU, for kCuda
   PreprocessGeometry geometry;
 };
 
@@ -38,7 +40,8 @@ struct PostprocessSpec {
 /// Masks: bilinear in float32 exactly as torch's CUDA kernels round (plain two-tap for rfdetr,
 /// antialiased for inference), then `> 0`; a pixel one of whose taps is NaN is background. Each
 /// surviving query is rasterised once. Thread-safe; works on the calling thread alone; memory is
-/// that of the answer plus one mask. Both backends give the same bytes.
+/// that of the answer plus one mask. All backends give the same bytes. (kCuda: calls wait for each
+/// other; see cuda/cuda_postprocessor.h for outputs that are on the GPU already.)
 Detections postprocess(const NetworkOutputs& outputs, const PostprocessSpec& spec);
 
 }  // namespace rfseg

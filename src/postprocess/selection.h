@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "postprocess/column_rule.h"
 #include "postprocess/kernels.h"
 #include "postprocess/postprocess.h"
 
@@ -13,12 +14,6 @@ struct Selected {
   int query = 0;
   int class_id = 0;  ///< output class id
   float score = 0;
-};
-
-/// What a logit column means for selection.
-struct ColumnRule {
-  int class_id = -1;    ///< output class id, -1 = dropped
-  float threshold = 0;  ///< strict
 };
 
 /// Class map and thresholds, one rule a logit column.

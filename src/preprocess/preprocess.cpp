@@ -19,6 +19,9 @@ Kernels choose_kernels(Backend backend) {
 
 void check(const ImageView& image, const PreprocessSpec& spec) {
   if (image.planes[0] == nullptr) throw Error(ErrorCode::kInput, "picture without pixels");
+  if (spec.backend == Backend::kCuda) {
+    throw Error(ErrorCode::kDevice, "pre-processing has no CUDA backend in this build");
+  }
   if (spec.padding_value < 0 || spec.padding_value > 255) {
     throw Error(ErrorCode::kInput,
                 fmt::format("padding value {}: must be 0 to 255", spec.padding_value));

@@ -153,6 +153,80 @@ TEST_F(BadInputTest, DownloadsThatFailLeaveNothing) {
     EXPECT_EQ(file.find("xxlarge.pth"), std::string::npos) << file;
 }
 
+TEST_F(BadInputTest, ClosedStreamsDoNotEndUpInOtherFiles) {
+  const auto no_stdout = run({"predict", "-m", model(), pictures_[0], "--report", "r.html"}, ">&-");
+  EXPECT_EQ(no_stdout.code, 6) << no_stdout.err;
+  EXPECT_TRUE(files().empty());
+  const auto no_stderr =
+      run({"predict", "-m", model(), pictures_[0], "none.jpg", "-o", "r.jsonl"}, "2>&-");
+  EXPECT_EQ(no_stderr.code, 1);
+  EXPECT_EQ(json_lines(read_text(path("r.jsonl"))).size(), 1u);
+}
+
+TEST_F(BadInputTest, OutputsDoNotDestroyEachOtherOrWhatOptionsRead) {
+  expect_failure(
+      run({"predict", "-m", model(), pictures_[0], "-o", "s.json", "--stats", "./s.json"}), 2,
+      "both would write");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "-o", "s.json", "--report",
+                      "s.json.images.json"}),
+                 2, "both would write");
+  write_text(path("ids.json"), R"({"images": [{"id": 1, "file_name": "x.jpg"}]})");
+  expect_failure(
+      run({"predict", "-m", model(), pictures_[0], "-o", "ids.json", "--image-ids", "ids.json"}), 2,
+      "overwrite");
+  std::string names;
+  for (int i = 0; i < 91; ++i) names += "name" + std::to_string(i) + "\n";
+  write_text(path("c.jsonl"), names);
+  expect_failure(
+      run({"predict", "-m", model(), pictures_[0], "-o", "c.jsonl", "--classes", "c.jsonl"}), 2,
+      "overwrite");
+  EXPECT_EQ(files(), (std::vector<std::string>{"c.jsonl", "ids.json"}));
+}
+
+TEST_F(BadInputTest, ValuesThatWouldMeanSomethingElse) {
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--threshold", ""}), 2,
+                 "a number from 0 to 1");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--class-threshold", "cat=1e50"}), 2,
+                 "cat=1e50");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--keep", ""}), 2, "--keep");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--masks", "bla"}), 2,
+                 "one of rle, polygon, dense, none");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--every", "0"}), 2,
+                 "--every: '0' is not a whole number");
+  write_text(path("two.txt"), "cat\ndog\n");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--classes", "two.txt"}), 2,
+                 "91 classes");
+  // A repeatable option takes one value: what follows is an input.
+  EXPECT_EQ(run({"predict", "-m", model(), "--keep", "person", pictures_[0]}).code, 0);
+}
+
+TEST_F(BadInputTest, APictureWithoutAnImageIdFailsAlone) {
+  const std::string name = std::filesystem::path(pictures_[0]).filename().string();
+  write_text(path("ids.json"), R"({"images": [{"id": 7, "file_name": ")" + name + R"("}]})");
+  const auto result = run({"predict", "-m", model(), pictures_[1], pictures_[0], "-o", "r.json",
+                           "--image-ids", "ids.json"});
+  EXPECT_EQ(result.code, 1) << result.err;
+  for (const auto& entry : nlohmann::json::parse(read_text(path("r.json"))))
+    EXPECT_EQ(entry["image_id"], 7);
+}
+
+TEST_F(BadInputTest, ACutVideoIsReportedAndItsFramesAreKept) {
+  const std::string clip = read_text(demo("clip.mp4"));
+  write_text(path("cut.mp4"), clip.substr(0, clip.size() / 2));
+  const auto result =
+      run({"predict", "-q", "-m", model(), "cut.mp4", "--every", "30", "-o", "r.jsonl"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_NE(result.err.find("cut.mp4: the video ends after"), std::string::npos) << result.err;
+  EXPECT_GE(json_lines(read_text(path("r.jsonl"))).size(), 1u);
+}
+
+TEST_F(BadInputTest, NothingReadableLeavesAnEarlierResultAlone) {
+  write_text(path("r.json"), "[]");
+  EXPECT_EQ(run({"predict", "-m", model(), "none.jpg", "-o", "r.json"}).code, 4);
+  EXPECT_EQ(read_text(path("r.json")), "[]");
+  EXPECT_EQ(files(), (std::vector<std::string>{"r.json"}));
+}
+
 TEST_F(BadInputTest, InterruptClosesTheOutputsAndExits130) {
   const auto result =
       run({"predict", "-m", model(), demo("clip.mp4"), demo("clip.mp4"), "-o", "r.jsonl"}, "",

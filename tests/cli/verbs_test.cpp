@@ -45,6 +45,16 @@ TEST_F(VerbsTest, PreprocessForwardPostprocessInARowGiveWhatPredictGives) {
   const auto post = run({"postprocess", "--boxes", "out/boxes.npy", "--logits", "out/logits.npy",
                          "--masks", "out/masks.npy", "--image-size", size, "-o", "r.jsonl"});
   ASSERT_EQ(post.code, 0) << post.err;
+  // On a GPU the same bytes, without one an error.
+  const auto gpu =
+      run({"postprocess", "--boxes", "out/boxes.npy", "--logits", "out/logits.npy", "--masks",
+           "out/masks.npy", "--image-size", size, "-o", "gpu.jsonl", "--device", "cuda"});
+  if (gpu.code == 0) {
+    EXPECT_EQ(read_text(path("gpu.jsonl")), read_text(path("r.jsonl")));
+  } else {
+    EXPECT_EQ(gpu.code, 5);
+    EXPECT_NE(gpu.err.find("--device cuda: "), std::string::npos) << gpu.err;
+  }
   const json line = json_lines(read_text(path("r.jsonl")))[0];
   ASSERT_EQ(line["detections"].size(), predicted["detections"].size());
   ASSERT_FALSE(line["detections"].empty());

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <memory>
+#include <optional>
 
 #include "cli/common.h"
 #include "cli/verbs.h"
@@ -11,6 +13,7 @@
 #include "output/results.h"
 #include "pipeline/conventions.h"
 #include "pipeline/loaded_model.h"
+#include "postprocess/cuda/cuda_postprocessor.h"
 #include "postprocess/transform_json.h"
 #include "rfseg/error.h"
 
@@ -45,8 +48,34 @@ ModelConfig config_of(const Tensor& logits, bool seg) {
   return config;
 }
 
+/// The GPU that --device cuda[:N] asks for, if it does. Throws Error(kDevice) where it cannot be
+/// used.
+std::optional<int> cuda_device(const ModelOptions& options) {
+  const std::string& name = options.device;
+  if (!name.starts_with("cuda")) return std::nullopt;
+  int device = 0;
+  if (name.size() > 4) {
+    const char* const end = name.data() + name.size();
+    const auto [rest, status] = std::from_chars(name.data() + 5, end, device);
+    if (name[4] != ':' || name.size() == 5 || rest != end || status != std::errc() || device < 0) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--device {}: not known; auto, cpu and cuda[:N] are", name));
+    }
+  }
+  if (options.backend != Backend::kAuto) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--device {} has one backend; leave out --backend", name));
+  }
+  std::string why;
+  if (!cuda_usable(&why)) {
+    throw Error(ErrorCode::kDevice, fmt::format("--device {}: {}", name, why));
+  }
+  return device;
+}
+
 void run_postprocess(const PostprocessArguments& arguments) {
-  check_device(arguments.common.model_options);
+  const std::optional<int> gpu = cuda_device(arguments.common.model_options);
+  if (!gpu) check_device(arguments.common.model_options);
   std::vector<std::string> inputs = arguments.read_files;
   for (const std::string* path : {&arguments.boxes, &arguments.logits, &arguments.masks,
                                   &arguments.class_map, &arguments.transform}) {
@@ -74,7 +103,8 @@ void run_postprocess(const PostprocessArguments& arguments) {
   const ModelConfig config = config_of(logits, !masks.empty());
   const ResolvedOptions resolved = resolve_options(arguments.predict, config);
   PostprocessSpec spec = resolved.postprocess;
-  spec.backend = arguments.common.model_options.backend;
+  spec.backend = gpu ? Backend::kCuda : arguments.common.model_options.backend;
+  spec.cuda_device = gpu.value_or(0);
   if (!arguments.class_map.empty()) {
     spec.class_map = parse_class_map(read_text(arguments.class_map), arguments.class_map);
     if (spec.class_map.size() > static_cast<std::size_t>(config.logits)) {

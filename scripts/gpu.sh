@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Tests and times the CUDA backend on this machine's GPU. Usage: scripts/gpu.sh post [test|sanitize|bench]...
+# Without steps all three. Environment:
+#   RFSEG_GPU_BUILD   build folder; default build/release, built first where its programs are missing
+#   RFSEG_POST_CASES  folder of case sets: coco/ (10 survivors on average), crowd60/, crowd300/, each with
+#                     case folders of boxes.npy, logits.npy, masks.npy; without it only tests run
+#   RFSEG_CUDA_CASES  differential cases in all (default 100000), spread over RFSEG_JOBS processes
+#   RFSEG_BENCH_SETS  other settings than the usual, see bench/postprocess/cuda_postprocess_bench.cpp
+#   RFSEG_PEERS       "no" leaves out the PyTorch sequence
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+[[ "${1:-}" == post ]] || { sed -n 2,10p "$0" >&2; exit 2; }
+shift
+steps=("$@")
+[[ ${#steps[@]} -gt 0 ]] || steps=(test sanitize bench)
+build="${RFSEG_GPU_BUILD:-build/release}"
+jobs="${RFSEG_JOBS:-$(nproc)}"
+cases="${RFSEG_CUDA_CASES:-100000}"
+if [[ ! -x "$build/test_postprocess_cuda" || ! -x "$build/bench/bench_postprocess_cuda" ]]; then
+  scripts/build.sh release
+  build=build/release
+fi
+
+run_tests() {
+  "$build/test_postprocess_cuda" --gtest_filter='-CudaDifferential.GpuEqualsTheCpuInEveryByte'
+  local each=$(((cases + jobs - 1) / jobs)) pids=() logs failed=0
+  logs="$(mktemp -d)"
+  for ((i = 0; i < jobs; ++i)); do
+    RFSEG_CUDA_CASES=$each RFSEG_CUDA_FIRST=$((1 + i * each)) "$build/test_postprocess_cuda" \
+      --gtest_filter='CudaDifferential.GpuEqualsTheCpuInEveryByte' >"$logs/$i" 2>&1 &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  grep -h -E ' cases, |differ|Failure|seed' "$logs"/* | sort | uniq -c | sort -rn | head -20
+  [[ $failed == 0 ]] || { tail -n 20 "$logs"/*; return 1; }
+}
+
+sanitize() {
+  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed" >&2; return 1; }
+  for tool in memcheck racecheck initcheck; do
+    echo "== $tool"
+    RFSEG_CUDA_CASES=${RFSEG_SANITIZE_CASES:-40} compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$build/test_postprocess_cuda" \
+      --gtest_filter='CudaDifferential.Gpu*:Cuda.BoxesAlone*' 2>&1 | tail -n 12
+  done
+}
+
+bench() {
+  [[ -d "${RFSEG_POST_CASES:-}" ]] || { echo "RFSEG_POST_CASES names no folder" >&2; return 1; }
+  local c="$RFSEG_POST_CASES"
+  # shellcheck disable=SC2206  # RFSEG_BENCH_SETS is a list of words; CASES in it is the folder
+  local sets=(${RFSEG_BENCH_SETS:+${RFSEG_BENCH_SETS//CASES/$c}})
+  [[ ${#sets[@]} -gt 0 ]] || sets=("1080p_10=$c/coco:1080x1920" "640x480_10=$c/coco:480x640" "4K_10=$c/coco:2160x3840"
+              "1080p_60=$c/crowd60:1080x1920" "1080p_300=$c/crowd300:1080x1920"
+              "1080p_10_boxes=$c/coco:1080x1920" "1080p_10_inference=$c/coco:1080x1920"
+              "batch32_1080p_10=$c/coco:1080x1920:32")
+  "$build/bench/bench_postprocess_cuda" --calls "${RFSEG_BENCH_CALLS:-1000}" "${sets[@]}"
+  [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/postprocess/peer_torch_cuda.py "${sets[@]}"
+}
+
+for step in "${steps[@]}"; do
+  case "$step" in
+    test) run_tests ;;
+    sanitize) sanitize ;;
+    bench) bench ;;
+    *) echo "unknown step $step: test, sanitize, bench" >&2; exit 2 ;;
+  esac
+done

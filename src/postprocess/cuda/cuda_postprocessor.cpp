@@ -1,0 +1,399 @@
+#include "postprocess/cuda/cuda_postprocessor.h"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "postprocess/backends.h"
+#include "postprocess/cuda/kernels.h"
+#include "postprocess/cuda/plan.h"
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // do not hand the error to the next call
+  throw Error(ErrorCode::kDevice, fmt::format("CUDA: {}: {}", what, cudaGetErrorString(status)));
+}
+
+/// Grow-only memory on the device or pinned on the host.
+class Buffer {
+ public:
+  enum class Kind { kDevice, kPinned };
+  explicit Buffer(Kind kind) : kind_(kind) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { release(); }
+
+  /// Whether it had to be allocated anew.
+  bool reserve(std::size_t bytes) {
+    if (bytes <= size_) return false;
+    release();
+    void* p = nullptr;
+    if (kind_ == Kind::kDevice) {
+      check(cudaMalloc(&p, bytes), "allocating device memory");
+    } else {
+      check(cudaHostAlloc(&p, bytes, cudaHostAllocMapped), "allocating pinned memory");
+    }
+    data_ = static_cast<std::byte*>(p);
+    size_ = bytes;
+    return true;
+  }
+  std::byte* data() const { return data_; }
+
+ private:
+  void release() {
+    if (data_ != nullptr) kind_ == Kind::kDevice ? cudaFree(data_) : cudaFreeHost(data_);
+    data_ = nullptr;
+    size_ = 0;
+  }
+  Kind kind_;
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace
+
+struct CudaPostprocessor::Impl {
+  /// Workspace and results of one set of capacities.
+  struct Buffers {
+    cuda::Capacity capacity;
+    Buffer workspace{Buffer::Kind::kDevice}, results{Buffer::Kind::kPinned};
+    cuda::KernelArguments arguments;
+
+    void arrange(const cuda::Shape& shape, const cuda::Capacity& wanted, Counters& counters) {
+      capacity = wanted;
+      const std::size_t bytes = cuda::carve_workspace(arguments, shape, wanted, nullptr);
+      if (workspace.reserve(bytes)) {
+        ++counters.allocations;
+        check(cudaMemset(workspace.data(), 0, bytes), "clearing the workspace");
+        check(cudaDeviceSynchronize(), "clearing the workspace");
+      }
+      counters.allocations +=
+          results.reserve(cuda::carve_results(arguments, shape, wanted, nullptr)) ? 1 : 0;
+      cuda::carve_workspace(arguments, shape, wanted, workspace.data());
+      cuda::carve_results(arguments, shape, wanted, results.data());
+      *arguments.header = cuda::ResultHeader{};
+    }
+  };
+
+  int device = 0;
+  int cluster = 1;
+  int resident_blocks = 1;
+  Limits limits;
+  Counters counters;
+  uint64_t generation = 0;
+  std::string name;
+  cudaStream_t own_stream = nullptr;
+
+  cuda::Shape shape;
+  Buffers buffers;
+  std::unique_ptr<Buffers> recovery;  ///< of the last call, if it did not fit
+  std::vector<std::byte> parameters;  ///< in force; also `staging` and `device_parameters`
+  std::vector<std::byte> next_parameters;
+  Buffer staging{Buffer::Kind::kPinned}, device_parameters{Buffer::Kind::kDevice};
+  Buffer inputs{Buffer::Kind::kDevice};
+  DeviceOutputs enqueued;
+  bool in_flight = false;
+
+  PostprocessSpec last_spec;  ///< of the last prepare, with last_pictures
+  std::vector<PreprocessGeometry> last_pictures;
+
+  /// Whether everything is in place for such a call, since the last one was the same.
+  bool repeats(const cuda::Shape& next, const PostprocessSpec& spec,
+               std::span<const PreprocessGeometry> pictures) const {
+    return next == shape && pictures.size() == last_pictures.size() &&
+           std::memcmp(pictures.data(), last_pictures.data(), pictures.size_bytes()) == 0 &&
+           spec.like == last_spec.like && spec.threshold == last_spec.threshold &&
+           spec.class_thresholds == last_spec.class_thresholds &&
+           spec.class_map == last_spec.class_map && spec.num_select == last_spec.num_select &&
+           spec.max_detections == last_spec.max_detections;
+  }
+
+  void use_device() const { check(cudaSetDevice(device), "choosing the device"); }
+
+  void synchronise(cudaStream_t stream) {
+    ++counters.synchronisations;
+    check(cudaStreamSynchronize(stream), "running the post-processing kernels");
+    in_flight = false;
+  }
+
+  cuda::KernelArguments arguments(const Buffers& to, const DeviceOutputs& outputs) const {
+    cuda::KernelArguments a = to.arguments;
+    a.boxes = outputs.boxes;
+    a.logits = outputs.logits;
+    a.masks = outputs.masks;
+    a.boxes_type = outputs.boxes_type;
+    a.logits_type = outputs.logits_type;
+    a.masks_type = outputs.masks_type;
+    a.batch = shape.batch;
+    a.queries = shape.queries;
+    a.classes = shape.classes;
+    a.rows = shape.rows;
+    a.columns = shape.columns;
+    cuda::point_to_parameters(a, shape, device_parameters.data());
+    if (!shape.masks) a.masks = nullptr;
+    return a;
+  }
+
+  void launch(const Buffers& to, const DeviceOutputs& outputs, cudaStream_t stream) {
+    const cuda::KernelArguments a = arguments(to, outputs);
+    check(cuda::launch_select(a, stream), "launching the selection kernel");
+    ++counters.launches;
+    if (shape.masks && to.capacity.blocks > 0) {
+      check(cuda::launch_masks(a, to.capacity.blocks, cluster, stream),
+            "launching the mask kernel");
+      ++counters.launches;
+    }
+  }
+
+  const Buffers& current() const { return recovery != nullptr ? *recovery : buffers; }
+};
+
+CudaPostprocessor::CudaPostprocessor(int device) : CudaPostprocessor(device, Limits{}) {}
+
+CudaPostprocessor::CudaPostprocessor(int device, const Limits& limits)
+    : impl_(std::make_unique<Impl>()) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    throw Error(ErrorCode::kDevice,
+                fmt::format("CUDA: no usable GPU ({})",
+                            status != cudaSuccess ? cudaGetErrorString(status) : "none found"));
+  }
+  if (device < 0 || device >= count) {
+    throw Error(ErrorCode::kDevice,
+                fmt::format("CUDA: there is no GPU {}; this machine has 0..{}", device, count - 1));
+  }
+  impl_->device = device;
+  impl_->limits = limits;
+  impl_->use_device();
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "reading the device's properties");
+  impl_->name = properties.name;
+  if (properties.major < 8) {
+    throw Error(ErrorCode::kDevice,
+                fmt::format("CUDA: {} has compute capability {}.{}; 8.0 or newer is needed",
+                            properties.name, properties.major, properties.minor));
+  }
+  check(cuda::configure_kernels(&impl_->cluster), "loading the post-processing kernels");
+  if (limits.blocks_per_mask > 0) {
+    impl_->cluster = std::min(impl_->cluster, limits.blocks_per_mask);
+  }
+  const int clusters = std::max(1, properties.multiProcessorCount * 3 / impl_->cluster);
+  impl_->resident_blocks = clusters * impl_->cluster;
+  check(cudaStreamCreateWithFlags(&impl_->own_stream, cudaStreamNonBlocking), "making a stream");
+}
+
+CudaPostprocessor::~CudaPostprocessor() {
+  if (impl_->own_stream == nullptr) return;
+  cudaStreamSynchronize(impl_->own_stream);
+  cudaStreamDestroy(impl_->own_stream);
+}
+
+void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessSpec& spec,
+                                std::span<const PreprocessGeometry> pictures, CUstream_st* stream) {
+  Impl& impl = *impl_;
+  constexpr int kMaxBatch = 65535;
+  if (outputs.batch < 1 || outputs.batch > kMaxBatch ||
+      pictures.size() != static_cast<std::size_t>(outputs.batch)) {
+    throw Error(ErrorCode::kInput,
+                fmt::format("a batch of {} network outputs and {} pictures: both must be one "
+                            "number in 1..{}",
+                            outputs.batch, pictures.size(), kMaxBatch));
+  }
+  cuda::Shape shape{outputs.batch,     outputs.queries,   outputs.classes,
+                    outputs.mask_rows, outputs.mask_cols, false};
+  shape.masks = outputs.masks != nullptr && spec.masks != MaskFormat::kNone;
+  if (!shape.masks) shape.rows = shape.columns = 0;
+  impl.use_device();
+  if (impl.repeats(shape, spec, pictures)) {
+    if (impl.recovery != nullptr) impl.recovery.reset();
+    return;
+  }
+  impl.last_pictures.clear();  // until this call has been found good
+  cuda::check_call(spec, pictures, shape);
+  if (impl.in_flight) impl.synchronise(stream);
+  impl.recovery.reset();
+
+  impl.next_parameters.resize(cuda::parameter_bytes(shape));
+  cuda::Capacity wanted =
+      cuda::write_parameters(spec, pictures, shape, impl.next_parameters.data());
+  if (wanted.detections <= impl.limits.detections) {  // thresholds may change without a new capture
+    const int64_t pairs = int64_t{shape.queries} * shape.classes;
+    wanted.detections = static_cast<int32_t>(std::min<int64_t>(impl.limits.detections, pairs));
+    wanted.masks = shape.masks ? std::min(wanted.detections, shape.queries) : 0;
+  }
+  wanted.spill = impl.limits.toggles_per_block;
+  wanted.bytes = std::max(impl.limits.bytes,
+                          impl.limits.bytes_per_picture * static_cast<uint64_t>(shape.batch));
+  const int64_t most = int64_t{shape.batch} * wanted.masks * impl.cluster;
+  wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, impl.resident_blocks));
+  if (shape != impl.shape || !impl.buffers.capacity.holds(wanted)) {
+    const bool same_shape = shape == impl.shape;
+    impl.shape = shape;
+    impl.buffers.arrange(shape, same_shape ? impl.buffers.capacity.grown_to(wanted) : wanted,
+                         impl.counters);
+    const std::size_t bytes = impl.next_parameters.size();
+    impl.counters.allocations += impl.staging.reserve(bytes) ? 1 : 0;
+    impl.counters.allocations += impl.device_parameters.reserve(bytes) ? 1 : 0;
+    impl.parameters.clear();
+    ++impl.generation;
+  }
+  if (impl.parameters != impl.next_parameters) {
+    std::swap(impl.parameters, impl.next_parameters);
+    std::memcpy(impl.staging.data(), impl.parameters.data(), impl.parameters.size());
+    check(cudaMemcpyAsync(impl.device_parameters.data(), impl.staging.data(),
+                          impl.parameters.size(), cudaMemcpyHostToDevice, stream),
+          "copying the parameters");
+    ++impl.counters.uploads;
+    impl.in_flight = true;
+  }
+  impl.last_spec = spec;
+  impl.last_pictures.assign(pictures.begin(), pictures.end());
+}
+
+void CudaPostprocessor::enqueue(const DeviceOutputs& outputs, CUstream_st* stream) {
+  impl_->enqueued = outputs;
+  impl_->in_flight = true;
+  impl_->launch(impl_->buffers, outputs, stream);
+}
+
+CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
+  Impl& impl = *impl_;
+  impl.recovery.reset();
+  impl.synchronise(stream);
+  if (impl.buffers.arguments.header->overflow != 0) {
+    impl.buffers.arguments.header->overflow = 0;
+    ++impl.counters.reruns;
+    cuda::Usage usage;
+    check(cudaMemcpyAsync(&usage, impl.buffers.arguments.usage, sizeof(usage),
+                          cudaMemcpyDeviceToHost, stream),
+          "reading what the masks need");
+    impl.synchronise(stream);
+    cuda::Capacity needed = impl.buffers.capacity;
+    needed.spill = std::max(needed.spill, usage.toggles);
+    needed.bytes = std::max(needed.bytes, usage.bytes);
+    if (needed.bytes > UINT32_MAX) {
+      throw Error(ErrorCode::kInput,
+                  fmt::format("the masks of this batch take up to {} bytes; 2^32 are the limit",
+                              needed.bytes));
+    }
+    auto larger = std::make_unique<Impl::Buffers>();
+    larger->arrange(impl.shape, needed, impl.counters);
+    impl.launch(*larger, impl.enqueued, stream);
+    impl.synchronise(stream);
+    if (larger->arguments.header->overflow != 0) {
+      throw Error(ErrorCode::kInternal, "CUDA: a rerun with the exact capacities overflowed");
+    }
+    impl.recovery = std::move(larger);
+  }
+  const cuda::KernelArguments& a = impl.current().arguments;
+  return {a.picture_records, a.detections,      a.mask_records,
+          a.bytes,           a.detection_pitch, a.mask_pitch};
+}
+
+std::vector<Detections> CudaPostprocessor::results() const {
+  return cuda::read_results(impl_->current().arguments, impl_->shape, impl_->parameters.data());
+}
+
+std::vector<Detections> CudaPostprocessor::run(const DeviceOutputs& outputs,
+                                               const PostprocessSpec& spec,
+                                               std::span<const PreprocessGeometry> pictures,
+                                               CUstream_st* stream) {
+  if (stream == nullptr) stream = impl_->own_stream;
+  prepare(outputs, spec, pictures, stream);
+  enqueue(outputs, stream);
+  wait(stream);
+  return results();
+}
+
+std::vector<Detections> CudaPostprocessor::run_from_host(
+    std::span<const NetworkOutputs> outputs, const PostprocessSpec& spec,
+    std::span<const PreprocessGeometry> pictures) {
+  Impl& impl = *impl_;
+  if (outputs.empty()) return {};
+  const NetworkOutputs& first = outputs[0];
+  const bool masks = first.masks != nullptr && spec.masks != MaskFormat::kNone;
+  for (const NetworkOutputs& one : outputs) {
+    if (one.queries != first.queries || one.classes != first.classes ||
+        one.mask_rows != first.mask_rows || one.mask_cols != first.mask_cols ||
+        (one.masks != nullptr) != (first.masks != nullptr)) {
+      throw Error(ErrorCode::kInput, "the network outputs of a batch must have one shape");
+    }
+  }
+  for (const PreprocessGeometry& picture : pictures) check_postprocess(first, spec, picture, masks);
+  impl.use_device();
+  const std::size_t batch = outputs.size();
+  const std::size_t queries = static_cast<std::size_t>(first.queries);
+  const std::size_t boxes = queries * 4, logits = queries * static_cast<std::size_t>(first.classes);
+  const std::size_t cells = masks ? queries * static_cast<std::size_t>(first.mask_rows) *
+                                        static_cast<std::size_t>(first.mask_cols)
+                                  : 0;
+  const std::size_t total = batch * (boxes + logits + cells) + 16;
+  if (impl.in_flight) impl.synchronise(impl.own_stream);
+  impl.counters.allocations += impl.inputs.reserve(total * sizeof(float)) ? 1 : 0;
+  float* const base = reinterpret_cast<float*>(impl.inputs.data());
+  const auto put = [&](float* to, const float* from, std::size_t n) {
+    if (n == 0) return;
+    check(cudaMemcpyAsync(to, from, n * sizeof(float), cudaMemcpyHostToDevice, impl.own_stream),
+          "copying network outputs");
+  };
+  DeviceOutputs device;
+  device.boxes = base;
+  device.logits = base + batch * boxes;
+  device.masks = masks ? base + batch * (boxes + logits) : nullptr;
+  for (std::size_t i = 0; i < batch; ++i) {
+    put(base + i * boxes, outputs[i].boxes, boxes);
+    put(base + batch * boxes + i * logits, outputs[i].logits, logits);
+    if (masks) put(base + batch * (boxes + logits) + i * cells, outputs[i].masks, cells);
+  }
+  device.batch = static_cast<int>(batch);
+  device.queries = first.queries;
+  device.classes = first.classes;
+  device.mask_rows = first.mask_rows;
+  device.mask_cols = first.mask_cols;
+  return run(device, spec, pictures, impl.own_stream);
+}
+
+uint64_t CudaPostprocessor::generation() const { return impl_->generation; }
+const CudaPostprocessor::Counters& CudaPostprocessor::counters() const { return impl_->counters; }
+std::string CudaPostprocessor::device_name() const { return impl_->name; }
+
+bool cuda_usable(std::string* why) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return true;
+  cudaGetLastError();
+  if (why != nullptr) {
+    *why = fmt::format("no usable GPU ({})",
+                       status == cudaSuccess ? "none found" : cudaGetErrorString(status));
+  }
+  return false;
+}
+
+Detections postprocess_cuda(const NetworkOutputs& outputs, const PostprocessSpec& spec) {
+  static std::mutex mutex;
+  static std::unique_ptr<CudaPostprocessor> processor;
+  static int device = -1;
+  const std::lock_guard lock(mutex);
+  if (processor == nullptr || device != spec.cuda_device) {
+    processor = std::make_unique<CudaPostprocessor>(spec.cuda_device);
+    device = spec.cuda_device;
+  }
+  if (outputs.queries == 0 || outputs.classes == 0) {
+    Detections none;
+    none.width = spec.geometry.original_width;
+    none.height = spec.geometry.original_height;
+    return none;
+  }
+  return std::move(processor->run_from_host({&outputs, 1}, spec, {&spec.geometry, 1})[0]);
+}
+
+}  // namespace rfseg

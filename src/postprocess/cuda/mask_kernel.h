@@ -1,0 +1,445 @@
+#pragma once
+
+// The second kernel: a cluster of blocks turns the cells of one query into the compressed COCO
+// bytes of its mask. Each block takes an equal share of the pixel columns, a thread a column. The
+// mask is handled as the positions at which it changes ("toggles"), in column-major order.
+
+#include "postprocess/cuda/cell_columns.h"
+#include "postprocess/cuda/pixel_columns.h"
+#include "postprocess/cuda/records.h"
+#include "postprocess/cuda/simt.h"
+
+namespace rfseg::cuda {
+
+constexpr int kMaskWarps = kMaskThreads / kWarp;
+constexpr int kMaxCluster = 8;
+constexpr uint32_t kListToggles = 1024;  ///< toggles of a block that stay in shared memory
+constexpr int kMaxGroups = 7;            ///< bytes of one count
+
+/// What the blocks of a cluster tell each other.
+struct Exchange {
+  uint32_t count;    ///< toggles of this block
+  uint32_t tail[3];  ///< its last ones, latest first
+  uint32_t bytes;    ///< of its counts
+  uint32_t failed;
+  uint64_t base;  ///< where the mask's bytes begin, kNoRoom without room; by rank 0
+};
+constexpr uint64_t kNoRoom = ~uint64_t{0};
+
+struct alignas(16) MaskShared {
+  alignas(16) uint8_t text[16 + kMaskThreads * kMaxGroups + 16];
+  CellTile tile;
+  uint16_t slots[kColumnSlots][kMaskThreads];
+  float column[kMaskWarps][kColumnCache];
+  uint32_t list[kListToggles];
+  uint8_t ends_set[kMaskThreads];  ///< the column's last pixel is set, and is the picture's last
+  ScanScratch scan;
+  Exchange exchange;
+  PictureParams picture;  ///< of the mask at work
+};
+
+/// The toggles of one block: the first in shared memory, the rest in the workspace.
+struct ToggleList {
+  uint32_t* near;
+  uint32_t* far;
+  uint32_t far_capacity;
+
+  RFSEG_DEVICE void write(uint32_t i, uint32_t v) const {
+    if (i < kListToggles) {
+      near[i] = v;
+    } else if (i - kListToggles < far_capacity) {
+      far[i - kListToggles] = v;
+    }
+  }
+  RFSEG_DEVICE uint32_t read(uint32_t i) const {
+    return i < kListToggles ? near[i] : far[i - kListToggles];
+  }
+};
+
+/// Where one column's toggles go: into its slots, or straight into the list.
+struct ColumnSink {
+  uint16_t* slots;  ///< of this thread, kMaskThreads apart
+  ToggleList list;
+  uint32_t list_at;
+  uint32_t base;  ///< position of the column's pixel 0
+  bool direct;
+
+  RFSEG_DEVICE void operator()(uint32_t k, int pixel) const {
+    if (direct) {
+      list.write(list_at + k, base + static_cast<uint32_t>(pixel));
+    } else if (k < kColumnSlots) {
+      slots[k * kMaskThreads] = static_cast<uint16_t>(pixel);
+    }
+  }
+};
+
+/// Writes all toggles of this block's share of columns, and returns how many there are.
+RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height, int picture_width,
+                                   MaskShared& s, const ToggleList& list, int rank, int size,
+                                   BlockScan<kMaskThreads>& scan) {
+  const AxisMap &x = source.x, &y = source.y;
+  const uint32_t height = static_cast<uint32_t>(picture_height);
+  const int thread = thread_index(), lane = thread % kWarp, warp = thread / kWarp;
+  // A column past the last holds the end of a run that leaves the last one at its lower end.
+  const int columns = (x.end > x.begin ? x.end - x.begin : 0) + (x.end < picture_width ? 1 : 0);
+  const int share = (columns + size - 1) / size;
+  const int from = rank * share;
+  const int to = from + share < columns ? from + share : columns;
+  const bool reaches_bottom = y.end == picture_height && y.end > y.begin;
+  uint32_t count = 0;
+  if (from >= to) return 0;
+  bool before = false;  // the pixel before the next column is set
+  // The column before this block's first one tells that of the first; it belongs to another block.
+  bool lead = from > 0 && reaches_bottom;
+  for (int at = from - (lead ? 1 : 0); at < to;) {
+    const int tile_end = x.begin + to < x.end ? x.begin + to : x.end;
+    const int n = load_tile(source, x.begin + at, tile_end, s.tile);
+    const int pixel_x = x.begin + at + thread;
+    const bool mine = thread < n && pixel_x < x.end;
+    const bool counted = thread < n && !(lead && thread == 0);
+    XTaps taps;
+    if (mine) taps = x_taps(source, pixel_x);
+    const bool by_cells =
+        mine && s.tile.usable && taps.usable && in_tile(source, s.tile, taps.cell);
+    uint32_t by_pixels = warp_ballot(mine && !by_cells);
+
+    ColumnSink sink;
+    sink.slots = &s.slots[0][thread];
+    sink.list = list;
+    sink.list_at = 0;
+    sink.base = static_cast<uint32_t>(pixel_x) * height;
+    sink.direct = false;
+    ColumnFacts facts;
+    for (int pass = 0; pass < 2; ++pass) {
+      // Pass 0 counts and keeps what has room in the slots; pass 1 makes the rest again.
+      sink.direct = pass == 1;
+      if (by_cells && (pass == 0 || (counted && facts.inner > kColumnSlots))) {
+        facts = cell_column(source, s.tile, taps, height, sink);
+      }
+      for (uint32_t left = by_pixels; left != 0; left &= left - 1) {
+        const int owner = lowest_bit(left);
+        ColumnSink shared_sink = sink;
+        shared_sink.list_at = warp_read(sink.list_at, owner);
+        shared_sink.base = warp_read(sink.base, owner);
+        const ColumnFacts found = pixel_column(source, x.begin + at + warp * kWarp + owner, height,
+                                               s.column[warp], shared_sink, pass == 1);
+        if (lane == owner) facts = found;
+      }
+      if (pass == 1) break;
+      by_pixels = warp_ballot(mine && !by_cells && counted);
+      s.ends_set[thread] = facts.last ? 1 : 0;
+      block_sync();
+      const bool previous = thread == 0 ? before : s.ends_set[thread - 1] != 0;
+      const bool starts = counted && facts.first != previous;
+      uint32_t total;
+      uint32_t position = count + scan(counted ? facts.inner + (starts ? 1u : 0u) : 0u, &total);
+      if (starts) list.write(position++, sink.base);
+      sink.list_at = position;
+      if (by_cells && counted && facts.inner <= kColumnSlots) {
+        for (uint32_t k = 0; k < facts.inner; ++k) {
+          list.write(position + k, sink.base + s.slots[k][thread]);
+        }
+      }
+      count += total;
+      before = s.ends_set[n - 1] != 0;
+    }
+    lead = false;
+    at += n;
+    block_sync();  // the tile and the ends are free again
+  }
+  return count;
+}
+
+/// Bytes of one count, in groups of 5 bits with a sign.
+RFSEG_DEVICE int group_count(int32_t v) {
+  const uint32_t magnitude = static_cast<uint32_t>(v < 0 ? ~v : v);
+  return (33 - leading_zeros(magnitude) + 4) / 5;
+}
+
+/// The counts of this block as differences, by local index.
+struct Counts {
+  ToggleList list;
+  uint32_t global;   ///< index of the block's first count
+  uint32_t tail[3];  ///< toggles before it, latest first
+
+  RFSEG_DEVICE uint32_t toggle(int64_t i) const {
+    if (i >= 0) return list.read(static_cast<uint32_t>(i));
+    return i == -1 ? tail[0] : i == -2 ? tail[1] : tail[2];
+  }
+  /// Run lengths are written as the difference to the one two before, from the fourth on.
+  RFSEG_DEVICE int32_t value(uint32_t i) const {
+    const uint32_t index = global + i;
+    const int64_t at = i;
+    const uint32_t run = toggle(at) - (index > 0 ? toggle(at - 1) : 0u);
+    if (index <= 2) return static_cast<int32_t>(run);
+    return static_cast<int32_t>(run - (toggle(at - 2) - toggle(at - 3)));
+  }
+};
+
+/// Writes `total` bytes of s.text, which hold those from the 16-byte boundary before `at` on.
+RFSEG_DEVICE void copy_text(const uint8_t* text, uint8_t* bytes, uint64_t at, uint32_t total) {
+  const uint32_t begin = static_cast<uint32_t>(at & 15), end = begin + total;
+  uint8_t* out = bytes + (at - begin);
+  for (uint32_t j = 16 * static_cast<uint32_t>(thread_index()); j < end; j += 16 * kMaskThreads) {
+    if (j >= begin && j + 16 <= end) {
+      struct alignas(16) Words {
+        uint32_t w[4];
+      };
+      *reinterpret_cast<Words*>(out + j) = *reinterpret_cast<const Words*>(text + j);
+    } else {
+      for (uint32_t k = j > begin ? j : begin; k < end && k < j + 16; ++k) out[k] = text[k];
+    }
+  }
+}
+
+/// The blocks of a cluster that share a mask.
+struct Team {
+  int first, rank, size;  ///< first: its rank 0 within the cluster
+
+  /// All blocks of the cluster come here together, unless each works alone.
+  RFSEG_DEVICE void sync() const {
+    if (size == 1) {
+      block_sync();
+    } else {
+      cluster_sync();
+    }
+  }
+};
+
+/// One mask; `active` false only takes part in the barriers.
+RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Team& team,
+                              bool active, int picture_index, int slot, int query) {
+  const int thread = thread_index(), lane = thread % kWarp;
+  BlockScan<kMaskThreads> scan(s.scan);
+  Counts counts;
+  counts.list = {s.list, a.spill + uint64_t{a.spill_pitch} * static_cast<uint32_t>(block_x()),
+                 a.spill_pitch};
+  uint32_t count = 0, pixels = 0;
+  if (active) {
+    const PictureParams& picture = s.picture;
+    pixels = static_cast<uint32_t>(picture.height) * static_cast<uint32_t>(picture.width);
+    const MaskSource source = mask_source(a, picture, picture_index, query);
+    count = list_toggles(source, picture.height, picture.width, s, counts.list, team.rank,
+                         team.size, scan);
+    if (team.rank == team.size - 1) {  // the end of the picture closes the last run
+      if (thread == 0) counts.list.write(count, pixels);
+      ++count;
+    }
+    const bool fits = count <= kListToggles + a.spill_pitch;
+    block_sync();
+    if (thread == 0) {
+      s.exchange.count = count;
+      s.exchange.failed = fits ? 0u : 1u;
+      for (uint32_t k = 0; k < 3; ++k) {
+        s.exchange.tail[k] = fits && k < count ? counts.list.read(count - 1 - k) : 0u;
+      }
+      if (!fits) atomic_max(&a.usage->toggles, count - kListToggles);
+    }
+  }
+  team.sync();
+
+  int32_t value = 0;  // of the count that this thread has among the first kMaskThreads
+  uint32_t offset = 0, bytes = 0;
+  if (active) {
+    // Where this block's counts stand among all, and the toggles before them. A lane a block.
+    Exchange theirs{};
+    if (lane < team.size) {
+      const Exchange* other = cluster_peer(&s.exchange, team.first + lane);
+      theirs.count = other->count;
+      theirs.failed = other->failed;
+      theirs.tail[0] = other->tail[0];
+      theirs.tail[1] = other->tail[1];
+      theirs.tail[2] = other->tail[2];
+    }
+    const bool failed = warp_ballot(theirs.failed != 0) != 0;
+    uint32_t all = 0, known = 0;
+    counts.global = 0;
+    for (int r = 0; r < team.size; ++r) {
+      const uint32_t other = warp_read(theirs.count, r);
+      all += other;
+      if (r < team.rank) counts.global += other;
+    }
+    counts.tail[0] = counts.tail[1] = counts.tail[2] = 0;
+    for (int r = team.rank - 1; r >= 0 && known < 3; --r) {
+      const uint32_t other = warp_read(theirs.count, r);
+      const uint32_t tail[3] = {warp_read(theirs.tail[0], r), warp_read(theirs.tail[1], r),
+                                warp_read(theirs.tail[2], r)};
+      RFSEG_UNROLL
+      for (uint32_t k = 0; k < 3; ++k) {
+        if (k >= other || known >= 3) continue;
+        if (known == 0) counts.tail[0] = tail[k];
+        if (known == 1) counts.tail[1] = tail[k];
+        if (known == 2) counts.tail[2] = tail[k];
+        ++known;
+      }
+    }
+    uint64_t base = 0;
+    if (thread == 0 && team.rank == 0) {
+      // Room for the longest counts that a picture of this size can have; what is not needed stays
+      // unused.
+      const uint64_t longest = static_cast<uint64_t>(group_count(static_cast<int32_t>(pixels)));
+      const uint64_t need = (all * longest + 15) / 16 * 16;
+      base = atomic_add(&a.usage->bytes, need);
+      if (failed || base + need > a.byte_capacity) base = kNoRoom;
+    }
+    for (uint32_t from = 0; from < count && !failed; from += kMaskThreads) {
+      const uint32_t i = from + static_cast<uint32_t>(thread);
+      const int32_t v = i < count ? counts.value(i) : 0;
+      uint32_t total;
+      const uint32_t at = scan(i < count ? static_cast<uint32_t>(group_count(v)) : 0u, &total);
+      if (from == 0) {
+        value = v;
+        offset = at;
+      }
+      bytes += total;
+    }
+    if (thread == 0) {
+      s.exchange.bytes = bytes;
+      if (team.rank == 0) s.exchange.base = base;
+    }
+  }
+  team.sync();
+
+  uint64_t at = kNoRoom;
+  uint32_t length = 0;
+  if (active) {
+    at = cluster_peer(&s.exchange, team.first)->base;
+    uint32_t theirs = 0, below = 0;
+    if (lane < team.size) theirs = cluster_peer(&s.exchange, team.first + lane)->bytes;
+    for (int r = 0; r < team.size; ++r) {
+      const uint32_t other = warp_read(theirs, r);
+      length += other;
+      if (r < team.rank) below += other;
+    }
+    if (team.rank == 0 && thread == 0) {
+      if (at == kNoRoom) {
+        a.header->overflow = 1;
+      } else {
+        a.mask_records[int64_t{picture_index} * a.mask_pitch + slot] = {static_cast<uint32_t>(at),
+                                                                        length};
+      }
+    }
+    if (at != kNoRoom) at += below;
+  }
+  if (team.size > 1) cluster_arrive();  // nobody reads this block's shared memory after this
+  if (at != kNoRoom) {
+    for (uint32_t from = 0; from < count; from += kMaskThreads) {
+      const uint32_t i = from + static_cast<uint32_t>(thread);
+      uint32_t total = bytes;
+      if (count > kMaskThreads) {
+        value = i < count ? counts.value(i) : 0;
+        offset = scan(i < count ? static_cast<uint32_t>(group_count(value)) : 0u, &total);
+      }
+      const int groups = i < count ? group_count(value) : 0;
+      uint8_t* text = s.text + (at & 15) + offset;
+      for (int g = 0; g < groups; ++g) {
+        text[g] = static_cast<uint8_t>(48 + (value & 31) + (g + 1 < groups ? 32 : 0));
+        value >>= 5;
+      }
+      block_sync();
+      copy_text(s.text, a.bytes, at, total);
+      at += total;
+      block_sync();
+    }
+  }
+  if (team.size > 1) {
+    cluster_wait();
+  } else {
+    block_sync();
+  }
+}
+
+/// Detections of the pictures that fall to this block, from the workspace to the host.
+RFSEG_DEVICE void hand_over_detections(const KernelArguments& a) {
+  struct alignas(16) Words {
+    uint32_t w[4];
+  };
+  // From the last block on, since the first ones have masks.
+  for (int picture = grid_x() - 1 - block_x(); picture < a.batch; picture += grid_x()) {
+    const PictureRecord counts = a.counts[picture];
+    const int64_t at = int64_t{picture} * a.detection_pitch;
+    const Words* from = reinterpret_cast<const Words*>(a.survivors + at);
+    Words* to = reinterpret_cast<Words*>(a.detections + at);
+    const int words = counts.detections * static_cast<int>(sizeof(DetectionRecord) / sizeof(Words));
+    for (int i = thread_index(); i < words; i += kMaskThreads) to[i] = from[i];
+    if (thread_index() == 0) a.picture_records[picture] = counts;
+  }
+}
+
+/// Masks of the batch in order: which picture has number `item`.
+struct MaskNumbers {
+  int total = 0;
+  int picture = -1, slot = 0;
+
+  /// All lanes of a warp.
+  RFSEG_DEVICE void find(const KernelArguments& a, int item) {
+    const int lane = thread_index() % kWarp;
+    total = 0;
+    picture = -1;
+    for (int from = 0; from < a.batch; from += kWarp) {
+      const int mine = from + lane < a.batch ? a.counts[from + lane].masks : 0;
+      int sum = mine;
+      for (int d = 1; d < kWarp && d < a.batch; d *= 2) {
+        const int other = warp_read_below(sum, d);
+        if (lane >= d) sum += other;
+      }
+      const int last = a.batch - 1 - from < kWarp ? a.batch - 1 - from : kWarp - 1;
+      const uint32_t beyond = warp_ballot(item < total + sum && lane <= last);
+      if (beyond != 0 && picture < 0) {
+        const int owner = lowest_bit(beyond);
+        picture = from + owner;
+        slot = item - total - warp_read(sum - mine, owner);
+      }
+      total += warp_read(sum, last);
+    }
+  }
+};
+
+/// All threads; a barrier has to follow.
+RFSEG_DEVICE void load_picture(const KernelArguments& a, int picture, PictureParams& to) {
+  static_assert(sizeof(PictureParams) % 4 == 0 && sizeof(PictureParams) / 4 <= kMaskThreads);
+  const uint32_t* from = reinterpret_cast<const uint32_t*>(a.pictures + picture);
+  const unsigned i = static_cast<unsigned>(thread_index());
+  if (i < sizeof(PictureParams) / 4) reinterpret_cast<uint32_t*>(&to)[i] = from[i];
+}
+
+/// Grid of whole clusters of kMaskThreads; any number of them does all masks of the batch. The more
+/// masks, the fewer blocks share one.
+RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
+  const int cluster = cluster_size(), clusters = grid_x() / cluster;
+  const int home = block_x() / cluster;
+  // Parameters were there before the selection kernel began.
+  int loaded = 0;
+  load_picture(a, loaded, s.picture);
+  await_previous_kernel();
+  // With one picture, this is the block's first mask unless there are very many.
+  const int guess = home < a.mask_pitch ? a.mask_query[home] : 0;
+  MaskNumbers numbers;
+  numbers.find(a, home);
+  const int total = numbers.total;
+  hand_over_detections(a);
+  Team team;
+  team.size = cluster;
+  while (team.size > 1 && total > clusters * (cluster / team.size)) team.size /= 2;
+  const int teams = cluster / team.size;
+  const int mine = cluster_rank() / team.size;
+  team.first = mine * team.size;
+  team.rank = cluster_rank() - team.first;
+  block_sync();
+  for (int item = home * teams; item < total; item += clusters * teams) {
+    const bool active = mine < teams && item + mine < total;
+    int query = guess;
+    if (active && (item + mine != home || a.batch > 1)) {
+      numbers.find(a, item + mine);
+      query = a.mask_query[int64_t{numbers.picture} * a.mask_pitch + numbers.slot];
+      if (numbers.picture != loaded) {
+        loaded = numbers.picture;
+        load_picture(a, loaded, s.picture);
+        block_sync();
+      }
+    }
+    encode_mask(a, s, team, active, numbers.picture, numbers.slot, query);
+  }
+}
+
+}  // namespace rfseg::cuda

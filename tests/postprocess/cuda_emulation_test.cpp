@@ -1,0 +1,170 @@
+// The CUDA kernels' source, run by the emulator, against the reference backend: equal in every
+// byte. What this cannot show is told by the tests on a GPU (cuda_differential_test.cpp).
+
+#define RFSEG_SIMT_EMULATION 1
+#include <cstdlib>
+#include <iostream>
+#include <vector>
+
+#include "postprocess/cuda/mask_kernel.h"
+#include "postprocess/cuda/plan.h"
+#include "postprocess/cuda/select_kernel.h"
+#include "random_calls.h"
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace {
+
+using namespace test;
+
+struct EmulatedRun {
+  std::vector<Detections> detections;
+  bool overflow = false;
+};
+
+EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const PostprocessSpec& spec,
+                    const std::vector<PreprocessGeometry>& pictures, int cluster, int clusters,
+                    uint32_t spill, uint64_t bytes) {
+  const NetworkOutputs& first = outputs[0];
+  cuda::Shape shape{static_cast<int>(outputs.size()),
+                    first.queries,
+                    first.classes,
+                    first.mask_rows,
+                    first.mask_cols,
+                    true};
+  cuda::check_call(spec, pictures, shape);
+  // Inputs of all pictures behind one another.
+  std::vector<float> boxes, logits, masks;
+  for (const NetworkOutputs& o : outputs) {
+    const std::size_t q = static_cast<std::size_t>(o.queries);
+    boxes.insert(boxes.end(), o.boxes, o.boxes + q * 4);
+    logits.insert(logits.end(), o.logits, o.logits + q * o.classes);
+    masks.insert(masks.end(), o.masks, o.masks + q * o.mask_rows * o.mask_cols);
+  }
+  std::vector<std::byte> parameters(cuda::parameter_bytes(shape) + 16);
+  cuda::Capacity capacity = cuda::write_parameters(spec, pictures, shape, parameters.data());
+  capacity.spill = spill;
+  capacity.bytes = bytes;
+  capacity.blocks = cluster * clusters;
+  cuda::KernelArguments a;
+  a.boxes = boxes.data();
+  a.logits = logits.data();
+  a.masks = masks.data();
+  a.batch = shape.batch;
+  a.queries = shape.queries;
+  a.classes = shape.classes;
+  a.rows = shape.rows;
+  a.columns = shape.columns;
+  cuda::point_to_parameters(a, shape, parameters.data());
+  std::vector<std::byte> workspace(cuda::carve_workspace(a, shape, capacity, nullptr) + 256);
+  std::vector<std::byte> results(cuda::carve_results(a, shape, capacity, nullptr) + 256);
+  std::memset(workspace.data(), 0x5a, workspace.size());
+  std::memset(results.data(), 0x5a, results.size());
+  const auto align = [](std::vector<std::byte>& v) {
+    return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(v.data()) + 255) &
+                                        ~uintptr_t{255});
+  };
+  cuda::carve_workspace(a, shape, capacity, align(workspace));
+  cuda::carve_results(a, shape, capacity, align(results));
+  *a.header = cuda::ResultHeader{};
+  cuda::emulator::launch(
+      3, shape.batch, cuda::kSelectThreads, 1, sizeof(cuda::SelectShared),
+      [&](void* shared) { cuda::select_kernel(a, *static_cast<cuda::SelectShared*>(shared)); });
+  cuda::emulator::launch(
+      cluster * clusters, 1, cuda::kMaskThreads, cluster, sizeof(cuda::MaskShared),
+      [&](void* shared) { cuda::mask_kernel(a, *static_cast<cuda::MaskShared*>(shared)); });
+  EmulatedRun run;
+  run.overflow = a.header->overflow != 0;
+  if (!run.overflow) run.detections = cuda::read_results(a, shape, parameters.data());
+  return run;
+}
+
+TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
+  const char* wanted = std::getenv("RFSEG_EMULATION_CASES");
+  const uint64_t cases = wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 600;
+  const char* first = std::getenv("RFSEG_EMULATION_FIRST");
+  const uint64_t from = first != nullptr ? std::strtoull(first, nullptr, 10) : 1;
+  std::size_t detections = 0;
+  for (uint64_t seed = from; seed < from + cases; ++seed) {
+    Random random(seed);
+    std::vector<Scene> scenes{random_scene(random)};
+    scenes.reserve(2);
+    PostprocessSpec spec = random_spec(random, scenes[0]);
+    const Scene& scene = scenes[0];
+    std::vector<PreprocessGeometry> pictures{random_geometry(random, scene.rows, scene.columns)};
+    if (random.one_in(4)) {  // a second picture of another size
+      scenes.push_back(scenes[0]);
+      for (float& v : scenes[1].masks) v = -v;
+      for (float& v : scenes[1].logits) v += 0.5f;
+      pictures.push_back(random_geometry(random, scene.rows, scene.columns));
+    }
+    spec.backend = Backend::kReference;
+    std::vector<NetworkOutputs> outputs;
+    std::vector<Detections> expected;
+    try {
+      for (std::size_t i = 0; i < scenes.size(); ++i) {
+        outputs.push_back(scenes[i].view());
+        spec.geometry = pictures[i];
+        expected.push_back(postprocess(outputs[i], spec));
+      }
+    } catch (const Error&) {
+      continue;
+    }
+    const int cluster = random.range(1, 4);
+    const EmulatedRun run =
+        emulate(outputs, spec, pictures, cluster, random.range(1, 3), 1u << 18, 1u << 22);
+    ASSERT_FALSE(run.overflow) << "seed " << seed;
+    for (std::size_t i = 0; i < scenes.size(); ++i) {
+      ASSERT_TRUE(same(expected[i], run.detections[i]))
+          << "seed " << seed << ", picture " << i << ", grid " << scene.rows << "x" << scene.columns
+          << ", " << pictures[i].original_height << "x" << pictures[i].original_width
+          << ", convention " << static_cast<int>(spec.like) << ", cluster " << cluster;
+      detections += expected[i].items.size();
+    }
+  }
+  std::cout << cases << " cases, " << detections << " detections\n";
+  EXPECT_GT(detections, cases / 2);
+}
+
+// Selection beyond what shared memory holds: radix selection, sorting in device memory.
+TEST(CudaEmulation, SelectsAmongMoreCandidatesThanFitInSharedMemory) {
+  Random random(5);
+  for (const int num_select : {50, 2000, 5000, 9000}) {
+    Scene scene(3000, 3, 2, 2);
+    for (float& v : scene.logits) v = static_cast<float>(random.range(-64, 64)) / 8;
+    for (float& v : scene.boxes) v = random.uniform(0, 1);
+    for (float& v : scene.masks) v = random.uniform(-1, 1);
+    PostprocessSpec spec;
+    spec.threshold = -1;
+    spec.num_select = num_select;
+    spec.max_detections = num_select == 2000 ? 700 : 40;
+    spec.class_map = {4, -1, 2};
+    spec.geometry = PreprocessGeometry::stretch(3, 3, 8, 8);
+    spec.backend = Backend::kReference;
+    const Detections expected = postprocess(scene.view(), spec);
+    const EmulatedRun run =
+        emulate({scene.view()}, spec, {spec.geometry}, 1, 3, 1u << 10, 1u << 20);
+    ASSERT_FALSE(run.overflow);
+    ASSERT_TRUE(same(expected, run.detections[0])) << num_select;
+    EXPECT_GE(expected.items.size(), 30u);
+  }
+}
+
+TEST(CudaEmulation, OverflowsAreTold) {
+  Random random(9);
+  Scene scene(2, 1, 40, 40);
+  for (float& v : scene.logits) v = 3;
+  for (float& v : scene.masks) v = random.uniform(-1, 1);
+  PostprocessSpec spec;
+  spec.geometry = PreprocessGeometry::stretch(300, 300, 160, 160);
+  spec.backend = Backend::kReference;
+  const Detections expected = postprocess(scene.view(), spec);
+  EXPECT_TRUE(emulate({scene.view()}, spec, {spec.geometry}, 2, 1, 0, 1u << 20).overflow);
+  EXPECT_TRUE(emulate({scene.view()}, spec, {spec.geometry}, 2, 1, 1u << 18, 1u << 10).overflow);
+  const EmulatedRun run = emulate({scene.view()}, spec, {spec.geometry}, 2, 1, 1u << 18, 1u << 20);
+  ASSERT_FALSE(run.overflow);
+  EXPECT_TRUE(same(expected, run.detections[0]));
+}
+
+}  // namespace
+}  // namespace rfseg
