@@ -6,7 +6,7 @@ if(RFSEG_CUDA)
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     find_program(RFSEG_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
     if(RFSEG_NVCC)
-      set(CMAKE_CUDA_COMPILER ${RFSEG_NVCC})
+      set(ENV{CUDACXX} ${RFSEG_NVCC})  # check_language tries it; a broken one counts as none
     endif()
   endif()
   if(NOT CMAKE_CUDA_ARCHITECTURES)
