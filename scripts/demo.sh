@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out="${1:-out/demo}"
-scripts/build.sh release
+# The program and its video module, without tests and benchmarks.
+scripts/build.sh release rfseg_cli rfseg_libav
 rfseg=build/release/rfseg
 demo=assets/demo
 notice="This page demonstrates the program. The bundled model has memorised these photographs; it is not a detector for new pictures. For that, fetch the official weights: rfseg download seg-nano"

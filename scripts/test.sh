@@ -9,7 +9,7 @@ jobs=$(nproc)
 scripts/build.sh release
 if [[ "${1:-}" != "--quick" ]]; then
   # The sanitized builds take only what they run.
-  asan_tests=(core checkpoint media postprocess)
+  asan_tests=(core checkpoint image video postprocess)
   targets=()
   for stage in "${asan_tests[@]}"; do targets+=("test_$stage"); done
   scripts/build.sh asan "${targets[@]}" fuzz_targets

@@ -5,11 +5,10 @@
 //   save DIR    writes boxes.npy, logits.npy and masks.npy of the last pass: "saved"
 //   memory      "PEAK_RSS_MB ENGINE_MB"
 
-#include <sys/resource.h>
-
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <fstream>
 #include <iostream>
 #include <string>
 
@@ -32,10 +31,13 @@ double wall_ms() {
       .count();
 }
 
+/// VmHWM: unlike getrusage's ru_maxrss it does not start at the size of the process that forked us.
 double peak_rss_mb() {
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1e3;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) return std::stod(line.substr(6)) * 1024e-6;
+  }
+  return 0;
 }
 
 int serve(int argc, char** argv) {

@@ -35,7 +35,7 @@ void run_gemm(benchmark::State& state, const Kernels& k, int rows, int n, int de
   auto out = ramp(int64_t{rows} * n);
   const auto scale = ramp(n + kPanel);
   Worker worker;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     for (int first = 0; first < rows; first += 48) {
       const int count = std::min(48, rows - first);
       float* to = out.data() + int64_t{first} * n;
@@ -53,7 +53,7 @@ void run_attention(benchmark::State& state, const Kernels& k, int tokens, int he
   ThreadTeam team(1);
   std::vector<Worker> workers(1);
   const Execution ex{k, team, workers};
-  for (auto _ : state) attend(ex, qkv.data(), 1, tokens, heads, dim);
+  while (state.KeepRunning()) attend(ex, qkv.data(), 1, tokens, heads, dim);
   flops(state, 4.0 * tokens * tokens * static_cast<double>(width));
 }
 
@@ -61,7 +61,7 @@ void run_layer_norm(benchmark::State& state, const Kernels& k, int rows, int n, 
   const auto in = ramp(int64_t{rows} * n);
   auto out = in;
   const auto weight = ramp(n), bias = ramp(n);
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     k.layer_norm(in.data(), n, out.data(), n, rows, n, weight.data(), bias.data(), 1e-6f, a);
     benchmark::ClobberMemory();
   }
@@ -72,7 +72,7 @@ void run_depthwise(benchmark::State& state, const Kernels& k, int cols, int n) {
   const auto in = ramp(int64_t{3} * (cols + 2) * n);
   auto out = ramp(int64_t{cols} * n);
   const auto weight = ramp(9 * n), bias = ramp(n);
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     for (int x = 0; x + 4 <= cols; x += 4) {
       const float* pixels[18];
       float* to[4];
@@ -83,7 +83,8 @@ void run_depthwise(benchmark::State& state, const Kernels& k, int cols, int n) {
     }
     benchmark::ClobberMemory();
   }
-  flops(state, 18.0 * (cols / 4 * 4) * n);
+  const int whole = cols / 4 * 4;
+  flops(state, 18.0 * whole * n);
 }
 
 struct Product {

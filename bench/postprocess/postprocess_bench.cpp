@@ -55,17 +55,19 @@ std::shared_ptr<Scenes> generated(int count, int survivors, int queries, int gri
     for (float& v : scene.logits.data) v = uniform(-9, -5);
     for (int q = 0; q < queries; ++q) {
       if (q < survivors) {
-        scene.logits.data[static_cast<std::size_t>(q * kClasses + q % kClasses)] = uniform(2, 4);
+        scene.logits.data[static_cast<std::size_t>(q) * kClasses + q % kClasses] = uniform(2, 4);
       }
       const float cy = uniform(0.1, 0.9) * static_cast<float>(grid);
       const float cx = uniform(0.1, 0.9) * static_cast<float>(grid);
       const float ry = uniform(0.03, 0.25) * static_cast<float>(grid);
       const float rx = uniform(0.03, 0.25) * static_cast<float>(grid);
-      for (int i = 0; i < grid * grid; ++i) {
-        const float dy = (static_cast<float>(i / grid) - cy) / ry;
-        const float dx = (static_cast<float>(i % grid) - cx) / rx;
-        scene.masks.data[static_cast<std::size_t>(q * grid * grid + i)] =
-            std::max(6 * (1 - dy * dy - dx * dx), -14.0f) + uniform(-0.3, 0.3);
+      float* mask = scene.masks.data.data() + static_cast<std::size_t>(q) * grid * grid;
+      for (int row = 0; row < grid; ++row) {
+        for (int column = 0; column < grid; ++column) {
+          const float dy = (static_cast<float>(row) - cy) / ry;
+          const float dx = (static_cast<float>(column) - cx) / rx;
+          *mask++ = std::max(6 * (1 - dy * dy - dx * dx), -14.0f) + uniform(-0.3, 0.3);
+        }
       }
     }
     scenes->push_back(std::move(scene));
@@ -97,9 +99,10 @@ struct Setting {
 void measure(benchmark::State& state, const Scenes& scenes, const Setting& setting) {
   PostprocessSpec spec;
   spec.like = setting.like;
+  if (setting.like == Convention::kRfdetrEval) spec.threshold = -1;
   spec.masks = setting.masks;
   const NetworkOutputs first = scenes[0].view();
-  spec.num_select = first.queries;
+  spec.num_select = setting.like == Convention::kInference ? first.queries : 300;
   spec.geometry = PreprocessGeometry::stretch(setting.height, setting.width, first.mask_rows * 4,
                                               first.mask_cols * 4);
   spec.backend = Backend::kReference;
@@ -149,6 +152,7 @@ void add_all(const std::string& source, const std::shared_ptr<Scenes>& scenes) {
   }
   const Isa* best = &kAllIsas[static_cast<int>(best_isa())];
   add(source + "/1080p/inference", scenes, {1080, 1920, Convention::kInference, best});
+  add(source + "/1080p/eval", scenes, {1080, 1920, Convention::kRfdetrEval, best});
   add(source + "/1080p/boxes", scenes, {1080, 1920, Convention::kRfdetr, best, MaskFormat::kNone});
   add(source + "/1080p/reference", scenes, {1080, 1920, Convention::kRfdetr, nullptr});
 }

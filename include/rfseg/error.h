@@ -5,6 +5,7 @@
 
 #include "rfseg/export.h"
 
+/// The public API of librfseg.
 namespace rfseg {
 
 /// What kind of thing went wrong. The values are the exit codes of the `rfseg` program.

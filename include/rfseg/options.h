@@ -14,10 +14,12 @@ enum class ResizeMode {
               ///< rfdetr 1.11
   kPil,       ///< Pillow's 8-bit antialiased bilinear, bit for bit: evaluation of rfdetr,
               ///< roboflow/inference
+  kPil13,  ///< the same with the passes in the order of Pillow 13.0, which differs by one level in
+           ///< pictures whose height shrinks by more than twice as many pixels as their width
   kAntialias  ///< float, torch antialias=True
 };
 
-/// Whose conventions to follow. See docs/conventions in the README for what each one decides.
+/// Whose conventions to follow. docs/conventions.md has the table for what each one decides.
 enum class Convention {
   kRfdetr,      ///< RFDETR*.predict() of rfdetr 1.11.2
   kRfdetrEval,  ///< its evaluate(): Pillow resize, every one of num_select detections

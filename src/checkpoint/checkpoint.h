@@ -26,6 +26,9 @@ struct Checkpoint {
 /// is executed. Throws Error(kModel) that names the file, what is wrong and what is accepted.
 Checkpoint open_checkpoint(const std::string& path, const ModelOptions& options = {});
 
+/// Elements of the tensors that inference reads.
+int64_t inference_parameters(const ModelConfig& config);
+
 /// The 15 stock configurations (K = 91), by name. Throws Error(kUsage) naming the known ones.
 ModelConfig stock_config(const std::string& variant);
 const std::vector<std::string>& stock_variants();

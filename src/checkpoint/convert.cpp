@@ -58,7 +58,8 @@ __attribute__((target("avx,f16c"))) void convert_half_f16c(const unsigned char* 
 
 void convert_half(const unsigned char* p, std::size_t count, float* out) {
 #ifdef RFSEG_X86_DISPATCH
-  static const bool has_f16c = __builtin_cpu_supports("f16c") && __builtin_cpu_supports("avx");
+  // Every processor with AVX2 has F16C, which not all compilers can ask for.
+  static const bool has_f16c = __builtin_cpu_supports("avx2");
   if (has_f16c) return convert_half_f16c(p, count, out);
 #endif
   convert_half_plain(p, count, out);

@@ -258,7 +258,7 @@ class Identifier {
           name, facts_.patch, facts_.pos_grid, facts_.depth, facts_.enc_dim, facts_.dec_layers,
           facts_.dim, facts_.seg ? ", masks" : "", fmt::join(stock_variants(), ", ")));
     }
-    const T first = get(candidates_[0]);
+    T first = get(candidates_[0]);
     for (const ModelConfig& other : candidates_) {
       if (get(other) == first) continue;
       std::vector<std::string> names;

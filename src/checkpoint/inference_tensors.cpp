@@ -1,5 +1,7 @@
 #include "checkpoint/inference_tensors.h"
 
+#include "checkpoint/checkpoint.h"
+
 #include <fmt/format.h>
 
 #include "checkpoint/byte_source.h"
@@ -174,6 +176,14 @@ void check_tensors(const ModelConfig& config, const WeightSource& weights) {
                              expected.first_rows ? " or more rows" : ""));
     }
   }
+}
+
+int64_t inference_parameters(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const ExpectedTensor& tensor : inference_tensors(config)) {
+    count += element_count(tensor.shape);
+  }
+  return count;
 }
 
 }  // namespace rfseg

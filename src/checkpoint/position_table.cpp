@@ -30,8 +30,8 @@ std::vector<Taps> make_taps(int in, int out) {
   for (int j = 0; j < out; ++j) {
     const float centre = scale * (static_cast<float>(j) + 0.5f);
     Taps& taps = all[static_cast<std::size_t>(j)];
-    taps.first = std::max(static_cast<int>(centre - support + 0.5f), 0);
-    const int end = std::min(static_cast<int>(centre + support + 0.5f), in);
+    taps.first = std::max(static_cast<int>(std::floor(centre - support + 0.5f)), 0);
+    const int end = std::min(static_cast<int>(std::floor(centre + support + 0.5f)), in);
     float sum = 0.0f;
     for (int t = taps.first; t < end; ++t) {
       taps.weights.push_back(cubic((static_cast<float>(t) - centre + 0.5f) / widen));

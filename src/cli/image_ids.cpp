@@ -15,7 +15,13 @@ std::map<std::string, int64_t> read_image_ids(const std::string& path) {
   try {
     const nlohmann::json json = nlohmann::json::parse(bytes.begin(), bytes.end());
     for (const nlohmann::json& image : json.at("images")) {
-      ids[image.at("file_name").get<std::string>()] = image.at("id").get<int64_t>();
+      const nlohmann::json& id = image.at("id");
+      if (!id.is_number_integer()) {
+        throw Error(
+            ErrorCode::kInput,
+            fmt::format("{}: images[].id: {} is no whole number of 64 bits", path, id.dump()));
+      }
+      ids[image.at("file_name").get<std::string>()] = id.get<int64_t>();
     }
   } catch (const nlohmann::json::exception& error) {
     throw Error(ErrorCode::kInput,
@@ -23,6 +29,7 @@ std::map<std::string, int64_t> read_image_ids(const std::string& path) {
                             "images[].id is expected): {}",
                             path, error.what()));
   }
+  if (ids.empty()) throw Error(ErrorCode::kInput, path + ": names no image");
   return ids;
 }
 

@@ -52,6 +52,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  rfseg::cli::guard_standard_streams();
   rfseg::cli::install_signal_handlers();
   int code = 0;
   try {

@@ -28,6 +28,12 @@ std::string lower_extension(const std::string& path) {
   return extension;
 }
 
+// JPEG stays JPEG, everything else becomes PNG.
+std::string picture_extension(const std::string& file) {
+  const std::string extension = lower_extension(file);
+  return extension == ".jpg" || extension == ".jpeg" ? extension : ".png";
+}
+
 // A name for what comes from a URL or a device too: "rtsp://host/cam?x" -> "cam".
 std::string base_name(const std::string& file) {
   std::string name = file;
@@ -40,12 +46,23 @@ std::string base_name(const std::string& file) {
 }  // namespace
 
 OverlayFiles::OverlayFiles(std::string folder, std::vector<std::string> inputs,
+                           const std::vector<std::string>& reserved,
                            std::vector<std::string> class_names)
-    : folder_(std::move(folder)),
-      inputs_(std::move(inputs)),
-      class_names_(std::move(class_names)) {}
+    : folder_(std::move(folder)), inputs_(std::move(inputs)), class_names_(std::move(class_names)) {
+  std::error_code ignored;
+  for (const std::string& path : reserved) {
+    if (fs::equivalent(fs::absolute(path, ignored).parent_path(), folder_, ignored)) {
+      taken_.insert(fs::path(path).filename().string());
+    }
+  }
+}
 
 OverlayFiles::~OverlayFiles() = default;
+
+void OverlayFiles::check(const std::string& file, bool video) const {
+  const std::string name = base_name(file) + (video ? ".mp4" : picture_extension(file));
+  refuse_overwriting_input((fs::path(folder_) / name).string(), inputs_, "--overlay");
+}
 
 std::string OverlayFiles::unique_path(const std::string& file, const std::string& extension) {
   const std::string base = base_name(file);
@@ -68,9 +85,9 @@ void OverlayFiles::write(Image image, const ResultRecord& record) {
   draw_detections(image, record.detections, class_names_);
   if (!record.frame) {
     close_video();
-    const std::string extension = lower_extension(record.file);
-    const bool jpeg = extension == ".jpg" || extension == ".jpeg";
-    const std::string path = unique_path(record.file, jpeg ? extension : ".png");
+    const std::string extension = picture_extension(record.file);
+    const bool jpeg = extension != ".png";
+    const std::string path = unique_path(record.file, extension);
     const std::vector<uint8_t> bytes =
         jpeg ? encode_jpeg(image.view(), kJpegQuality)
              : encode_png(image.pixels.data(), image.width, image.height, 3);

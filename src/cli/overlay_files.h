@@ -19,9 +19,12 @@ namespace rfseg::cli {
 /// video; equal names get -2, -3. Never writes over one of `inputs`. Not thread-safe.
 class OverlayFiles {
  public:
+  /// `reserved` are outputs of the same run; their names are taken.
   OverlayFiles(std::string folder, std::vector<std::string> inputs,
-               std::vector<std::string> class_names);
+               const std::vector<std::string>& reserved, std::vector<std::string> class_names);
   ~OverlayFiles();
+  /// Throws Error(kUsage) if the picture that `file` will give would overwrite an input.
+  void check(const std::string& file, bool video) const;
   /// Draws onto `image` and writes or encodes it; a video is closed when another input follows.
   void write(Image image, const ResultRecord& record);
   void finish();

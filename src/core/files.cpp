@@ -5,8 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 
 #include "rfseg/error.h"
@@ -20,9 +24,25 @@ namespace {
               fmt::format("{}: cannot {}: {}", path, what, std::strerror(code)));
 }
 
+// Names of the outputs in progress. Full, further ones are just not known to signal handlers.
+std::array<std::atomic<const char*>, 64> g_temporaries{};
+
+int register_temporary(const char* path) {
+  for (std::size_t i = 0; i < g_temporaries.size(); ++i) {
+    const char* expected = nullptr;
+    if (g_temporaries[i].compare_exchange_strong(expected, path)) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+void unregister_temporary(int place) {
+  if (place >= 0) g_temporaries[static_cast<std::size_t>(place)].store(nullptr);
+}
+
 }  // namespace
 
-std::vector<uint8_t> read_file(const std::string& path, std::size_t max_bytes) {
+std::vector<uint8_t> read_file(const std::string& path, std::size_t max_bytes,
+                               std::string_view prefix) {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
   if (!file) {
     throw Error(ErrorCode::kInput, fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
@@ -47,6 +67,8 @@ std::vector<uint8_t> read_file(const std::string& path, std::size_t max_bytes) {
     used += n;
     if (used > max_bytes) refuse();
     if (n == 0) break;
+    const std::size_t compared = std::min(used, prefix.size());
+    if (std::memcmp(bytes.data(), prefix.data(), compared) != 0) break;
   }
   if (std::ferror(file.get())) {
     throw Error(ErrorCode::kInput, fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
@@ -55,7 +77,19 @@ std::vector<uint8_t> read_file(const std::string& path, std::size_t max_bytes) {
   return bytes;
 }
 
+void remove_temporary_files() noexcept {
+  for (const std::atomic<const char*>& name : g_temporaries) {
+    if (const char* path = name.load()) unlink(path);
+  }
+}
+
 OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
+  std::error_code ignored;
+  // A link stays a link: what it points to is replaced.
+  if (std::filesystem::is_symlink(path_, ignored)) {
+    const std::filesystem::path target = std::filesystem::canonical(path_, ignored);
+    if (!ignored) path_ = target.string();
+  }
   struct stat info {};
   if (stat(path_.c_str(), &info) == 0) {
     if (S_ISDIR(info.st_mode)) {
@@ -71,9 +105,11 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
     return;
   }
   // A name of its own for each process and file: two runs with one target must not share it.
-  temporary_ = path_ + ".XXXXXX.part";
+  // It is short, so that the target's own name may be as long as the file system allows.
+  temporary_ = (std::filesystem::path(path_).parent_path() / ".rfseg-XXXXXX.part").string();
   const int descriptor = mkstemps(temporary_.data(), 5);
   if (descriptor < 0) fail_output(path_, "create");
+  registration_ = register_temporary(temporary_.c_str());
   const mode_t mask = umask(0);
   umask(mask);
   fchmod(descriptor, 0666 & ~mask);
@@ -81,6 +117,7 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
   if (stream_ == nullptr) {
     close(descriptor);
     unlink(temporary_.c_str());
+    unregister_temporary(registration_);
     fail_output(path_, "create");
   }
 }
@@ -88,6 +125,7 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
 OutputFile::~OutputFile() {
   if (stream_ != nullptr) std::fclose(stream_);
   if (!done_ && !direct_) unlink(temporary_.c_str());
+  unregister_temporary(registration_);
 }
 
 void OutputFile::write(std::string_view bytes) {

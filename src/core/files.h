@@ -8,9 +8,16 @@
 
 namespace rfseg {
 
-/// The whole file. Throws Error(kInput) naming it; refuses files over `max_bytes`.
+/// The whole file. Throws Error(kInput) naming it; refuses files over `max_bytes`. A file that does
+/// not begin with `prefix` is read no further than that takes: its bytes tell the caller what it
+/// is.
 std::vector<uint8_t> read_file(const std::string& path,
-                               std::size_t max_bytes = std::size_t{1} << 31);
+                               std::size_t max_bytes = std::size_t{1} << 31,
+                               std::string_view prefix = {});
+
+/// Removes the temporary files of all outputs that are not committed. For signal handlers that end
+/// the process: takes no lock, allocates nothing.
+void remove_temporary_files() noexcept;
 
 /// An output file that is complete or absent: written beside its name and renamed by `commit`. A
 /// target that exists and is no regular file (a pipe, /dev/stdout) is written directly. Without
@@ -38,6 +45,7 @@ class OutputFile {
   std::FILE* stream_ = nullptr;
   bool direct_ = false;
   bool done_ = false;
+  int registration_ = -1;  // place in the table of remove_temporary_files
 };
 
 /// Writes all of `bytes` through an OutputFile.

@@ -17,6 +17,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, ".npy data is copied as it lies");
 
+constexpr std::string_view kMagic = "\x93NUMPY";
+
 struct Header {
   std::string descr;
   bool fortran = false;
@@ -122,8 +124,8 @@ class HeaderParser {
 };
 
 Header parse_header(const uint8_t* data, std::size_t size, const std::string& name) {
-  static constexpr char kMagic[] = "\x93NUMPY";
-  if (size < 10 || std::memcmp(data, kMagic, 6) != 0) fail(name, "the magic bytes are missing");
+  if (size < 10 || std::memcmp(data, kMagic.data(), kMagic.size()) != 0)
+    fail(name, "the magic bytes are missing");
   const int major = data[6];
   if (major < 1 || major > 3) fail(name, fmt::format("format version {} (1 to 3 are read)", major));
   const std::size_t prefix = major == 1 ? 10 : 12;
@@ -241,12 +243,12 @@ Tensor parse_npy(const uint8_t* data, std::size_t size, const std::string& name)
 }
 
 Tensor read_npy(const std::string& path) {
-  const std::vector<uint8_t> bytes = read_file(path, std::size_t{1} << 34);
+  const std::vector<uint8_t> bytes = read_file(path, std::size_t{1} << 34, kMagic);
   return parse_npy(bytes.data(), bytes.size(), path);
 }
 
 IntArray read_npy_int(const std::string& path) {
-  const std::vector<uint8_t> bytes = read_file(path);
+  const std::vector<uint8_t> bytes = read_file(path, std::size_t{1} << 31, kMagic);
   const Header header = parse_header(bytes.data(), bytes.size(), path);
   const uint8_t* data = bytes.data() + header.data_offset;
   IntArray array;

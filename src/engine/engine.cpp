@@ -6,21 +6,13 @@
 #include <string_view>
 
 #include "core/cpu.h"
+#include "engine/cpu/cpu_engine.h"
 #include "engine/model_weights.h"
 #include "engine/reference/reference_engine.h"
 #include "rfseg/error.h"
-#ifdef RFSEG_CPU_ENGINE
-#include "engine/cpu/cpu_engine.h"
-#endif
 
 namespace rfseg {
 namespace {
-
-#ifdef RFSEG_CPU_ENGINE
-constexpr bool kCpuBuilt = true;
-#else
-constexpr bool kCpuBuilt = false;
-#endif
 
 /// What kAuto means: the environment variable RFSEG_BACKEND if set, else the fastest one built.
 Backend resolve(Backend asked) {
@@ -33,7 +25,7 @@ Backend resolve(Backend asked) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("RFSEG_BACKEND is '{}'; accepted are 'reference' and 'cpu'", forced));
   }
-  return kCpuBuilt ? Backend::kCpu : Backend::kReference;
+  return Backend::kCpu;
 }
 
 }  // namespace
@@ -42,11 +34,7 @@ const char* engine_backend_name(Backend backend) {
   return resolve(backend) == Backend::kReference ? "reference" : "cpu";
 }
 
-std::vector<std::string> available_engine_backends() {
-  std::vector<std::string> names = {"reference"};
-  if (kCpuBuilt) names.emplace_back("cpu");
-  return names;
-}
+std::vector<std::string> available_engine_backends() { return {"reference", "cpu"}; }
 
 std::unique_ptr<Engine> create_engine(const ModelConfig& config, const WeightSource& weights,
                                       const EngineOptions& options) {
@@ -56,11 +44,7 @@ std::unique_ptr<Engine> create_engine(const ModelConfig& config, const WeightSou
   if (resolve(options.backend) == Backend::kReference) {
     return create_reference_engine(config, weights, threads);
   }
-#ifdef RFSEG_CPU_ENGINE
   return create_cpu_engine(config, weights, threads);
-#else
-  throw Error(ErrorCode::kDevice, "the cpu backend was left out of this build (RFSEG_ONEDNN=OFF)");
-#endif
 }
 
 }  // namespace rfseg

@@ -33,7 +33,7 @@ struct ForwardOptions {
 };
 
 struct EngineOptions {
-  Backend backend = Backend::kAuto;  ///< kAuto: kCpu where built, else kReference
+  Backend backend = Backend::kAuto;  ///< kAuto: RFSEG_BACKEND of the environment, else kCpu
   int threads = 0;                   ///< 0 = the cores that this process may use
 };
 

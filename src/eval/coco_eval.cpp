@@ -293,18 +293,18 @@ CocoSummary evaluate_coco(const std::string& ground_truth_json, const std::strin
 
 std::string CocoSummary::table(IouType) const {
   struct Row {
-    bool precision;
     const char* iou;
     const char* area;
     int limit;
+    bool precision;
   };
   static constexpr Row kRows[] = {
-      {true, "0.50:0.95", "all", 100},     {true, "0.50", "all", 100},
-      {true, "0.75", "all", 100},          {true, "0.50:0.95", "small", 100},
-      {true, "0.50:0.95", "medium", 100},  {true, "0.50:0.95", "large", 100},
-      {false, "0.50:0.95", "all", 1},      {false, "0.50:0.95", "all", 10},
-      {false, "0.50:0.95", "all", 100},    {false, "0.50:0.95", "small", 100},
-      {false, "0.50:0.95", "medium", 100}, {false, "0.50:0.95", "large", 100}};
+      {"0.50:0.95", "all", 100, true},     {"0.50", "all", 100, true},
+      {"0.75", "all", 100, true},          {"0.50:0.95", "small", 100, true},
+      {"0.50:0.95", "medium", 100, true},  {"0.50:0.95", "large", 100, true},
+      {"0.50:0.95", "all", 1, false},      {"0.50:0.95", "all", 10, false},
+      {"0.50:0.95", "all", 100, false},    {"0.50:0.95", "small", 100, false},
+      {"0.50:0.95", "medium", 100, false}, {"0.50:0.95", "large", 100, false}};
   std::string text;
   for (std::size_t i = 0; i < stats.size(); ++i) {
     const Row& row = kRows[i];

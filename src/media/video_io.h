@@ -60,8 +60,8 @@ class VideoWriter {
 
 /// FFmpeg is loaded when the first of these is called (the module rfseg_libav beside the program or
 /// library). Throws Error(kInput) saying how to get it where it is missing. `path` is a file, a URL
-/// or /dev/videoN. `cancelled` is polled during blocking reads, possibly from FFmpeg's threads; may be
-/// empty.
+/// or /dev/videoN. `cancelled` is polled during blocking reads, possibly from FFmpeg's threads; may
+/// be empty.
 std::unique_ptr<VideoReader> open_video(const std::string& path, const VideoOptions& options = {},
                                         std::function<bool()> cancelled = {});
 std::unique_ptr<VideoWriter> create_video(const std::string& path, int width, int height,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace rfseg {
 namespace {
@@ -11,13 +12,41 @@ constexpr float kLineAlpha = 0.95f;
 
 /// out[i] = in[i-r] + ... + in[i+r]. Both hold n values; what lies outside `in` counts as 0 and
 /// must be 0 in `in` within r of its ends, so that the ends of `out` may be left at 0.
-void box_sum(const uint8_t* in, uint8_t* out, int n, int r) {
+void box_sum(const uint8_t* __restrict in, uint8_t* __restrict out, int n, int r) {
   std::fill(out, out + n, static_cast<uint8_t>(0));
   for (int k = -r; k <= r; ++k) {
     const uint8_t* shifted = in + r + k;
     uint8_t* to = out + r;
     for (int i = 0; i < n - 2 * r; ++i) to[i] = static_cast<uint8_t>(to[i] + shifted[i]);
   }
+}
+
+/// to[i] += from[i].
+template <class From>
+void add_row(const From* __restrict from, uint16_t* __restrict to, int n) {
+  for (int i = 0; i < n; ++i) to[i] = static_cast<uint16_t>(to[i] + from[i]);
+}
+
+/// pixels[i] = (pixels[i] * keep + add[i]) / 256.
+void blend_bytes(uint8_t* __restrict pixels, uint16_t keep, const uint16_t* __restrict add, int n) {
+  for (int i = 0; i < n; ++i) {
+    // Sixteen bits hold the sum: keep <= 256 and add <= (256 - keep) * 255 + 127.
+    const auto scaled = static_cast<uint16_t>(pixels[i] * keep);
+    pixels[i] = static_cast<uint8_t>(static_cast<uint16_t>(scaled + add[i]) >> 8);
+  }
+}
+
+/// The end of the values equal to `value` that begin at `x`, four at a time.
+int end_of_run(const uint16_t* levels, int x, int count, uint16_t value) {
+  const uint64_t four = value * uint64_t{0x0001000100010001};
+  while (x + 4 <= count) {
+    uint64_t next;
+    std::memcpy(&next, levels + x, sizeof next);
+    if (next != four) break;
+    x += 4;
+  }
+  while (x < count && levels[x] == value) ++x;
+  return x;
 }
 
 }  // namespace
@@ -45,9 +74,9 @@ void MaskPainter::rasterise(const Rle& mask) {
     }
   }
   for (int y = 1; y < rows_; ++y) {
-    const uint8_t* above = mask_.data() + static_cast<std::size_t>(y - 1) * columns_;
-    uint8_t* row = mask_.data() + static_cast<std::size_t>(y) * columns_;
-    for (int x = 0; x < columns_; ++x) row[x] ^= above[x];
+    const uint8_t* __restrict above = mask_.data() + static_cast<std::size_t>(y - 1) * columns_;
+    uint8_t* __restrict row = mask_.data() + static_cast<std::size_t>(y) * columns_;
+    for (int x = 0, n = columns_; x < n; ++x) row[x] ^= above[x];
   }
 }
 
@@ -62,8 +91,7 @@ void MaskPainter::blur_rows(int row_begin, int row_end) {
   for (int y = radius_; y < rows_ - radius_; ++y) {
     uint16_t* out = once_.data() + static_cast<std::size_t>(y) * columns_;
     for (int k = -radius_; k <= radius_; ++k) {
-      const uint8_t* in = mask_.data() + static_cast<std::size_t>(y + k) * columns_;
-      for (int x = 0; x < columns_; ++x) out[x] = static_cast<uint16_t>(out[x] + in[x]);
+      add_row(mask_.data() + static_cast<std::size_t>(y + k) * columns_, out, columns_);
     }
   }
 }
@@ -74,13 +102,10 @@ void MaskPainter::blend_row(uint8_t* pixels, const uint16_t* levels, int count) 
   int x = 0;
   while (x < count) {
     if (levels[x] == 0) {
-      ++x;
+      x = end_of_run(levels, x, count, 0);
     } else if (levels[x] == full_) {
-      int end = x + 1;
-      while (end < count && levels[end] == full_) ++end;
-      uint8_t* p = pixels + x * 3;
-      const int n = (end - x) * 3;
-      for (int i = 0; i < n; ++i) p[i] = static_cast<uint8_t>((p[i] * inside.keep + fill_[i]) >> 8);
+      const int end = end_of_run(levels, x, count, levels[x]);
+      blend_bytes(pixels + x * 3, inside.keep, fill_.data(), (end - x) * 3);
       x = end;
     } else {
       const Blend& blend = blends_[(levels[x] * scale) >> 16];
@@ -130,8 +155,7 @@ void MaskPainter::paint(Image& image, const Rle& mask, std::array<uint8_t, 3> co
   for (int y = y0; y < y1 && x0 < x1; ++y) {
     std::fill(levels_.begin(), levels_.end(), static_cast<uint16_t>(0));
     for (int k = -radius_; k <= radius_; ++k) {
-      const uint16_t* in = once_.data() + static_cast<std::size_t>(y + k) * columns_;
-      for (int x = 0; x < columns_; ++x) levels_[x] = static_cast<uint16_t>(levels_[x] + in[x]);
+      add_row(once_.data() + static_cast<std::size_t>(y + k) * columns_, levels_.data(), columns_);
     }
     uint8_t* pixels =
         image.pixels.data() + (static_cast<std::size_t>(top_ + y) * image.width + left_ + x0) * 3;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <algorithm>
 
 #include <cerrno>
 #include <cstdio>
@@ -65,10 +66,13 @@ void append_segmentation(std::string& out, const Mask& mask, MaskFormat format) 
   for (const std::vector<float>& polygon : mask.polygons()) {
     out += separator;
     separator = ", ";
+    // pycocotools refuses polygons of fewer than three points: a component of one or two pixels
+    // repeats its last point.
     out += '[';
-    for (std::size_t i = 0; i < polygon.size(); ++i) {
+    const std::size_t numbers = std::max<std::size_t>(polygon.size(), 6);
+    for (std::size_t i = 0; i < numbers; ++i) {
       if (i > 0) out += ',';
-      append_json_coordinate(out, polygon[i]);
+      append_json_coordinate(out, polygon[i < polygon.size() ? i : polygon.size() - 2 + i % 2]);
     }
     out += ']';
   }

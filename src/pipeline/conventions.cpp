@@ -15,7 +15,7 @@ std::vector<int> ids_of(const std::string& name, const std::vector<std::string>&
                         const char* option) {
   std::vector<int> ids;
   for (std::size_t i = 0; i < names.size(); ++i) {
-    if (names[i] == name) ids.push_back(static_cast<int>(i));
+    if (!name.empty() && names[i] == name) ids.push_back(static_cast<int>(i));
   }
   if (!ids.empty()) return ids;
   std::string known;

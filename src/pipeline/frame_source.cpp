@@ -8,6 +8,7 @@
 #include <istream>
 #include <system_error>
 
+#include "core/log.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -18,7 +19,9 @@ void add_directory(const std::string& path, std::vector<Input>& out) {
   std::error_code error;
   std::vector<std::string> names;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (is_image_name(it->path().string())) names.push_back(it->path().string());
+    std::error_code ignored;
+    if (is_image_name(it->path().string()) && it->is_regular_file(ignored))
+      names.push_back(it->path().string());
   }
   if (error) {
     out.push_back({path, InputKind::kImage,
@@ -104,15 +107,34 @@ void InputSource::estimate_total() {
   estimated_total_ = total;
 }
 
+// A truncated file gives the frames that it holds; that it is no whole video must show.
+void InputSource::check_length(const std::string& file) {
+  const VideoInfo& info = video_->info();
+  const VideoOptions& options = options_.video;
+  if (info.live || info.frames <= 0 || options.end_s >= 0) return;
+  const int64_t seen = last_frame_ + 1 + video_->broken_frames() + options.every;
+  if (static_cast<double>(seen) >= 0.95 * static_cast<double>(info.frames)) return;
+  if (video_delivered_ == 0 && options.start_s > 0) {
+    log_warning(fmt::format("{}: no frame at or after second {}", file, options.start_s));
+    return;
+  }
+  ++cut_short_;
+  log_message(LogLevel::kError,
+              fmt::format("{}: the video ends after {} of about {} frames: truncated or damaged",
+                          file, last_frame_ + 1, info.frames));
+}
+
 bool InputSource::next_video_frame(SourceFrame& frame) {
   VideoFrame decoded;
   if (!video_->read(decoded)) {
+    check_length(frame.file);
     broken_frames_ += video_->broken_frames();
     delivered_ += video_delivered_;
     video_.reset();
     return false;
   }
   ++video_delivered_;
+  last_frame_ = decoded.index;
   frame.view = decoded.image;
   frame.frame = decoded.index;
   frame.time_s = decoded.time_s;
@@ -139,6 +161,7 @@ bool InputSource::next(SourceFrame& frame) {
         if (input.kind == InputKind::kVideo) {
           video_ = open_video(input.path, options_.video, options_.cancelled);
           video_delivered_ = 0;
+          last_frame_ = -1;
           estimate_total();
           continue;
         }

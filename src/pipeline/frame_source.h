@@ -67,18 +67,23 @@ class InputSource : public FrameSource {
   bool live() const override;
   /// Video frames that could not be decoded, of the videos that have ended.
   int64_t broken_frames() const { return broken_frames_; }
+  /// Videos that ended long before the length that they state.
+  int64_t cut_short() const { return cut_short_; }
 
  private:
   bool next_video_frame(SourceFrame& frame);
   void estimate_total();
+  void check_length(const std::string& file);
 
   std::vector<Input> inputs_;
   InputOptions options_;
   std::size_t at_ = 0;
   std::unique_ptr<VideoReader> video_;
   int64_t broken_frames_ = 0;
+  int64_t cut_short_ = 0;
   int64_t delivered_ = 0;  // frames before the current video
   int64_t video_delivered_ = 0;
+  int64_t last_frame_ = -1;  // of the current video, from 0
   std::atomic<int64_t> estimated_total_{0};
 };
 

@@ -23,7 +23,11 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 void check_device(const ModelOptions& options) {
   if (options.device != "auto" && options.device != "cpu") {
-    if (options.device.starts_with("cuda")) {
+    const bool cuda = options.device.starts_with("cuda");
+    const std::string number = cuda ? options.device.substr(4) : "";
+    const bool numbered = number.size() > 1 && number[0] == ':' &&
+                          number.find_first_not_of("0123456789", 1) == std::string::npos;
+    if (cuda && (number.empty() || numbered)) {
       throw Error(
           ErrorCode::kDevice,
           fmt::format("--device {}: this build of rfseg has no CUDA backend; it runs on 'cpu'",
@@ -76,9 +80,7 @@ void load_model(const std::string& path, const ModelOptions& options, LoadedMode
   info.classes = config.logits;
   info.has_masks = config.seg;
   info.class_names = config.class_names;
-  for (const TensorInfo& tensor : checkpoint.weights->tensors()) {
-    info.parameters += element_count(tensor.shape);
-  }
+  info.parameters = inference_parameters(config);
   info.device = "cpu";
   info.backend = model.engine->backend_name();
   info.precision = "fp32";

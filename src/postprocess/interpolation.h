@@ -72,8 +72,10 @@ RFSEG_HOST_DEVICE AntialiasTaps antialias_taps(const AxisMap& map, int pixel) {
   const float h = static_cast<float>(pixel - map.origin) + 0.5f;
   const float support = map.scale > 1.0f ? map.scale : 1.0f;
   AntialiasTaps taps;
+  // The truncation is torch's. NOLINTNEXTLINE(bugprone-incorrect-roundings)
   taps.lo = static_cast<int>(fused(map.scale, h, -support) + 0.5f);
   taps.lo = taps.lo > 0 ? taps.lo : 0;
+  // NOLINTNEXTLINE(bugprone-incorrect-roundings)
   taps.hi = static_cast<int>(fused(map.scale, h, support) + 0.5f);
   taps.hi = taps.hi < map.cells ? taps.hi : map.cells;
   taps.start = fused(-map.scale, h, static_cast<float>(taps.lo));

@@ -56,13 +56,17 @@ class Reader {
                     std::initializer_list<const char*> accepted) const {
     if (!object.is_object()) fail(what + " must be an object, not " + shown(object));
     std::string list;
-    for (const char* field : accepted) list += (list.empty() ? "" : ", ") + std::string(field);
+    for (const char* field : accepted) {
+      if (!list.empty()) list += ", ";
+      list += field;
+    }
     for (const auto& [key, value] : object.items()) {
       bool known = false;
       for (const char* field : accepted) known = known || key == field;
-      if (!known)
-        fail("unknown field '" + shown(std::string_view(key)) + "' in " + what +
-             "; accepted: " + list);
+      if (!known) {
+        fail(fmt::format("unknown field '{}' in {}; accepted: {}", shown(std::string_view(key)),
+                         what, list));
+      }
     }
   }
 

@@ -4,6 +4,15 @@
 #include <cmath>
 
 namespace rfseg {
+namespace {
+
+/// A half is added in float32 and the fraction cut off, towards zero.
+int add_half_and_truncate(float value) {
+  constexpr float kHalf = 0.5f;
+  return static_cast<int>(value + kHalf);
+}
+
+}  // namespace
 
 BilinearAxis make_bilinear_axis(int in, int out) {
   BilinearAxis axis;
@@ -38,8 +47,8 @@ AntialiasAxis make_antialias_axis(int in, int out) {
   axis.weights.assign(static_cast<std::size_t>(out) * axis.taps, 0.0f);
   for (int i = 0; i < out; ++i) {
     const float center = static_cast<float>(i) + 0.5f;
-    const int low = std::max(0, static_cast<int>(std::fma(scale, center, -support) + 0.5f));
-    const int high = std::min(in, static_cast<int>(std::fma(scale, center, support) + 0.5f));
+    const int low = std::max(0, add_half_and_truncate(std::fma(scale, center, -support)));
+    const int high = std::min(in, add_half_and_truncate(std::fma(scale, center, support)));
     const int count = std::min(high - low, axis.taps);
     const float offset = std::fma(-scale, center, static_cast<float>(low));
     float* weights = axis.weights.data() + static_cast<std::size_t>(i) * axis.taps;

@@ -4,6 +4,15 @@
 #include <cmath>
 
 namespace rfseg {
+namespace {
+
+/// Pillow's rounding: a half is added and the fraction cut off, towards zero.
+int add_half_and_truncate(double value) {
+  constexpr double kHalf = 0.5;
+  return static_cast<int>(value + kHalf);
+}
+
+}  // namespace
 
 PilAxis make_pil_axis(int in, int out) {
   PilAxis axis;
@@ -20,8 +29,8 @@ PilAxis make_pil_axis(int in, int out) {
   std::vector<double> row(axis.taps);
   for (int i = 0; i < out; ++i) {
     const double center = (i + 0.5) * scale;
-    const int low = std::max(0, static_cast<int>(center - support + 0.5));
-    const int high = std::min(in, static_cast<int>(center + support + 0.5));
+    const int low = std::max(0, add_half_and_truncate(center - support));
+    const int high = std::min(in, add_half_and_truncate(center + support));
     const int count = high - low;
     double sum = 0;
     for (int k = 0; k < count; ++k) {
@@ -34,7 +43,7 @@ PilAxis make_pil_axis(int in, int out) {
     int32_t* weights = axis.weights.data() + static_cast<std::size_t>(i) * axis.taps;
     for (int k = 0; k < count; ++k) {
       const double weight = sum != 0.0 ? row[k] / sum : row[k];
-      weights[k] = static_cast<int32_t>(0.5 + weight * (1 << kPilBits));
+      weights[k] = add_half_and_truncate(weight * (1 << kPilBits));
     }
   }
   return axis;

@@ -30,7 +30,7 @@ void check(const ImageView& image, const PreprocessSpec& spec) {
 bool pil_vertical_comes_first(const CropRect& crop, const PreprocessSpec& spec) {
   const int shrink = crop.height - spec.network_height;
   if (shrink <= 0) return false;
-  if (spec.pillow_order == PillowOrder::kPillow12) return crop.height > crop.width * 100;
+  if (spec.resize == ResizeMode::kPil) return crop.height > crop.width * 100;
   return shrink > (crop.width - spec.network_width) * 2;
 }
 
@@ -64,6 +64,7 @@ void stretch(const ImageView& image, const CropRect& crop, const PreprocessSpec&
   RgbRows rows(image, crop, spec.resize == ResizeMode::kBilinear ? 2 : 16);
   switch (spec.resize) {
     case ResizeMode::kPil:
+    case ResizeMode::kPil13:
       if (pil_vertical_comes_first(crop, spec)) {
         return pil_vertical_first(rows, kernels, spec, out);
       }

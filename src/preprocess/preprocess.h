@@ -14,22 +14,12 @@ struct StaticCrop {
   int x_min = 0, x_max = 100, y_min = 0, y_max = 100;
 };
 
-/// Which axis Pillow resizes first; each pass rounds to 8 bits, so it matters by one level at
-/// times.
-enum class PillowOrder {
-  kPillow12,  ///< up to 12.3: x first, unless (12.3 only) height > 100 * width and the height
-              ///< shrinks
-  kPillow13   ///< 13.0: y first where the height shrinks by more than twice as many pixels as the
-              ///< width
-};
-
 enum class Placement { kStretch, kLetterbox, kCenterCrop };
 
 /// How a picture becomes the network's input.
 struct PreprocessSpec {
   int network_height = 0, network_width = 0;
   ResizeMode resize = ResizeMode::kBilinear;
-  PillowOrder pillow_order = PillowOrder::kPillow12;  ///< of the two passes of kPil
   std::optional<StaticCrop> static_crop;
   Placement placement = Placement::kStretch;
   int intermediate_height = 0, intermediate_width = 0;  ///< of letterbox and centre crop

@@ -142,6 +142,17 @@ TEST_F(BadInputTest, BadJsonFilesAreNamed) {
   EXPECT_FALSE(std::filesystem::exists(path("r.json")));
 }
 
+TEST_F(BadInputTest, DownloadsThatFailLeaveNothing) {
+  expect_failure(run({"download", "seg-tiny"}), 2, "seg-nano");
+  const auto result = run({"download", "xlarge"}, "",
+                          "RF_HOME=" + path("cache") + " RFSEG_WEIGHTS_URL=http://127.0.0.1:9/");
+  EXPECT_EQ(result.code, 4) << result.err;
+  EXPECT_NE(result.err.find("127.0.0.1:9"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("PML-1.0"), std::string::npos) << result.err;
+  for (const std::string& file : files())
+    EXPECT_EQ(file.find("xxlarge.pth"), std::string::npos) << file;
+}
+
 TEST_F(BadInputTest, InterruptClosesTheOutputsAndExits130) {
   const auto result =
       run({"predict", "-m", model(), demo("clip.mp4"), demo("clip.mp4"), "-o", "r.jsonl"}, "",

@@ -113,13 +113,7 @@ std::vector<std::string> custom_networks() {
   return {"custom-rectangle", "custom-few-cells", "custom-two-levels", "custom-patch16"};
 }
 
-std::vector<Backend> built_backends() {
-#ifdef RFSEG_CPU_ENGINE
-  return {Backend::kReference, Backend::kCpu};
-#else
-  return {Backend::kReference};
-#endif
-}
+std::vector<Backend> built_backends() { return {Backend::kReference, Backend::kCpu}; }
 
 std::string backend_label(Backend backend) {
   return backend == Backend::kReference ? "reference" : "cpu";

@@ -96,6 +96,16 @@ TEST(Results, Polygons) {
   const Json& polygons = json["detections"][0]["segmentation"];
   ASSERT_EQ(polygons.size(), 1u);
   EXPECT_EQ(polygons[0], Json({1, 1, 1, 3, 3, 3, 3, 1}));  // cv2.findContours
+
+  // pycocotools wants three points at least; a lone pixel is not lost for that.
+  ResultRecord record = sample();
+  record.detections.items[0].mask = box_mask(5, 5, 2, 3, 3, 4);
+  const Json lone = Json::parse(to_json_line(record, kNames, MaskFormat::kPolygon));
+  const Json& points = lone["detections"][0]["segmentation"];
+  ASSERT_EQ(points.size(), 1u);
+  ASSERT_EQ(points[0].size(), 6u);
+  EXPECT_EQ(points[0][0], points[0][4]);
+  EXPECT_EQ(points[0][1], points[0][5]);
 }
 
 TEST(Results, JsonLinesFile) {

@@ -63,7 +63,8 @@ class ApiTest : public ::testing::Test {
 };
 
 TEST_F(ApiTest, InfoDescribesTheModel) {
-  const ModelInfo& info = load().info();
+  const Model model = load();
+  const ModelInfo& info = model.info();
   EXPECT_EQ(info.height, 48);
   EXPECT_EQ(info.queries, 7);
   EXPECT_EQ(info.classes, 5);

@@ -45,12 +45,13 @@ class FakeSource : public FrameSource {
   int count_, bad_every_, at_ = 0;
 };
 
-class PipelineTest : public ::testing::Test {
+// Over both engines; the fast one with a team of its own.
+class PipelineTest : public ::testing::TestWithParam<Backend> {
  protected:
   PipelineTest() : config_(tiny_config()) {
     EngineOptions options;
-    options.backend = Backend::kReference;
-    options.threads = 1;
+    options.backend = GetParam();
+    options.threads = GetParam() == Backend::kReference ? 1 : 2;
     engine_ = create_engine(config_, HashWeights(config_), options);
     PredictOptions predict;
     predict.threshold = 0.0f;
@@ -83,7 +84,7 @@ class PipelineTest : public ::testing::Test {
   ResolvedOptions resolved_;
 };
 
-TEST_F(PipelineTest, DepthAndBatchDoNotChangeResults) {
+TEST_P(PipelineTest, DepthAndBatchDoNotChangeResults) {
   const std::vector<std::string> expected = run(41, 5, 1, 1);
   ASSERT_EQ(expected.size(), 41u);
   EXPECT_EQ(expected[4], "picture4: broken");
@@ -96,7 +97,7 @@ TEST_F(PipelineTest, DepthAndBatchDoNotChangeResults) {
   }
 }
 
-TEST_F(PipelineTest, AFailingSinkStopsEverythingAndItsErrorComesThrough) {
+TEST_P(PipelineTest, AFailingSinkStopsEverythingAndItsErrorComesThrough) {
   for (const int depth : {1, 3}) {
     FakeSource source(1000, 0);
     PipelineOptions options;
@@ -114,7 +115,7 @@ TEST_F(PipelineTest, AFailingSinkStopsEverythingAndItsErrorComesThrough) {
   }
 }
 
-TEST_F(PipelineTest, CancellingFinishesTheFramesInFlight) {
+TEST_P(PipelineTest, CancellingFinishesTheFramesInFlight) {
   for (const int depth : {1, 2}) {
     FakeSource source(1000, 0);
     PipelineOptions options;
@@ -134,12 +135,18 @@ TEST_F(PipelineTest, CancellingFinishesTheFramesInFlight) {
   }
 }
 
-TEST_F(PipelineTest, NothingInNothingOut) { EXPECT_TRUE(run(0, 0, 4, 2).empty()); }
+TEST_P(PipelineTest, NothingInNothingOut) { EXPECT_TRUE(run(0, 0, 4, 2).empty()); }
 
-TEST_F(PipelineTest, OnlyBadInputs) {
+TEST_P(PipelineTest, OnlyBadInputs) {
   const std::vector<std::string> lines = run(5, 1, 4, 2);
   EXPECT_EQ(lines.back(), "picture4: broken");
 }
+
+INSTANTIATE_TEST_SUITE_P(Engines, PipelineTest,
+                         ::testing::Values(Backend::kReference, Backend::kCpu),
+                         [](const auto& info) {
+                           return info.param == Backend::kReference ? "reference" : "cpu";
+                         });
 
 }  // namespace
 }  // namespace rfseg

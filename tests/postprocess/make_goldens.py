@@ -49,6 +49,8 @@ def make_scene(seed, q, k, rows, cols, quantum):
                 dy, dx = 16 * y - cy, 16 * x - cx
                 v = top - (a * dy * dy + b * dx * dx) // 16
                 v = min(max(v, -14000), 12000) + r.range(-300, 300)
+                if seed >= 400:  # small integers, which cancel out but for the rounding
+                    v = 1024 * r.range(-3, 3)
                 masks[i, y, x] = v // quantum * quantum
     return [(v.astype(np.float64) / 1024).astype(f32) for v in (boxes, logits, masks)]
 
@@ -278,6 +280,10 @@ def make_cases():
         for n, (name, place) in enumerate(places.items()):
             cases.append(case(f"{like} {name}", 200 + n, 5, 3, 24, 24, like, place))
             cases.append(case(f"{like} {name} quantised", 220 + n, 4, 3, 24, 24, like, place, quantum=1024))
+    for like in ("rfdetr", "inference"):
+        for n, (h, w) in enumerate([(24, 40), (40, 24), (56, 88)]):
+            cases.append(case(f"{like} small integers to {h}x{w}", 400 + n, 10, 1, 8, 8, like, stretch(h, w, (32, 32)),
+                              quantum=1024, threshold=-1.0))
     g = stretch(30, 40, (32, 32))
     cases.append(case("class map, ties by flat index", 300, 20, 4, 8, 8, "rfdetr", g, threshold=0.3,
                       class_map=(2, -1, 0), num_select=40))

@@ -28,8 +28,8 @@ TEST(ClassMapJson, ReadsAndRefuses) {
       {"[1e300]", "entry"}, {"[99999999999]", "entry"},
       {"[1", "JSON"},       {"[[[1]]]", "entry 0"},
       {"[null]", "entry 0"}};
-  for (const auto& [text, message] : bad) {
-    expect_error([&] { parse_class_map(text, "t.json"); }, message);
+  for (const auto& entry : bad) {
+    expect_error([&] { parse_class_map(entry.first, "t.json"); }, entry.second);
   }
   expect_error([] { parse_class_map(std::string(100000, '['), "t.json"); }, "deep");
 }
@@ -93,8 +93,8 @@ TEST(TransformJson, NamesWhatIsWrong) {
       {R"({"inference_size": {"height": 0, "width": 312}})", "inference_size.height"},
       {R"({"inference_size": {"height": 312}})", "width"},
       {R"({"inference_size": 312})", "object"}};
-  for (const auto& [text, message] : bad) {
-    expect_error([&] { parse_transform(text, "t.json", 100, 200); }, message);
+  for (const auto& entry : bad) {
+    expect_error([&] { parse_transform(entry.first, "t.json", 100, 200); }, entry.second);
   }
 }
 

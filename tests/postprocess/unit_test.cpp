@@ -260,7 +260,8 @@ TEST(Memory, TwelveMegapixelsWithThreeHundredDetections) {
     const float cy = random.uniform(0, kGrid), cx = random.uniform(0, kGrid);
     const float r = random.uniform(20, 90);
     for (int i = 0; i < kGrid * kGrid; ++i) {
-      const float dy = static_cast<float>(i / kGrid) - cy, dx = static_cast<float>(i % kGrid) - cx;
+      const int row = i / kGrid, column = i % kGrid;
+      const float dy = static_cast<float>(row) - cy, dx = static_cast<float>(column) - cx;
       scene.mask(q)[i] = (r * r - dy * dy - dx * dx) / 200 + random.uniform(-0.5f, 0.5f);
     }
   }

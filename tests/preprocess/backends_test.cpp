@@ -55,14 +55,13 @@ TEST(Backends, EqualOverRandomPictures) {
     PreprocessSpec spec;
     spec.network_width = random_in(random, 1, 130);
     spec.network_height = random_in(random, 1, 130);
-    if (round % 2 == 1) spec.pillow_order = PillowOrder::kPillow13;
     if (round % 3 == 0) {
       spec.static_crop = StaticCrop{random_in(random, 0, 40), random_in(random, 60, 100),
                                     random_in(random, 0, 40), random_in(random, 60, 100)};
       if (width < 10 || height < 10) spec.static_crop.reset();
     }
     for (const ResizeMode mode :
-         {ResizeMode::kPil, ResizeMode::kBilinear, ResizeMode::kAntialias}) {
+         {ResizeMode::kPil, ResizeMode::kPil13, ResizeMode::kBilinear, ResizeMode::kAntialias}) {
       spec.resize = mode;
       const std::size_t size = static_cast<std::size_t>(spec.network_width) * spec.network_height;
       std::vector<float> plain(size * 3, 1e30f), fast(size * 3, -1e30f);
@@ -161,7 +160,7 @@ TEST(Backends, YuvBandsEqualWholeConversion) {
     spec.network_height = random_in(random, 1, 60);
     if (round % 2 == 0 && width > 20 && height > 20) spec.static_crop = StaticCrop{13, 90, 7, 81};
     for (const ResizeMode mode :
-         {ResizeMode::kPil, ResizeMode::kBilinear, ResizeMode::kAntialias}) {
+         {ResizeMode::kPil, ResizeMode::kPil13, ResizeMode::kBilinear, ResizeMode::kAntialias}) {
       for (const Backend backend : {Backend::kReference, Backend::kCpu}) {
         spec.resize = mode;
         spec.backend = backend;

@@ -20,11 +20,14 @@
 namespace rfseg::cli {
 namespace {
 
+constexpr int kMaxSide = 16384;
+
 struct BenchArguments {
   CommonOptions common;
   PredictOptions predict;
   std::string batches = "1", image_size = "1080x1920", image;
   int rounds = 20, warmup = 3;
+  std::vector<std::string> read_files;  // by options
   bool json = false;
 };
 
@@ -85,11 +88,12 @@ class Bench {
   explicit Bench(const BenchArguments& arguments) : arguments_(arguments), progress_("rounds") {}
 
   void run() {
+    finish_work_on_interrupt();
     load_model(arguments_.common.model, arguments_.common.resolved(), model_);
     const ResolvedOptions resolved = resolve_options(arguments_.predict, model_.config);
     Image picture;
     if (arguments_.image.empty()) {
-      const auto [height, width] = parse_size(arguments_.image_size, "--image-size");
+      const auto [height, width] = parse_size(arguments_.image_size, "--image-size", kMaxSide);
       picture = synthetic_picture(height, width);
     } else {
       picture = decode_image(arguments_.image);
@@ -223,14 +227,10 @@ void add_bench(CLI::App& app) {
   verb->add_option("--image-size", arguments->image_size, "Synthetic picture, HxW")
       ->capture_default_str();
   verb->add_option("--image", arguments->image, "A real picture instead");
-  verb->add_option("--rounds", arguments->rounds, "Timed calls of each stage")
-      ->check(CLI::Range(1, 100000).description(""))
-      ->capture_default_str();
-  verb->add_option("--warmup", arguments->warmup, "Calls before them")
-      ->check(CLI::Range(0, 100000).description(""))
-      ->capture_default_str();
+  add_integer(*verb, "--rounds", 1, 100000, arguments->rounds, "Timed calls of each stage (20)");
+  add_integer(*verb, "--warmup", 0, 100000, arguments->warmup, "Calls before them (3)");
   add_convention_options(*verb, arguments->predict);
-  add_selection_options(*verb, arguments->predict);
+  add_selection_options(*verb, arguments->predict, arguments->read_files);
   verb->add_flag("--json", arguments->json, "Results as one JSON object on stdout");
   verb->footer("Example: rfseg bench -m model.pth --batch 1,8 --image-size 1080x1920");
   verb->callback([arguments] { Bench(*arguments).run(); });

@@ -25,6 +25,7 @@ void run_download(const std::string& variant, const std::string& output) {
   log_info(fmt::format(
       "{}: the weights are under the licence {}{}", variant, release.license,
       release.license == "Apache-2.0" ? "" : ", which requires an active Roboflow platform plan"));
+  finish_work_on_interrupt();
   Progress progress("MB");
   DownloadOptions options;
   options.cancelled = interrupted;

@@ -34,7 +34,8 @@ void run_forward(const ForwardArguments& arguments) {
   load_model(arguments.common.model, options, model);
   const ModelConfig& config = model.config;
 
-  const Tensor input = read_npy(arguments.input);
+  Tensor input = read_npy(arguments.input);
+  if (input.shape.size() == 3) input.shape.insert(input.shape.begin(), 1);  // one picture
   const Shape expected = {input.shape.empty() ? 1 : input.shape[0], 3, config.height, config.width};
   if (input.shape != expected || expected[0] < 1) {
     throw Error(
@@ -56,7 +57,9 @@ void run_forward(const ForwardArguments& arguments) {
   }
   create_folder(arguments.output);
   const auto path = [&](const std::string& name) {
-    return (std::filesystem::path(arguments.output) / (name + ".npy")).string();
+    std::string file = (std::filesystem::path(arguments.output) / (name + ".npy")).string();
+    refuse_overwriting_input(file, {arguments.input, arguments.topk}, "-o");
+    return file;
   };
   if (arguments.trace) {
     forward.trace = [&](const std::string& name, const Tensor& value) {
@@ -66,6 +69,7 @@ void run_forward(const ForwardArguments& arguments) {
       write_npy(path(name), indices.data(), value.shape);
     };
   }
+  for (const char* name : {"boxes", "logits", "masks"}) path(name);  // before the work
   EngineOutputs outputs;
   const auto start = std::chrono::steady_clock::now();
   model.engine->forward(input.data.data(), batch, outputs, forward);

@@ -59,10 +59,8 @@ nlohmann::ordered_json describe_program(const EngineOptions& options) {
 
 nlohmann::ordered_json describe_model(const Checkpoint& checkpoint, const std::string& path) {
   const ModelConfig& config = checkpoint.config;
-  int64_t parameters = 0;
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
   for (const TensorInfo& tensor : checkpoint.weights->tensors()) {
-    parameters += element_count(tensor.shape);
     tensors.push_back(
         {{"name", tensor.name}, {"dtype", dtype_name(tensor.dtype)}, {"shape", tensor.shape}});
   }
@@ -77,7 +75,7 @@ nlohmann::ordered_json describe_model(const Checkpoint& checkpoint, const std::s
           {"num_select", config.num_select},
           {"classes", config.logits},
           {"has_masks", config.seg},
-          {"parameters", parameters},
+          {"parameters", inference_parameters(config)},
           {"patch", config.patch},
           {"windows", config.windows},
           {"encoder",
@@ -118,7 +116,7 @@ std::string as_text(const nlohmann::ordered_json& info) {
     line("decoder", fmt::format("{} wide, {} layers", info["decoder"]["dim"].get<int>(),
                                 info["decoder"]["layers"].get<int>()));
     line("parameters",
-         fmt::format("{:.2f} M used at inference, {} tensors (--json lists them)",
+         fmt::format("{:.2f} M used at inference; {} tensors in the file (--json lists them)",
                      static_cast<double>(number("parameters")) / 1e6, info["tensors"].size()));
     std::string names;
     std::size_t count = 0;

@@ -24,6 +24,7 @@ struct PostprocessArguments {
   std::string boxes, logits, masks, image_size, class_map, transform, output;
   CommonOptions common;
   PredictOptions predict;
+  std::vector<std::string> read_files;  // by options
 };
 
 void check_shape(const std::string& path, const Tensor& tensor, const Shape& expected) {
@@ -75,6 +76,12 @@ std::optional<int> cuda_device(const ModelOptions& options) {
 void run_postprocess(const PostprocessArguments& arguments) {
   const std::optional<int> gpu = cuda_device(arguments.common.model_options);
   if (!gpu) check_device(arguments.common.model_options);
+  std::vector<std::string> inputs = arguments.read_files;
+  for (const std::string* path : {&arguments.boxes, &arguments.logits, &arguments.masks,
+                                  &arguments.class_map, &arguments.transform}) {
+    inputs.push_back(*path);
+  }
+  refuse_overwriting_input(arguments.output, inputs, "-o");
   const Tensor logits = read_npy(arguments.logits);
   if (logits.shape.size() != 3 || logits.empty()) {
     throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected [B, Q, K]", arguments.logits,
@@ -153,7 +160,7 @@ void add_postprocess(CLI::App& app) {
                    "T.json: letterbox, centre crop, static crop");
   add_runtime_options(*verb, arguments->common);
   add_convention_options(*verb, arguments->predict);
-  add_selection_options(*verb, arguments->predict);
+  add_selection_options(*verb, arguments->predict, arguments->read_files);
   verb->add_option("-o,--output", arguments->output, "OUT.jsonl; default: stdout");
   verb->footer(
       "Example: rfseg postprocess --boxes boxes.npy --logits logits.npy --masks masks.npy "

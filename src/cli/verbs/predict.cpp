@@ -32,6 +32,7 @@ struct PredictArguments {
   std::vector<std::string> inputs;
   std::string output, format, image_ids, overlay, report, report_title, report_notice,
       decoder = "auto";
+  std::vector<std::string> read_files;  // by options
   bool no_exif = false;
 };
 
@@ -77,9 +78,9 @@ nlohmann::json stage_json(const char* name, double total_ms, int64_t frames, dou
           {"share", wall_ms > 0 ? total_ms / wall_ms : 0}};
 }
 
-void write_stats(const PredictArguments& arguments, const LoadedModel& model,
-                 const PipelineStats& stats, int64_t detections, int64_t broken_frames,
-                 double overlay_wait_ms) {
+std::string stats_text(const PredictArguments& arguments, const LoadedModel& model,
+                       const PipelineStats& stats, int64_t detections, int64_t broken_frames,
+                       double overlay_encode_ms) {
   nlohmann::json json = runtime_json(model.info.backend, arguments.common.model_options.threads);
   json["command"] = "predict";
   json["model"] = {{"variant", model.info.variant},
@@ -101,12 +102,12 @@ void write_stats(const PredictArguments& arguments, const LoadedModel& model,
   json["queues"] = {{"input_max", stats.max_input_queue},
                     {"output_max", stats.max_output_queue},
                     {"depth", arguments.pipeline.depth}};
-  json["overlay_wait_ms"] = overlay_wait_ms;
+  json["overlay_encode_ms"] = overlay_encode_ms;
   json["wall_ms"] = stats.wall_ms;
   json["frames_per_s"] =
       stats.wall_ms > 0 ? 1000.0 * static_cast<double>(stats.frames) / stats.wall_ms : 0;
   json["peak_rss_bytes"] = peak_rss_bytes();
-  write_file(arguments.common.stats, json.dump(2) + "\n");
+  return json.dump(2) + "\n";
 }
 
 std::unique_ptr<ReportWriter> open_report(const PredictArguments& arguments,
@@ -129,6 +130,17 @@ std::unique_ptr<ReportWriter> open_report(const PredictArguments& arguments,
   return create_report(arguments.report, std::move(options));
 }
 
+// A list made for another model would name everything wrongly. The last column of a fine-tune is
+// the background, which lists leave out.
+void check_class_list(const PredictArguments& arguments, const ModelConfig& config) {
+  const auto names = static_cast<int>(arguments.predict.class_names.size());
+  if (names == 0 || names == config.logits || names == config.logits - 1) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--classes: {} names, but the model has {} classes (one name a line, in "
+                          "the order of the class ids, from 0)",
+                          names, config.logits));
+}
+
 void run_predict(PredictArguments& arguments, int& exit_code) {
   if (arguments.decoder == "nvdec") {
     throw Error(ErrorCode::kDevice, "--decoder nvdec: this build of rfseg decodes on the CPU only");
@@ -140,11 +152,22 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   if (arguments.inputs.empty()) throw Error(ErrorCode::kUsage, "predict: no INPUT given");
   std::vector<Input> inputs = expand_inputs(arguments.inputs, std::cin);
   if (inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
-  std::vector<std::string> paths = {arguments.common.model};
+  if (arguments.input.video.end_s >= 0 &&
+      arguments.input.video.start_s >= arguments.input.video.end_s) {
+    throw Error(ErrorCode::kUsage, "--start and --end: the start must lie before the end");
+  }
+  std::vector<std::string> paths = arguments.read_files;
+  paths.push_back(arguments.common.model);
+  paths.push_back(arguments.image_ids);
   for (const Input& input : inputs) paths.push_back(input.path);
-  refuse_overwriting_input(arguments.output, paths, "-o");
-  refuse_overwriting_input(arguments.report, paths, "--report");
-  refuse_overwriting_input(arguments.common.stats, paths, "--stats");
+  const bool list = wants_coco(arguments) && arguments.image_ids.empty();
+  const std::vector<std::pair<std::string, std::string>> outputs = {
+      {"-o", arguments.output},
+      {"-o (its list of pictures)", list ? arguments.output + ".images.json" : ""},
+      {"--report", arguments.report},
+      {"--stats", arguments.common.stats}};
+  refuse_equal_outputs(outputs);
+  for (const auto& [option, path] : outputs) refuse_overwriting_input(path, paths, option.c_str());
 
   LoadedModel model;
   load_model(arguments.common.model, arguments.common.resolved(), model);
@@ -152,15 +175,24 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
     log_debug(fmt::format("{} is a detection model: no masks", model.info.variant));
     arguments.predict.masks = MaskFormat::kNone;
   }
+  check_class_list(arguments, model.config);
   const ResolvedOptions resolved = resolve_options(arguments.predict, model.config);
 
   // Every output is opened before the work starts: a full disk or a typing error shows at once.
-  std::unique_ptr<ResultWriter> writer = create_writer(arguments, resolved.class_names);
-  std::unique_ptr<ReportWriter> report = open_report(arguments, model, resolved.class_names);
   std::unique_ptr<OverlayFiles> overlay;
   if (!arguments.overlay.empty()) {
     create_folder(arguments.overlay);
-    overlay = std::make_unique<OverlayFiles>(arguments.overlay, paths, resolved.class_names);
+    std::vector<std::string> reserved;
+    for (const auto& [option, path] : outputs) reserved.push_back(path);
+    overlay =
+        std::make_unique<OverlayFiles>(arguments.overlay, paths, reserved, resolved.class_names);
+    for (const Input& input : inputs) overlay->check(input.path, input.kind == InputKind::kVideo);
+  }
+  std::unique_ptr<ResultWriter> writer = create_writer(arguments, resolved.class_names);
+  std::unique_ptr<ReportWriter> report = open_report(arguments, model, resolved.class_names);
+  std::unique_ptr<OutputFile> stats_file;
+  if (!arguments.common.stats.empty()) {
+    stats_file = std::make_unique<OutputFile>(arguments.common.stats);
   }
   std::unique_ptr<DenseMaskWriter> dense;
   if (arguments.predict.masks == MaskFormat::kDense) {
@@ -175,17 +207,26 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   arguments.pipeline.keep_images = overlay != nullptr || report != nullptr;
   InputSource source(std::move(inputs), arguments.input);
   Progress progress("frames");
-  int64_t done = 0, detections = 0;
-  const PipelineStats stats =
+  int64_t done = 0, detections = 0, refused = 0;
+  finish_work_on_interrupt();
+  PipelineStats stats =
       run_pipeline(*model.engine, source, resolved, arguments.pipeline, [&](PipelineFrame& frame) {
         progress.update(++done, source.estimated_total());
         if (!frame.error.empty()) {
           log_message(LogLevel::kError, frame.error);
           return;
         }
-        detections += static_cast<int64_t>(frame.record.detections.items.size());
         if (dense) dense->write(frame.record);
-        writer->write(frame.record);
+        try {
+          writer->write(frame.record);
+        } catch (const Error& error) {
+          // A picture that has no place in the results (its name has no image id) fails alone.
+          if (error.code() != ErrorCode::kInput) throw;
+          log_message(LogLevel::kError, error.what());
+          ++refused;
+          return;
+        }
+        detections += static_cast<int64_t>(frame.record.detections.items.size());
         if (report) {
           report->add(frame.image, frame.record,
                       {{"decode", frame.times.decode_ms},
@@ -196,12 +237,20 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
         if (overlay) overlay->write(std::move(frame.image), frame.record);
       });
   progress.clear();
+  stats.frames -= refused;
+  stats.failed += refused + source.cut_short();
+  if (stats.frames == 0 && stats.failed > 0 && !interrupted()) {
+    // Nothing could be read: what an earlier run left under these names is worth more.
+    exit_code = static_cast<int>(ErrorCode::kInput);
+    return;
+  }
   if (overlay) overlay->finish();
   writer->finish();
   if (report) report->finish();
-  if (!arguments.common.stats.empty()) {
-    write_stats(arguments, model, stats, detections, source.broken_frames(),
-                overlay ? overlay->encode_ms() : 0);
+  if (stats_file) {
+    stats_file->write(stats_text(arguments, model, stats, detections, source.broken_frames(),
+                                 overlay ? overlay->encode_ms() : 0));
+    stats_file->commit();
   }
   if (source.broken_frames() > 0) {
     log_warning(fmt::format("{} broken video frame(s) skipped", source.broken_frames()));
@@ -214,7 +263,7 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   if (interrupted()) {
     exit_code = static_cast<int>(ErrorCode::kCancelled);
   } else if (stats.failed > 0) {
-    exit_code = static_cast<int>(stats.frames > 0 ? ErrorCode::kPartial : ErrorCode::kInput);
+    exit_code = static_cast<int>(ErrorCode::kPartial);
   }
 }
 
@@ -223,37 +272,40 @@ void add_input_options(CLI::App& verb, PredictArguments& arguments) {
       "inputs", arguments.inputs,
       "Pictures, folders of them, videos, URLs, /dev/videoN, or - for a list of paths on stdin");
   verb.add_flag("--no-exif", arguments.no_exif, "Do not turn pictures upright");
-  verb.add_option("--every", arguments.input.video.every, "Video: every Nth frame")
-      ->check(CLI::PositiveNumber.description(""));
-  verb.add_option("--start", arguments.input.video.start_s, "Video: from this second")
-      ->check(CLI::NonNegativeNumber.description(""));
-  verb.add_option("--end", arguments.input.video.end_s, "Video: up to this second")
-      ->check(CLI::NonNegativeNumber.description(""));
-  verb.add_option("--decoder", arguments.decoder, "Video: auto, cpu or nvdec")
-      ->check(CLI::IsMember({"auto", "cpu", "nvdec"}).description(""));
-  verb.add_option("--batch", arguments.pipeline.batch,
-                  "Pictures that go through the network together")
-      ->check(CLI::Range(1, 1024).description(""));
-  verb.add_option("--depth", arguments.pipeline.depth,
-                  "Batches in flight (default 2; 1 = one stage after another)")
-      ->check(CLI::Range(1, 64).description(""));
-  verb.add_option("--max-wait-ms", arguments.pipeline.max_wait_ms,
-                  "Live streams: longest wait for a batch")
-      ->check(CLI::NonNegativeNumber.description(""));
+  add_integer(verb, "--every", 1, 1000000000, arguments.input.video.every,
+              "Video: every Nth frame");
+  add_number(
+      verb, "--start", 0, 1e18, [&](double value) { arguments.input.video.start_s = value; },
+      "Video: from this second");
+  add_number(
+      verb, "--end", 0, 1e18, [&](double value) { arguments.input.video.end_s = value; },
+      "Video: up to this second");
+  add_choice<std::string>(
+      verb, "--decoder", {{"auto", "auto"}, {"cpu", "cpu"}, {"nvdec", "nvdec"}},
+      [&](const std::string& value) { arguments.decoder = value; }, "Video: auto, cpu or nvdec");
+  add_integer(verb, "--batch", 1, 1024, arguments.pipeline.batch,
+              "Pictures that go through the network together");
+  add_integer(verb, "--depth", 1, 64, arguments.pipeline.depth,
+              "Batches in flight (default 2; 1 = one stage after another)");
+  add_integer(verb, "--max-wait-ms", 0, 1000000, arguments.pipeline.max_wait_ms,
+              "Live streams: longest wait for a batch");
 }
 
 void add_output_options(CLI::App& verb, PredictArguments& arguments) {
-  const std::map<std::string, MaskFormat> formats = {{"rle", MaskFormat::kRle},
-                                                     {"polygon", MaskFormat::kPolygon},
-                                                     {"dense", MaskFormat::kDense},
-                                                     {"none", MaskFormat::kNone}};
   verb.add_option("-o,--output", arguments.output,
                   "OUT.jsonl or OUT.json (COCO); default: JSON lines on stdout");
-  verb.add_option("--format", arguments.format, "jsonl or coco; default: by OUT's name")
-      ->check(CLI::IsMember({"jsonl", "coco"}).description(""));
-  verb.add_option("--masks", arguments.predict.masks,
-                  "rle (default), polygon, dense (one PNG an instance next to OUT) or none")
-      ->transform(CLI::CheckedTransformer(formats).description(""));
+  add_choice<std::string>(
+      verb, "--format", {{"jsonl", "jsonl"}, {"coco", "coco"}},
+      [&](const std::string& value) { arguments.format = value; },
+      "jsonl or coco; default: by OUT's name");
+  add_choice<MaskFormat>(
+      verb, "--masks",
+      {{"rle", MaskFormat::kRle},
+       {"polygon", MaskFormat::kPolygon},
+       {"dense", MaskFormat::kDense},
+       {"none", MaskFormat::kNone}},
+      [&](MaskFormat value) { arguments.predict.masks = value; },
+      "rle (default), polygon, dense (one PNG an instance next to OUT) or none");
   verb.add_option("--image-ids", arguments.image_ids,
                   "INSTANCES.json whose file names give the COCO image ids");
   verb.add_option("--overlay", arguments.overlay, "Folder for annotated pictures and videos");
@@ -272,7 +324,7 @@ void add_predict(CLI::App& app, int& exit_code) {
   add_model_options(*verb, arguments->common);
   add_input_options(*verb, *arguments);
   add_convention_options(*verb, arguments->predict);
-  add_selection_options(*verb, arguments->predict);
+  add_selection_options(*verb, arguments->predict, arguments->read_files);
   add_output_options(*verb, *arguments);
   verb->footer(
       "Example: rfseg predict -m model.pth photos/ clip.mp4 -o results.jsonl --overlay out "

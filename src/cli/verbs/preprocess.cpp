@@ -20,7 +20,7 @@ struct PreprocessArguments {
 void run_preprocess(const PreprocessArguments& arguments) {
   refuse_overwriting_input(arguments.output, {arguments.image}, "-o");
   PreprocessSpec spec;
-  std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size");
+  std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size", 8192);
   spec.resize = arguments.predict.resize.value_or(
       arguments.predict.like == Convention::kRfdetr ? ResizeMode::kBilinear : ResizeMode::kPil);
   DecodeOptions decode;

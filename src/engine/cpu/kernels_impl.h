@@ -81,14 +81,19 @@ inline void store_tile(const GemmRows& g, int column, const Sums& sums) {
   constexpr bool kResidual = kEpilogue == Epilogue::kAdd || kEpilogue == Epilogue::kScaleAdd ||
                              kEpilogue == Epilogue::kGeluAdd;
   constexpr bool kLong = kEpilogue == Epilogue::kGelu || kEpilogue == Epilogue::kGeluAdd;
+  // Copies: the compiler must assume that a store to `out` changes `g`.
+  const float* const bias = g.bias + column;
+  const float* const scales = kEpilogue == Epilogue::kScaleAdd ? g.scale + column : nullptr;
+  const int rows = g.rows;
   const auto row = [&](int i, const Vec* from) {
-    float* out = g.out[i] + column;
+    float* const out = g.out[i] + column;
+    const float* const residuals = kResidual ? g.residual[i] + column : nullptr;
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) {
       const int at = j * kWidth;
-      const Vec residual = kResidual ? load(g.residual[i] + column + at) : set1(0.0f);
-      const Vec scale = kEpilogue == Epilogue::kScaleAdd ? load(g.scale + column + at) : set1(0.0f);
-      store(out + at, finish<kEpilogue>(from[j] + load(g.bias + column + at), residual, scale));
+      const Vec residual = kResidual ? load(residuals + at) : set1(0.0f);
+      const Vec scale = kEpilogue == Epilogue::kScaleAdd ? load(scales + at) : set1(0.0f);
+      store(out + at, finish<kEpilogue>(from[j] + load(bias + at), residual, scale));
     }
   };
   if constexpr (kLong) {
@@ -99,11 +104,11 @@ inline void store_tile(const GemmRows& g, int column, const Sums& sums) {
       for (int j = 0; j < kVecs; ++j) done[i][j] = sums[i][j];
     }
 #pragma GCC unroll 1
-    for (int i = 0; i < g.rows; ++i) row(i, done[i]);
+    for (int i = 0; i < rows; ++i) row(i, done[i]);
   } else {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      if (i < g.rows) row(i, sums[i]);
+      if (i < rows) row(i, sums[i]);
     }
   }
 }
