@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 #include <limits>
 
 #include "postprocess/sigmoid.h"
@@ -119,15 +119,17 @@ inline Scene random_scene(Random& random) {
   return scene;
 }
 
+inline uint32_t bits(float value) { return std::bit_cast<uint32_t>(value); }
+
 inline ::testing::AssertionResult same(const Detections& a, const Detections& b) {
   if (a.items.size() != b.items.size() || a.width != b.width || a.height != b.height) {
     return ::testing::AssertionFailure() << a.items.size() << " and " << b.items.size();
   }
   for (std::size_t i = 0; i < a.items.size(); ++i) {
     const Detection &x = a.items[i], &y = b.items[i];
-    if (x.class_id != y.class_id || x.query != y.query ||
-        std::memcmp(&x.score, &y.score, sizeof(float)) != 0 ||
-        std::memcmp(x.box_xyxy, y.box_xyxy, sizeof(x.box_xyxy)) != 0) {
+    bool equal = x.class_id == y.class_id && x.query == y.query && bits(x.score) == bits(y.score);
+    for (int k = 0; k < 4; ++k) equal = equal && bits(x.box_xyxy[k]) == bits(y.box_xyxy[k]);
+    if (!equal) {
       return ::testing::AssertionFailure() << "detection " << i << " differs";
     }
     if (x.mask->height != y.mask->height || x.mask->width != y.mask->width ||
