@@ -295,7 +295,8 @@ void refuse_equal_outputs(const std::vector<std::pair<std::string, std::string>>
   for (const auto& [option, path] : outputs) {
     if (path.empty() || path == "-" || path.starts_with("/dev/")) continue;
     std::error_code ignored;
-    const std::string name = std::filesystem::weakly_canonical(path, ignored).string();
+    const std::string name =
+        std::filesystem::weakly_canonical(std::filesystem::absolute(path), ignored).string();
     const auto [other, is_new] = seen.emplace(ignored ? path : name, option);
     if (!is_new) {
       throw Error(ErrorCode::kUsage,
