@@ -28,10 +28,10 @@ void check_device(const ModelOptions& options) {
     const bool numbered = number.size() > 1 && number[0] == ':' &&
                           number.find_first_not_of("0123456789", 1) == std::string::npos;
     if (cuda && (number.empty() || numbered)) {
-      throw Error(
-          ErrorCode::kDevice,
-          fmt::format("--device {}: this build of rfseg has no CUDA backend; it runs on 'cpu'",
-                      options.device));
+      throw Error(ErrorCode::kDevice,
+                  fmt::format("--device {}: the network runs on the CPU only in this version "
+                              "(rfseg postprocess has a CUDA backend)",
+                              options.device));
     }
     throw Error(ErrorCode::kUsage,
                 fmt::format("--device {}: not known; auto, cpu and cuda[:N] are", options.device));
