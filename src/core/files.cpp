@@ -68,7 +68,7 @@ std::vector<uint8_t> read_file(const std::string& path, std::size_t max_bytes,
     if (used > max_bytes) refuse();
     if (n == 0) break;
     const std::size_t compared = std::min(used, prefix.size());
-    if (std::memcmp(bytes.data(), prefix.data(), compared) != 0) break;
+    if (compared > 0 && std::memcmp(bytes.data(), prefix.data(), compared) != 0) break;
   }
   if (std::ferror(file.get())) {
     throw Error(ErrorCode::kInput, fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
