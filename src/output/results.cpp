@@ -104,6 +104,19 @@ std::string base_name(const std::string& path) {
   return slash == std::string::npos ? path : path.substr(slash + 1);
 }
 
+/// `, "frame": ..., "time_s": ..., "width": ..., "height": ...`, the first two for video only.
+void append_place_and_size(std::string& out, const ResultRecord& record) {
+  if (record.frame) {
+    out += R"(, "frame": )";
+    append_json_integer(out, *record.frame);
+  }
+  if (record.time_s) out += R"(, "time_s": )" + shortest(*record.time_s);
+  out += R"(, "width": )";
+  append_json_integer(out, record.detections.width);
+  out += R"(, "height": )";
+  append_json_integer(out, record.detections.height);
+}
+
 class JsonlWriter : public ResultWriter {
  public:
   JsonlWriter(const std::string& path, std::vector<std::string> class_names, MaskFormat masks)
@@ -199,15 +212,7 @@ class CocoWriter : public ResultWriter {
     append_json_integer(out, id);
     out += R"(, "file_name": )";
     append_json_string(out, record.file);
-    if (record.frame) {
-      out += R"(, "frame": )";
-      append_json_integer(out, *record.frame);
-    }
-    if (record.time_s) out += R"(, "time_s": )" + shortest(*record.time_s);
-    out += R"(, "width": )";
-    append_json_integer(out, record.detections.width);
-    out += R"(, "height": )";
-    append_json_integer(out, record.detections.height);
+    append_place_and_size(out, record);
     out += '}';
     images_->write(out);
   }
@@ -234,15 +239,7 @@ std::string to_json_line(const ResultRecord& record, const std::vector<std::stri
                          MaskFormat masks) {
   std::string out = R"({"file": )";
   append_json_string(out, record.file);
-  if (record.frame) {
-    out += R"(, "frame": )";
-    append_json_integer(out, *record.frame);
-  }
-  if (record.time_s) out += R"(, "time_s": )" + shortest(*record.time_s);
-  out += R"(, "width": )";
-  append_json_integer(out, record.detections.width);
-  out += R"(, "height": )";
-  append_json_integer(out, record.detections.height);
+  append_place_and_size(out, record);
   out += R"(, "detections": [)";
   for (std::size_t i = 0; i < record.detections.items.size(); ++i) {
     const Detection& detection = record.detections.items[i];
