@@ -1,6 +1,6 @@
 #pragma once
 
-#include "postprocess/host_device.h"
+#include "core/cuda/host_device.h"
 
 namespace rfseg {
 

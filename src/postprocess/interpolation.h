@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "postprocess/host_device.h"
+#include "core/cuda/host_device.h"
 
 // Bilinear resampling of mask logits along one axis, rounded in float32 exactly as torch's CUDA
 // kernels round (aten/src/ATen/native/cuda/UpSampleBilinear2d.cu, pytorch 2.11). A fused

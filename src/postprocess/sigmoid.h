@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "postprocess/host_device.h"
+#include "core/cuda/host_device.h"
 
 // The one sigmoid of the project. It is built from IEEE single-precision multiply, add, fused
 // multiply-add and divide alone, so that every processor that has them gives the same bits; no

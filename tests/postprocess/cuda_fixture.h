@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/cuda/usable.h"
 #include "core/half.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 #include "random_calls.h"
@@ -17,7 +18,7 @@ class CudaTest : public ::testing::Test {
  protected:
   void SetUp() override {
     std::string why;
-    if (!cuda_usable(&why)) GTEST_SKIP() << why;
+    if (!cuda::usable(&why)) GTEST_SKIP() << why;
   }
 };
 

@@ -8,6 +8,7 @@
 
 #include "cli/common.h"
 #include "cli/verbs.h"
+#include "core/cuda/usable.h"
 #include "core/files.h"
 #include "core/npy.h"
 #include "output/results.h"
@@ -67,7 +68,7 @@ std::optional<int> cuda_device(const ModelOptions& options) {
                 fmt::format("--device {} has one backend; leave out --backend", name));
   }
   std::string why;
-  if (!cuda_usable(&why)) {
+  if (!cuda::usable(&why)) {
     throw Error(ErrorCode::kDevice, fmt::format("--device {}: {}", name, why));
   }
   return device;

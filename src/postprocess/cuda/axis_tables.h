@@ -4,8 +4,8 @@
 // taps everywhere and is evaluated where it is needed; an antialiased axis mostly has two, too, and
 // its weights are computed once a call.
 
+#include "core/cuda/simt.h"
 #include "postprocess/cuda/records.h"
-#include "postprocess/cuda/simt.h"
 
 namespace rfseg::cuda {
 

@@ -1,14 +1,13 @@
 // The CUDA backend of a build without CUDA: it says so.
 
+#include "core/cuda/usable.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
 namespace {
 
-constexpr const char* kAbsent =
-    "this build of rfseg has no CUDA backend (configured without nvcc, or with RFSEG_CUDA=OFF)";
-[[noreturn]] void fail() { throw Error(ErrorCode::kDevice, kAbsent); }
+[[noreturn]] void fail() { throw Error(ErrorCode::kDevice, cuda::kAbsent); }
 
 }  // namespace
 
@@ -38,11 +37,6 @@ std::vector<Detections> CudaPostprocessor::run_from_host(std::span<const Network
 uint64_t CudaPostprocessor::generation() const { fail(); }
 const CudaPostprocessor::Counters& CudaPostprocessor::counters() const { fail(); }
 std::string CudaPostprocessor::device_name() const { fail(); }
-
-bool cuda_usable(std::string* why) {
-  if (why != nullptr) *why = kAbsent;
-  return false;
-}
 
 Detections postprocess_cuda(const NetworkOutputs&, const PostprocessSpec&) { fail(); }
 

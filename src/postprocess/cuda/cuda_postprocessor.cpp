@@ -1,63 +1,20 @@
 #include "postprocess/cuda/cuda_postprocessor.h"
 
-#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
 #include <mutex>
 
+#include "core/cuda/device.h"
 #include "postprocess/backends.h"
 #include "postprocess/cuda/kernels.h"
 #include "postprocess/cuda/plan.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
-namespace {
-
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();  // do not hand the error to the next call
-  throw Error(ErrorCode::kDevice, fmt::format("CUDA: {}: {}", what, cudaGetErrorString(status)));
-}
-
-/// Grow-only memory on the device or pinned on the host.
-class Buffer {
- public:
-  enum class Kind { kDevice, kPinned };
-  explicit Buffer(Kind kind) : kind_(kind) {}
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { release(); }
-
-  /// Whether it had to be allocated anew.
-  bool reserve(std::size_t bytes) {
-    if (bytes <= size_) return false;
-    release();
-    void* p = nullptr;
-    if (kind_ == Kind::kDevice) {
-      check(cudaMalloc(&p, bytes), "allocating device memory");
-    } else {
-      check(cudaHostAlloc(&p, bytes, cudaHostAllocMapped), "allocating pinned memory");
-    }
-    data_ = static_cast<std::byte*>(p);
-    size_ = bytes;
-    return true;
-  }
-  std::byte* data() const { return data_; }
-
- private:
-  void release() {
-    if (data_ != nullptr) kind_ == Kind::kDevice ? cudaFree(data_) : cudaFreeHost(data_);
-    data_ = nullptr;
-    size_ = 0;
-  }
-  Kind kind_;
-  std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-}  // namespace
+using cuda::Buffer;
+using cuda::check;
 
 struct CudaPostprocessor::Impl {
   /// Workspace and results of one set of capacities.
@@ -365,18 +322,6 @@ std::vector<Detections> CudaPostprocessor::run_from_host(
 uint64_t CudaPostprocessor::generation() const { return impl_->generation; }
 const CudaPostprocessor::Counters& CudaPostprocessor::counters() const { return impl_->counters; }
 std::string CudaPostprocessor::device_name() const { return impl_->name; }
-
-bool cuda_usable(std::string* why) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaSuccess && count > 0) return true;
-  cudaGetLastError();
-  if (why != nullptr) {
-    *why = fmt::format("no usable GPU ({})",
-                       status == cudaSuccess ? "none found" : cudaGetErrorString(status));
-  }
-  return false;
-}
 
 Detections postprocess_cuda(const NetworkOutputs& outputs, const PostprocessSpec& spec) {
   static std::mutex mutex;

@@ -89,10 +89,6 @@ class CudaPostprocessor {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Whether this build has the CUDA backend, and this machine a GPU that it can use; `why` tells
-/// what is missing.
-bool cuda_usable(std::string* why = nullptr);
-
 /// postprocess() of one picture on GPU `spec.cuda_device`. Thread-safe: calls wait for each other.
 Detections postprocess_cuda(const NetworkOutputs& outputs, const PostprocessSpec& spec);
 

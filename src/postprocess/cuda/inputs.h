@@ -1,7 +1,7 @@
 #pragma once
 
+#include "core/cuda/simt.h"
 #include "postprocess/cuda/records.h"
-#include "postprocess/cuda/simt.h"
 
 #if !defined(RFSEG_SIMT_EMULATION)
 #include <cuda_fp16.h>

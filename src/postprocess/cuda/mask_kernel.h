@@ -4,10 +4,10 @@
 // bytes of its mask. Each block takes an equal share of the pixel columns, a thread a column. The
 // mask is handled as the positions at which it changes ("toggles"), in column-major order.
 
+#include "core/cuda/simt.h"
 #include "postprocess/cuda/cell_columns.h"
 #include "postprocess/cuda/pixel_columns.h"
 #include "postprocess/cuda/records.h"
-#include "postprocess/cuda/simt.h"
 
 namespace rfseg::cuda {
 

@@ -1,8 +1,8 @@
 #pragma once
 
+#include "core/cuda/simt.h"
 #include "postprocess/cuda/inputs.h"
 #include "postprocess/cuda/records.h"
-#include "postprocess/cuda/simt.h"
 
 namespace rfseg::cuda {
 

@@ -3,10 +3,10 @@
 // The first kernel: one block a picture selects, orders and places the detections, two more
 // prepare its axes for the mask kernel.
 
+#include "core/cuda/simt.h"
 #include "postprocess/cuda/axis_tables.h"
 #include "postprocess/cuda/inputs.h"
 #include "postprocess/cuda/records.h"
-#include "postprocess/cuda/simt.h"
 #include "postprocess/sigmoid.h"
 
 namespace rfseg::cuda {

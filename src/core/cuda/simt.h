@@ -10,11 +10,11 @@
 
 #include <cstdint>
 
-#include "postprocess/host_device.h"
+#include "core/cuda/host_device.h"
 
 #if defined(RFSEG_SIMT_EMULATION)
 
-#include "postprocess/simt_emulator.h"
+#include "cuda/simt_emulator.h"
 #define RFSEG_DEVICE inline
 #define RFSEG_UNROLL
 

@@ -1,4 +1,4 @@
-#include "postprocess/simt_emulator.h"
+#include "cuda/simt_emulator.h"
 
 #include <cstdio>
 #include <cstdlib>

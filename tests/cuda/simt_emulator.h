@@ -2,7 +2,7 @@
 
 // Runs the kernels' source without a GPU: every thread of a cluster is a fiber, switched at
 // barriers and warp functions, so that missing barriers show as wrong results or as a deadlock.
-// x86-64 only. See src/postprocess/cuda/simt.h.
+// x86-64 only. See src/core/cuda/simt.h.
 
 #include <cstdint>
 #include <cstring>

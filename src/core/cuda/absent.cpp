@@ -1,0 +1,12 @@
+// CUDA in a build without it: not usable.
+
+#include "core/cuda/usable.h"
+
+namespace rfseg::cuda {
+
+bool usable(std::string* why) {
+  if (why != nullptr) *why = kAbsent;
+  return false;
+}
+
+}  // namespace rfseg::cuda
