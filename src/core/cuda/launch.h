@@ -1,0 +1,68 @@
+#pragma once
+
+// Launching kernels whose source also runs on the emulator of tests/cuda. A kernel is a device
+// function `void body(const Arguments&, void* shared)`; launch<body, ...> makes a __global__ of it.
+
+#include "core/cuda/simt.h"
+
+#include "core/cuda/device.h"
+
+namespace rfseg::cuda {
+
+/// Where kernels are enqueued.
+struct Queue {
+  cudaStream_t stream = nullptr;
+  /// Programmatic dependent launch: a kernel may start before its predecessor has ended, and waits
+  /// for it in await_previous_kernel(). Only for GPUs from compute capability 9.0 on. Every kernel
+  /// launched through here calls await_previous_kernel() in every thread before it touches memory
+  /// that another kernel writes or reads; what never changes (weights) may be read before.
+  bool overlap = false;
+};
+
+struct Grid {
+  int x = 1, y = 1;
+};
+
+#if defined(RFSEG_SIMT_EMULATION)
+
+template <auto kBody, int kThreads, int kMinBlocks = 1, class Arguments>
+void launch(const Queue&, Grid grid, std::size_t shared_bytes, const Arguments& arguments) {
+  emulator::launch(grid.x, grid.y, kThreads, 1, shared_bytes,
+                   [&](void* shared) { kBody(arguments, shared); });
+}
+
+#elif defined(__CUDACC__)
+
+template <auto kBody, int kThreads, int kMinBlocks, class Arguments>
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    rfseg_kernel(const __grid_constant__ Arguments arguments) {
+  extern __shared__ uint4 rfseg_dynamic_shared[];
+  kBody(arguments, rfseg_dynamic_shared);
+}
+
+/// Enqueues kBody on grid.x by grid.y blocks of kThreads threads with `shared_bytes` of shared
+/// memory each (16-byte aligned). Throws Error(kDevice) if the launch is refused.
+template <auto kBody, int kThreads, int kMinBlocks = 1, class Arguments>
+void launch(const Queue& queue, Grid grid, std::size_t shared_bytes, const Arguments& arguments) {
+  auto* kernel = rfseg_kernel<kBody, kThreads, kMinBlocks, Arguments>;
+  if (shared_bytes > 48 * 1024) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "reserving shared memory");
+  }
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = queue.stream;
+  config.attrs = &attribute;
+  config.numAttrs = queue.overlap ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, arguments), "launching a kernel");
+}
+
+#endif
+
+}  // namespace rfseg::cuda

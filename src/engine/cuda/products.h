@@ -1,0 +1,118 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/cuda/launch.h"
+
+// The matrix products and attention of the network on the GPU: what they compute and who owns the
+// operands. Every pointer is device memory. All functions only enqueue.
+
+namespace rfseg::cuda {
+
+/// The arithmetic of a network. Accumulation, LayerNorm statistics, softmax, biases and LayerScale
+/// are fp32 in all of them.
+enum class Math : int {
+  kFp16,  ///< activations and weights as __half, products by fp16 tensor cores
+  kTf32,  ///< as float, products by TF32 tensor cores (10 bits of mantissa)
+  kFp32   ///< as float, products with at most twice the error of plain fp32 (split TF32)
+};
+/// "Element" below is __half under kFp16 and float otherwise.
+inline int element_bytes(Math math) { return math == Math::kFp16 ? 2 : 4; }
+
+enum class Activation : int { kNone, kRelu, kGelu /* exact, by erf */, kSilu };
+
+/// Where the rows of A come from.
+enum class RowSource : int {
+  kRows,    ///< Element a[row * lda + k]; with `index`: a[index[row] * lda + k]
+  kNormed,  ///< float a[row * lda + k], brought to mean 0 and variance 1 over its k elements
+            ///< (eps inside the root; no affine: it is folded into B)
+  kConv3x3  ///< Element map [pictures, map_rows, map_cols, lda] of which `channels` are used; k =
+            ///< (ky * 3 + kx) * channels + channel, zero padding 1; row = (picture, y, x) of the
+            ///< output map of out_rows x out_cols cells
+};
+
+/// out = epilogue(A * B^T), fp32 accumulators:
+///   v = act(sum_k A[m, k] * B[n, k] + bias[n] + row_bias[m]) * scale[n] + residual[m, n]
+/// in this order; absent (null) parts are left out. Rows of `residual` and `out` are found as
+///   to(m) = m + (m / out_group) * out_skip + out_first       (out_group 0: to(m) = m)
+/// `batch` independent products share everything but the steps.
+/// Requirements: k and lda multiples of 8, pointers of A and B 16-byte aligned, steps too;
+/// any m >= 1 and n >= 1; ldo and ldr any (n odd too).
+struct GemmArguments {
+  RowSource source = RowSource::kRows;
+  const void* a = nullptr;
+  int64_t lda = 0;
+  const int32_t* index = nullptr;
+  /// Columns n >= split take their rows from `a2` (kRows, same lda) instead; 0 = none. A multiple
+  /// of 64.
+  const void* a2 = nullptr;
+  int split = 0;
+  float eps = 0;                                               ///< kNormed
+  int map_rows = 0, map_cols = 0, out_rows = 0, out_cols = 0;  ///< kConv3x3
+  int stride = 1, channels = 0;                                ///< kConv3x3
+
+  const void* b = nullptr;  ///< Element [n, k], k contiguous
+  int64_t ldb = 0;
+  int m = 0, n = 0, k = 0;
+  int batch = 1;
+  int64_t a_step = 0, b_step = 0, out_step = 0;  ///< in elements
+  int64_t row_bias_step = 0;
+
+  const float* bias = nullptr;      ///< [n]
+  const float* row_bias = nullptr;  ///< [m]
+  Activation activation = Activation::kNone;
+  const float* scale = nullptr;    ///< [n]
+  const void* residual = nullptr;  ///< may be `out` itself; type as `residual_float` says
+  bool residual_float = true;      ///< else Element
+  int64_t ldr = 0;
+  void* out = nullptr;
+  bool out_float = false;  ///< else Element
+  int64_t ldo = 0;
+  int out_group = 0, out_skip = 0, out_first = 0;
+};
+
+void gemm(const Queue& queue, Math math, const GemmArguments& arguments);
+
+/// Whether kNormed is faster than a LayerNorm of its own followed by kRows.
+bool gemm_prefers_normed(Math math, int m, int n, int k);
+
+/// A product whose whole rows are normalised: with y = A * B^T + bias + residual,
+///   z = act(LayerNorm(y; eps) * gamma + beta)
+/// written to any of: out_float (float), out (Element), out_plus (Element, z + plus).
+/// Takes kRows (with `index`) and kConv3x3, n <= 1024 and a multiple of 8; no split, scale,
+/// row_bias, activation before the norm, batch or row map: those fields of `product` are not read.
+struct GemmNormArguments {
+  GemmArguments product;  ///< A, B, m, n, k, bias, residual, ldr
+  const float* gamma = nullptr;
+  const float* beta = nullptr;
+  float eps = 0;
+  Activation activation = Activation::kNone;
+  float* out_float = nullptr;
+  int64_t ldo_float = 0;
+  void* out = nullptr;
+  int64_t ldo = 0;
+  const float* plus = nullptr;  ///< [m, n], ld = n
+  void* out_plus = nullptr;     ///< ld = n
+  /// Where the product does not fit one kernel: float [m, n], always given.
+  float* scratch = nullptr;
+};
+
+void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments);
+
+/// softmax(scale * q k^T) v for each head of each of `sequences` runs of `length` consecutive rows.
+/// Head h has the elements [h * head_dim, (h + 1) * head_dim) of a row. All Element.
+struct AttentionArguments {
+  const void* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  int64_t ldq = 0, ldk = 0, ldv = 0;  ///< elements from row to row, multiples of 8
+  void* out = nullptr;                ///< [sequences * length, heads * head_dim]
+  int64_t ldo = 0;
+  int sequences = 0, length = 0, heads = 0;
+  int head_dim = 0;  ///< 64 or 32
+  float scale = 0;
+};
+
+void attention(const Queue& queue, Math math, const AttentionArguments& arguments);
+
+}  // namespace rfseg::cuda
