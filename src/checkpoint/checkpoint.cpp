@@ -7,13 +7,13 @@
 
 #include "checkpoint/checkpoint_internal.h"
 #include "checkpoint/identify.h"
-#include "checkpoint/inference_tensors.h"
 #include "checkpoint/names.h"
 #include "checkpoint/safetensors_file.h"
 #include "checkpoint/tensor_names.h"
 #include "checkpoint/torch_file.h"
 #include "checkpoint/zip_directory.h"
 #include "core/log.h"
+#include "core/model_tensors.h"
 
 namespace rfseg {
 namespace {
@@ -133,14 +133,14 @@ Checkpoint open_checkpoint_source(std::shared_ptr<const ByteSource> source,
     weights->resample_positions(checkpoint.config.pos_grid);
   }
   try {
-    check_tensors(checkpoint.config, *weights);
+    check_weights(checkpoint.config, *weights);
   } catch (const std::exception& error) {
     if (contents.unreadable.empty()) throw;
     fail_model(origin, fmt::format("{}; accepted: floats of 16, 32 and 64 bits, bool and integers",
                                    contents.unreadable[0]));
   }
   uint64_t elements = 0;
-  for (const ExpectedTensor& tensor : inference_tensors(checkpoint.config)) {
+  for (const TensorSpec& tensor : required_tensors(checkpoint.config)) {
     elements += static_cast<uint64_t>(element_count(tensor.shape));
   }
   if (elements > std::max(weights->file().size(), kMaxUnbackedElements)) {
@@ -150,6 +150,12 @@ Checkpoint open_checkpoint_source(std::shared_ptr<const ByteSource> source,
   checkpoint.metadata = std::move(contents.config.metadata);
   checkpoint.weights = std::move(weights);
   return checkpoint;
+}
+
+int64_t inference_parameters(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const TensorSpec& tensor : required_tensors(config)) count += element_count(tensor.shape);
+  return count;
 }
 
 Checkpoint open_checkpoint(const std::string& path, const ModelOptions& options) {

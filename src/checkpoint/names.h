@@ -3,8 +3,6 @@
 namespace rfseg {
 
 // Tensor names of rfdetr checkpoints that several files here look for.
-inline constexpr char kEncoder[] = "backbone.0.encoder.encoder.";
-inline constexpr char kProjector[] = "backbone.0.projector.";
 inline constexpr char kClassToken[] = "backbone.0.encoder.encoder.embeddings.cls_token";
 inline constexpr char kPositionTable[] =
     "backbone.0.encoder.encoder.embeddings.position_embeddings";

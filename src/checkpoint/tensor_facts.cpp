@@ -8,6 +8,7 @@
 
 #include "checkpoint/byte_source.h"
 #include "checkpoint/names.h"
+#include "core/model_tensors.h"
 
 namespace rfseg {
 namespace {
@@ -36,7 +37,7 @@ class FactFinder {
     if (f.enc_dim % 64 != 0) refuse(kPatchWeight, patch, "a width divisible by 64");
     if (f.dim % 32 != 0) refuse("class_embed.weight", head, "a width divisible by 32");
     f.ca_heads = f.dim / 16;
-    f.depth = count(std::string(kEncoder) + "encoder.layer.");
+    f.depth = count(kEncoderPrefix + "encoder.layer.");
     f.dec_layers = count("transformer.decoder.layers.");
     f.groups = count("transformer.enc_output.");
     if (f.depth == 0 || f.dec_layers == 0) {
@@ -114,7 +115,7 @@ class FactFinder {
   }
 
   void find_levels(TensorFacts& f) const {
-    const std::string projector = kProjector;
+    const std::string& projector = kProjectorPrefix;
     const int levels = count(projector + "stages.");
     if (levels < 1 || levels > 4) {
       fail_model(weights_.origin(),

@@ -6,10 +6,10 @@
 
 #include "checkpoint/byte_source.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/inference_tensors.h"
 #include "checkpoint/safetensors_file.h"
 #include "core/files.h"
 #include "core/half.h"
+#include "core/model_tensors.h"
 
 namespace rfseg {
 namespace {
@@ -58,7 +58,7 @@ void write_half(OutputFile& out, const Tensor& tensor, const std::string& name,
 }  // namespace
 
 void write_safetensors(const Checkpoint& checkpoint, const std::string& path, bool half) {
-  const std::vector<ExpectedTensor> tensors = inference_tensors(checkpoint.config);
+  const std::vector<TensorSpec> tensors = required_tensors(checkpoint.config);
   json header = json::object();
   json& metadata = header["__metadata__"];
   for (const auto& [key, value] : checkpoint.metadata) metadata[key] = value;
@@ -73,7 +73,7 @@ void write_safetensors(const Checkpoint& checkpoint, const std::string& path, bo
   metadata[kConfigKey] = dump(config);
   const uint64_t size = half ? 2 : 4;
   uint64_t offset = 0;
-  for (const ExpectedTensor& tensor : tensors) {
+  for (const TensorSpec& tensor : tensors) {
     const uint64_t end = offset + static_cast<uint64_t>(element_count(tensor.shape)) * size;
     header[tensor.name] = {
         {"dtype", half ? "F16" : "F32"}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
@@ -87,7 +87,7 @@ void write_safetensors(const Checkpoint& checkpoint, const std::string& path, bo
   OutputFile out(path);
   out.write(length);
   out.write(text);
-  for (const ExpectedTensor& expected : tensors) {
+  for (const TensorSpec& expected : tensors) {
     const Tensor tensor = checkpoint.weights->read(expected.name, expected.shape);
     if (half) {
       write_half(out, tensor, expected.name, checkpoint.weights->origin());

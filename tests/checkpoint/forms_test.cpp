@@ -6,11 +6,11 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/inference_tensors.h"
 #include "checkpoint/names.h"
 #include "checkpoint/temporary_folder.h"
 #include "checkpoint/tensor_file.h"
 #include "checkpoint/test_files.h"
+#include "core/model_tensors.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -24,7 +24,7 @@ using test::TemporaryFolder;
 void expect_tiny(const Checkpoint& checkpoint, std::size_t column) {
   const auto table = read_table("tiny.tsv");
   ASSERT_EQ(table.size(), 135u);
-  ASSERT_EQ(inference_tensors(checkpoint.config).size(), table.size());
+  ASSERT_EQ(required_tensors(checkpoint.config).size(), table.size());
   for (const auto& row : table) {
     const Shape shape = test::parse_shape(row[1]);
     const Tensor tensor = checkpoint.weights->read(row[0], shape);

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "checkpoint/checkpoint_internal.h"
-#include "checkpoint/inference_tensors.h"
+#include "core/model_tensors.h"
 #include "rfseg/error.h"
 
 namespace {
@@ -32,7 +32,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const Checkpoint checkpoint =
         open_checkpoint_source(std::make_shared<ZeroTail>(data, size), {}, "");
-    for (const ExpectedTensor& tensor : inference_tensors(checkpoint.config)) {
+    for (const TensorSpec& tensor : required_tensors(checkpoint.config)) {
       checkpoint.weights->read(tensor.name, tensor.shape);
     }
   } catch (const Error&) {

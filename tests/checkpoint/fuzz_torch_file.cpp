@@ -1,7 +1,7 @@
 // Any bytes as a torch.save file: opened or refused, and what is opened can be read.
 
 #include "checkpoint/checkpoint_internal.h"
-#include "checkpoint/inference_tensors.h"
+#include "core/model_tensors.h"
 #include "rfseg/error.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -10,7 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     auto source = std::make_shared<MemorySource>(
         "fuzz", std::string(reinterpret_cast<const char*>(data), size));
     const Checkpoint checkpoint = open_checkpoint_source(std::move(source), {}, "");
-    for (const ExpectedTensor& tensor : inference_tensors(checkpoint.config)) {
+    for (const TensorSpec& tensor : required_tensors(checkpoint.config)) {
       checkpoint.weights->read(tensor.name, tensor.shape);
     }
   } catch (const Error&) {

@@ -9,9 +9,9 @@
 #include <set>
 
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/inference_tensors.h"
 #include "checkpoint/tensor_file.h"
 #include "checkpoint/test_files.h"
+#include "core/model_tensors.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -51,7 +51,7 @@ TEST_P(Stock, InferenceReadsExactlyTheTensorsOfTheReference) {
     if (name == "refpoint_embed.weight" || name == "query_feat.weight") shape[0] = config.queries;
     expected.emplace(name, shape);
   }
-  for (const ExpectedTensor& tensor : inference_tensors(config))
+  for (const TensorSpec& tensor : required_tensors(config))
     found.emplace(tensor.name, tensor.shape);
   EXPECT_EQ(found, expected);
 }
@@ -157,7 +157,7 @@ TEST(LargeFile, OnlyTheModelIsRead) {
     EXPECT_LT(source.bytes_read(), 2'000'000u);  // the directory, the pickle, local headers
     const uint64_t before = source.bytes_read();
     uint64_t needed = 0;
-    for (const ExpectedTensor& expected : inference_tensors(checkpoint.config)) {
+    for (const TensorSpec& expected : required_tensors(checkpoint.config)) {
       const Tensor tensor = checkpoint.weights->read(expected.name, expected.shape);
       needed +=
           static_cast<uint64_t>(element_count(checkpoint.weights->find(expected.name)->shape)) * 4;

@@ -15,8 +15,7 @@ namespace reference {
 Weights::Weights(const ModelConfig& config, const WeightSource& source)
     : position_(load_position_table(config, source)) {
   for (const TensorSpec& spec : required_tensors(config)) {
-    // The position table's rows are the file's; it is held resampled.
-    if (std::find(spec.shape.begin(), spec.shape.end(), kAnyLength) != spec.shape.end()) continue;
+    if (spec.rows == StoredRows::kResampled) continue;  // held as position_
     tensors_.emplace(spec.name, source.read(spec.name, spec.shape));
   }
 }

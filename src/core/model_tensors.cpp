@@ -1,20 +1,17 @@
-#include "checkpoint/inference_tensors.h"
-
-#include "checkpoint/checkpoint.h"
+#include "core/model_tensors.h"
 
 #include <fmt/format.h>
 
-#include "checkpoint/byte_source.h"
-#include "checkpoint/names.h"
+#include "rfseg/error.h"
 
 namespace rfseg {
 namespace {
 
-class Builder {
+class SpecList {
  public:
-  explicit Builder(const ModelConfig& config) : c_(config) {}
+  explicit SpecList(const ModelConfig& config) : c_(config) {}
 
-  std::vector<ExpectedTensor> build() {
+  std::vector<TensorSpec> build() {
     decoder();
     heads();
     if (c_.seg) segmentation();
@@ -24,8 +21,8 @@ class Builder {
   }
 
  private:
-  void add(const std::string& name, Shape shape, bool first_rows = false) {
-    list_.push_back({name, std::move(shape), first_rows});
+  void add(const std::string& name, Shape shape, StoredRows rows = StoredRows::kEqual) {
+    list_.push_back({name, std::move(shape), rows});
   }
   void linear(const std::string& name, int64_t out, int64_t in) {
     add(name + ".weight", {out, in});
@@ -45,7 +42,7 @@ class Builder {
     const int64_t samples =
         int64_t{c_.ca_heads} * static_cast<int64_t>(c_.levels.size()) * c_.points;
     for (int i = 0; i < c_.dec_layers; ++i) {
-      const std::string layer = fmt::format("transformer.decoder.layers.{}.", i);
+      const std::string layer = fmt::format("{}decoder.layers.{}.", kTransformerPrefix, i);
       add(layer + "self_attn.in_proj_weight", {3 * dim, dim});
       add(layer + "self_attn.in_proj_bias", {3 * dim});
       linear(layer + "self_attn.out_proj", dim, dim);
@@ -59,13 +56,13 @@ class Builder {
       norm(layer + "norm2", dim);
       norm(layer + "norm3", dim);
     }
-    norm("transformer.decoder.norm", dim);
-    linear("transformer.decoder.ref_point_head.layers.0", dim, 2 * dim);
-    linear("transformer.decoder.ref_point_head.layers.1", dim, dim);
-    linear("transformer.enc_output.0", dim, dim);
-    norm("transformer.enc_output_norm.0", dim);
-    mlp3("transformer.enc_out_bbox_embed.0");
-    linear("transformer.enc_out_class_embed.0", c_.logits, dim);
+    norm(kTransformerPrefix + "decoder.norm", dim);
+    linear(kTransformerPrefix + "decoder.ref_point_head.layers.0", dim, 2 * dim);
+    linear(kTransformerPrefix + "decoder.ref_point_head.layers.1", dim, dim);
+    linear(kTransformerPrefix + "enc_output.0", dim, dim);
+    norm(kTransformerPrefix + "enc_output_norm.0", dim);
+    mlp3(kTransformerPrefix + "enc_out_bbox_embed.0");
+    linear(kTransformerPrefix + "enc_out_class_embed.0", c_.logits, dim);
   }
 
   void mlp3(const std::string& name) {
@@ -81,7 +78,7 @@ class Builder {
 
   void segmentation() {
     const int64_t dim = c_.dim;
-    const std::string head = "segmentation_head.";
+    const std::string& head = kSegmentationPrefix;
     add(head + "bias", {1});
     for (int i = 0; i < c_.dec_layers; ++i) {
       const std::string block = head + fmt::format("blocks.{}.", i);
@@ -99,15 +96,17 @@ class Builder {
   }
 
   void encoder() {
-    add("refpoint_embed.weight", {c_.queries, 4}, true);
-    add("query_feat.weight", {c_.queries, c_.dim}, true);
+    add("refpoint_embed.weight", {c_.queries, 4}, StoredRows::kEqualOrMore);
+    add("query_feat.weight", {c_.queries, c_.dim}, StoredRows::kEqualOrMore);
     const int64_t dim = c_.enc_dim;
-    add(kClassToken, {1, 1, dim});
-    add(kPositionTable, {1, int64_t{c_.pos_grid} * c_.pos_grid + 1, dim});
-    add(kPatchWeight, {dim, 3, c_.patch, c_.patch});
-    add(std::string(kEncoder) + "embeddings.patch_embeddings.projection.bias", {dim});
+    const std::string embeddings = kEncoderPrefix + "embeddings.";
+    add(embeddings + "cls_token", {1, 1, dim});
+    add(embeddings + "position_embeddings", {1, int64_t{c_.pos_grid} * c_.pos_grid + 1, dim},
+        StoredRows::kResampled);
+    add(embeddings + "patch_embeddings.projection.weight", {dim, 3, c_.patch, c_.patch});
+    add(embeddings + "patch_embeddings.projection.bias", {dim});
     for (int i = 0; i < c_.enc_layers; ++i) {
-      const std::string block = kEncoder + fmt::format("encoder.layer.{}.", i);
+      const std::string block = kEncoderPrefix + fmt::format("encoder.layer.{}.", i);
       norm(block + "norm1", dim);
       for (const char* part : {"query", "key", "value"}) {
         linear(block + "attention.attention." + part, dim, dim);
@@ -119,14 +118,15 @@ class Builder {
       linear(block + "mlp.fc2", dim, 4 * dim);
       add(block + "layer_scale2.lambda1", {dim});
     }
-    norm(std::string(kEncoder) + "layernorm", dim);
+    norm(kEncoderPrefix + "layernorm", dim);
   }
 
   void projector() {
     const int64_t dim = c_.enc_dim, taps = static_cast<int64_t>(c_.taps.size()), half = c_.dim / 2;
     for (std::size_t level = 0; level < c_.levels.size(); ++level) {
       for (int64_t tap = 0; tap < taps; ++tap) {
-        const std::string name = kProjector + fmt::format("stages_sampling.{}.{}.0", level, tap);
+        const std::string name =
+            kProjectorPrefix + fmt::format("stages_sampling.{}.{}.0", level, tap);
         if (c_.levels[level] == Level::kP3) {
           add(name + ".weight", {dim, dim / 2, 2, 2});
           add(name + ".bias", {dim / 2});
@@ -137,53 +137,60 @@ class Builder {
     }
     for (std::size_t level = 0; level < c_.levels.size(); ++level) {
       const int64_t channels = taps * (c_.levels[level] == Level::kP3 ? dim / 2 : dim);
-      const std::string stage = kProjector + fmt::format("stages.{}.0.", level);
+      const std::string stage = kProjectorPrefix + fmt::format("stages.{}.0.", level);
       conv(stage + "cv1", 2 * half, channels, 1);
       conv(stage + "cv2", c_.dim, 5 * half, 1);
       for (int i = 0; i < 3; ++i) {
         conv(stage + fmt::format("m.{}.cv1", i), half, half, 3);
         conv(stage + fmt::format("m.{}.cv2", i), half, half, 3);
       }
-      norm(kProjector + fmt::format("stages.{}.1", level), c_.dim);
+      norm(kProjectorPrefix + fmt::format("stages.{}.1", level), c_.dim);
     }
   }
 
   const ModelConfig& c_;
-  std::vector<ExpectedTensor> list_;
+  std::vector<TensorSpec> list_;
 };
+
+std::string expected_shape(const TensorSpec& spec) {
+  switch (spec.rows) {
+    case StoredRows::kEqual:
+      break;
+    case StoredRows::kEqualOrMore:
+      return to_string(spec.shape) + " or more rows";
+    case StoredRows::kResampled:
+      return fmt::format("[{}, n*n+1, {}]", spec.shape[0], spec.shape[2]);
+  }
+  return to_string(spec.shape);
+}
+
+bool fits(const TensorSpec& spec, Shape found) {
+  if (found.size() != spec.shape.size()) return false;
+  if (spec.rows == StoredRows::kEqualOrMore && found[0] > spec.shape[0]) found[0] = spec.shape[0];
+  if (spec.rows == StoredRows::kResampled) found[1] = spec.shape[1];  // a square: its reader checks
+  return found == spec.shape;
+}
 
 }  // namespace
 
-std::vector<ExpectedTensor> inference_tensors(const ModelConfig& config) {
-  return Builder(config).build();
+std::vector<TensorSpec> required_tensors(const ModelConfig& config) {
+  return SpecList(config).build();
 }
 
-void check_tensors(const ModelConfig& config, const WeightSource& weights) {
-  for (const ExpectedTensor& expected : inference_tensors(config)) {
-    const TensorInfo* found = weights.find(expected.name);
+void check_weights(const ModelConfig& config, const WeightSource& weights) {
+  for (const TensorSpec& spec : required_tensors(config)) {
+    const TensorInfo* found = weights.find(spec.name);
     if (found == nullptr) {
-      fail_model(weights.origin(), fmt::format("tensor '{}' is missing (expected shape {})",
-                                               expected.name, to_string(expected.shape)));
+      throw Error(ErrorCode::kModel,
+                  fmt::format("{}: tensor '{}' is missing (expected shape {})", weights.origin(),
+                              spec.name, expected_shape(spec)));
     }
-    Shape shape = found->shape;
-    if (expected.first_rows && !shape.empty() && shape[0] >= expected.shape[0]) {
-      shape[0] = expected.shape[0];
-    }
-    if (shape != expected.shape) {
-      fail_model(weights.origin(),
-                 fmt::format("tensor '{}' has shape {}, expected {}{}", expected.name,
-                             to_string(found->shape), to_string(expected.shape),
-                             expected.first_rows ? " or more rows" : ""));
+    if (!fits(spec, found->shape)) {
+      throw Error(ErrorCode::kModel,
+                  fmt::format("{}: tensor '{}' has shape {}, expected {}", weights.origin(),
+                              spec.name, to_string(found->shape), expected_shape(spec)));
     }
   }
-}
-
-int64_t inference_parameters(const ModelConfig& config) {
-  int64_t count = 0;
-  for (const ExpectedTensor& tensor : inference_tensors(config)) {
-    count += element_count(tensor.shape);
-  }
-  return count;
 }
 
 }  // namespace rfseg
