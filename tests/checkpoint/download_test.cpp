@@ -9,6 +9,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <set>
 
 #include "checkpoint/checkpoint.h"
@@ -324,7 +325,15 @@ TEST_F(Releases, FolderFollowsTheEnvironment) {
   unsetenv("RF_HOME");
   EXPECT_EQ(weights_folder(), "/somewhere");
   unsetenv("ROBOFLOW_HOME");
-  EXPECT_EQ(weights_folder(), std::string(std::getenv("HOME")) + "/.roboflow/models");
+  const char* set = std::getenv("HOME");
+  const std::optional<std::string> home =
+      set != nullptr ? std::optional<std::string>(set) : std::nullopt;
+  setenv("HOME", "/home/someone", 1);
+  EXPECT_EQ(weights_folder(), "/home/someone/.roboflow/models");
+  unsetenv("HOME");
+  EXPECT_NE(error_of([] { weights_folder(); }, ErrorCode::kUsage).find("RF_HOME"),
+            std::string::npos);
+  if (home) setenv("HOME", home->c_str(), 1);
 }
 
 TEST_F(Releases, AsksTheMirrorForTheOfficialFileAndVerifiesIt) {
