@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <mutex>
 #include <sstream>
@@ -329,6 +330,7 @@ TEST(VideoReader, StopsWhenAsked) {
 class Server {
  public:
   explicit Server(std::function<void(int client)> serve) : serve_(std::move(serve)) {
+    setenv("no_proxy", "127.0.0.1", 1);  // whatever proxy the environment names
     socket_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
     address.sin_family = AF_INET;
