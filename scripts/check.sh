@@ -5,8 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install_deps.sh --dev
 
-mapfile -t sources < <(git ls-files 'src/*.cpp' 'src/*.h' 'include/*.h' 'tests/*.cpp' 'tests/*.h' \
-  'bench/*.cpp' 'examples/*.cpp')
+mapfile -t sources < <(find src include tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' | sort)
 clang-format --dry-run --Werror "${sources[@]}"
 echo "format: ${#sources[@]} files are clean"
 if [[ "${1:-}" == "--format" ]]; then
