@@ -32,12 +32,15 @@ function(rfseg_add_stage name)
   target_link_libraries(rfseg_${name} PUBLIC ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:rfseg_flags>)
 endfunction()
 
-# rfseg_add_cuda(STAGE SOURCES *.cu HOST_SOURCES *.cpp): the CUDA part of a stage. As on the host,
-# no multiply and add are fused unless written as one, and division and subnormals are IEEE's.
+# rfseg_add_cuda(STAGE [CONTRACT] SOURCES *.cu HOST_SOURCES *.cpp): the CUDA part of a stage. As on
+# the host, no multiply and add are fused unless written as one, and division and subnormals are
+# IEEE's; CONTRACT lets the compiler fuse them, for the network, whose bits are not promised.
 function(rfseg_add_cuda stage)
-  cmake_parse_arguments(ARG "" "" "SOURCES;HOST_SOURCES" ${ARGN})
+  cmake_parse_arguments(ARG "CONTRACT" "" "SOURCES;HOST_SOURCES" ${ARGN})
   target_sources(rfseg_${stage} PRIVATE ${ARG_SOURCES} ${ARG_HOST_SOURCES})
-  set_source_files_properties(${ARG_SOURCES} PROPERTIES COMPILE_OPTIONS "-fmad=false")
+  if(NOT ARG_CONTRACT)
+    set_source_files_properties(${ARG_SOURCES} PROPERTIES COMPILE_OPTIONS "-fmad=false")
+  endif()
   target_link_libraries(rfseg_${stage} PRIVATE CUDA::cudart_static)
   set_target_properties(rfseg_${stage} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
 endfunction()

@@ -3,21 +3,11 @@
 // Launching kernels whose source also runs on the emulator of tests/cuda. A kernel is a device
 // function `void body(const Arguments&, void* shared)`; launch<body, ...> makes a __global__ of it.
 
+#include "core/cuda/device.h"
+#include "core/cuda/queue.h"
 #include "core/cuda/simt.h"
 
-#include "core/cuda/device.h"
-
 namespace rfseg::cuda {
-
-/// Where kernels are enqueued.
-struct Queue {
-  cudaStream_t stream = nullptr;
-  /// Programmatic dependent launch: a kernel may start before its predecessor has ended, and waits
-  /// for it in await_previous_kernel(). Only for GPUs from compute capability 9.0 on. Every kernel
-  /// launched through here calls await_previous_kernel() in every thread before it touches memory
-  /// that another kernel writes or reads; what never changes (weights) may be read before.
-  bool overlap = false;
-};
 
 struct Grid {
   int x = 1, y = 1;

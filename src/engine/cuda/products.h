@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/cuda/launch.h"
+#include "core/cuda/queue.h"
 
 // The matrix products and attention of the network on the GPU: what they compute and who owns the
 // operands. Every pointer is device memory. All functions only enqueue.

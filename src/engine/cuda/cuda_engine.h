@@ -1,0 +1,61 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "engine/engine.h"
+
+struct CUstream_st;  ///< what a cudaStream_t points to
+
+namespace rfseg {
+
+/// What the network leaves in device memory, C order; valid until the next pass of the engine.
+struct DeviceHeads {
+  const float* boxes = nullptr;   ///< [B, Q, 4]
+  const float* logits = nullptr;  ///< [B, Q, K]
+  const void* masks = nullptr;    ///< [B, Q, H/4, W/4], __half if masks_half, else float; or null
+  bool masks_half = false;
+};
+
+/// The network on a GPU: one captured CUDA graph a batch size, one workspace, no allocation and no
+/// host synchronisation in a pass once its batch size has been prepared. Named points (`trace`)
+/// come from the same kernels, run one by one. Not thread-safe; several engines work side by side.
+class CudaEngine : public Engine {
+ public:
+  struct Counters {
+    uint64_t allocations = 0, captures = 0;
+  };
+
+  virtual int device() const = 0;
+  virtual std::string device_name() const = 0;
+  /// "fp16", "tf32" or "fp32".
+  virtual const char* precision() const = 0;
+  /// Makes the workspace big enough for batches up to `batch`, and the graph for this one. Throws
+  /// Error(kDevice) if the GPU is out of memory; the engine keeps what it had.
+  virtual void prepare(int batch) = 0;
+  /// Where the pictures of a batch go, float32 [batch, 3, H, W] in device memory. Changes only
+  /// when prepare() allocates.
+  virtual float* input() = 0;
+  /// Enqueues a pass over the first `batch` pictures of input() on `stream`. `batch` has been
+  /// prepared. May be captured into another graph.
+  virtual DeviceHeads enqueue(int batch, CUstream_st* stream) = 0;
+  virtual const Counters& counters() const = 0;
+};
+
+/// Options beside EngineOptions, for tests.
+struct CudaEngineOptions {
+  int device = 0;
+  Precision precision = Precision::kAuto;  ///< kAuto: fp16
+  int threads = 1;                         ///< for reading the weights
+  bool graphs = true;                      ///< off: kernels are launched one by one
+  bool overlap = true;                     ///< programmatic dependent launch, where the GPU has it
+  bool two_streams = true;
+};
+
+/// Throws Error(kDevice) without a GPU of compute capability 8.0 or newer, or in a build without
+/// CUDA; Error(kModel) for weights or a geometry that it does not take.
+std::unique_ptr<CudaEngine> create_cuda_engine(const ModelConfig& config,
+                                               const WeightSource& weights,
+                                               const CudaEngineOptions& options);
+
+}  // namespace rfseg

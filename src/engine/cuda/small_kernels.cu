@@ -1,0 +1,608 @@
+#include "engine/cuda/small_kernels.h"
+
+#include <cmath>
+
+#include "core/cuda/launch.h"
+#include "engine/cuda/elements.h"
+#include "rfseg/error.h"
+
+// One body a step. A warp owns a row where a row is normalised; elsewhere a thread owns 8 channels.
+// Blocks are small, because at batch 1 there are few rows and every multiprocessor should have
+// some.
+
+namespace rfseg::cuda {
+namespace {
+
+int blocks_for(int64_t items, int per_block) {
+  return static_cast<int>((items + per_block - 1) / per_block);
+}
+
+/// Calls f with a value of the Element type of `math`.
+template <class F>
+void with_element(Math math, F&& f) {
+  if (math == Math::kFp16) {
+    f(__half{});
+  } else {
+    f(float{});
+  }
+}
+
+RFSEG_DEVICE int64_t global_thread(int threads) {
+  return int64_t{block_x()} * threads + thread_index();
+}
+
+// ---- embed: thread = 8 columns of a patch, or 8 channels of a token's start.
+
+constexpr int kEmbedThreads = 256;
+
+template <class T>
+RFSEG_DEVICE void embed_body(const EmbedArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int cells = a.layout.cells(), tokens = a.layout.tokens();
+  const int patch_groups = a.ld / 8, token_groups = a.width / 8;
+  const int64_t patch_items = int64_t{a.batch} * cells * patch_groups;
+  const int64_t items = patch_items + int64_t{a.batch} * tokens * token_groups;
+  const int64_t item = global_thread(kEmbedThreads);
+  if (item >= items) return;
+  float v[8];
+  if (item >= patch_items) {
+    const int64_t at = (item - patch_items) * 8;
+    read8(a.start + at % (int64_t{tokens} * a.width), v);
+    write8(a.x + at, v);
+    return;
+  }
+  const int group = static_cast<int>(item % patch_groups);
+  const int64_t row = item / patch_groups;
+  const int cell = static_cast<int>(row % cells);
+  const int picture = static_cast<int>(row / cells);
+  // Rows are in token order: window, then cell inside of it.
+  const int in_window = a.layout.window_rows * a.layout.window_cols;
+  const int window = cell / in_window, inside = cell % in_window;
+  const int grid_y =
+      window / a.layout.windows * a.layout.window_rows + inside / a.layout.window_cols;
+  const int grid_x =
+      window % a.layout.windows * a.layout.window_cols + inside % a.layout.window_cols;
+  const int width = a.layout.grid_cols() * a.patch;
+  const int height = a.layout.windows * a.layout.window_rows * a.patch;
+  const float* corner =
+      a.pictures + (int64_t{picture} * 3 * height + grid_y * a.patch) * width + grid_x * a.patch;
+  RFSEG_UNROLL
+  for (int j = 0; j < 8; ++j) {
+    const int k = group * 8 + j;
+    const int channel = k / (a.patch * a.patch), pixel = k % (a.patch * a.patch);
+    v[j] = channel < 3
+               ? corner[(int64_t{channel} * height + pixel / a.patch) * width + pixel % a.patch]
+               : 0.0f;
+  }
+  write8(static_cast<T*>(a.patches) + row * a.ld + group * 8, v);
+}
+
+// ---- norm_rows: a warp a row.
+
+constexpr int kNormThreads = 128;
+constexpr int kNormRows = kNormThreads / kWarp;
+
+template <int kVectors>
+RFSEG_DEVICE void affine_norm(float (&v)[kVectors][8], int channels, float eps, const float* gamma,
+                              const float* beta) {
+  const WarpNorm<kVectors> norm(v, channels, eps);
+  RFSEG_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int channel = 8 * (thread_index() % kWarp + kWarp * i);
+    if (channel >= channels) continue;
+    RFSEG_UNROLL
+    for (int j = 0; j < 8; ++j) v[i][j] = (v[i][j] - norm.mean) * norm.inverse;
+    if (gamma == nullptr) continue;
+    float g[8], b[8];
+    read8(gamma + channel, g);
+    read8(beta + channel, b);
+    RFSEG_UNROLL
+    for (int j = 0; j < 8; ++j) v[i][j] = v[i][j] * g[j] + b[j];
+  }
+}
+
+template <class T, int kVectors>
+RFSEG_DEVICE void store_row(const float (&v)[kVectors][8], int channels, T* out) {
+  RFSEG_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int channel = 8 * (thread_index() % kWarp + kWarp * i);
+    if (channel < channels) write8(out + channel, v[i]);
+  }
+}
+
+template <class T, int kVectors>
+RFSEG_DEVICE void norm_body(const NormArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int row = block_x() * kNormRows + thread_index() / kWarp;
+  if (row >= a.m) return;
+  const int lane = thread_index() % kWarp;
+  int64_t from = row;
+  if (a.cells.windows > 0) {
+    const int cells = a.cells.cells();
+    from = int64_t{row / cells} * a.cells.tokens() + a.cells.token_of(row % cells);
+  }
+  float v[kVectors][8];
+  RFSEG_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int channel = 8 * (lane + kWarp * i);
+    if (channel < a.n) read8(a.x + from * a.ldx + channel, v[i]);
+  }
+  affine_norm(v, a.n, a.eps, a.gamma, a.beta);
+  const int64_t to =
+      row + (a.out_group > 0 ? int64_t{row / a.out_group} * a.out_skip : 0) + a.out_first;
+  store_row(v, a.n, static_cast<T*>(a.out) + to * a.ldo);
+  if (a.then_out == nullptr) return;
+  affine_norm(v, a.n, a.then_eps, a.then_gamma, a.then_beta);
+  store_row(v, a.n, static_cast<T*>(a.then_out) + int64_t{row} * a.n);
+}
+
+// ---- mask_rows, class_max
+
+constexpr int kRowThreads = 128;
+
+template <class T>
+RFSEG_DEVICE void mask_rows_body(const MaskRowsArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int groups = a.width / 8;
+  const int64_t item = global_thread(kRowThreads);
+  if (item >= int64_t{a.batch} * a.n * groups) return;
+  Eight<T> e = load8(static_cast<const T*>(a.x) + item * 8);
+  if (a.valid[item / groups % a.n] == 0) e = Eight<T>{};
+  store8(static_cast<T*>(a.out) + item * 8, e);
+}
+
+RFSEG_DEVICE bool is_nan(float v) { return v != v; }
+
+RFSEG_DEVICE void class_max_body(const ClassMaxArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int row = block_x() * (kRowThreads / kWarp) + thread_index() / kWarp;
+  if (row >= a.rows) return;
+  const int lane = thread_index() % kWarp;
+  const float* logits = a.logits + int64_t{row} * a.classes;
+  float best = -INFINITY;
+  for (int c = lane; c < a.classes; c += kWarp) {
+    const float v = logits[c];
+    if (is_nan(v) || v > best) best = v;
+    if (is_nan(best)) break;
+  }
+  RFSEG_UNROLL
+  for (int d = kWarp / 2; d > 0; d /= 2) {
+    const float other = warp_read(best, lane ^ d);
+    if (is_nan(other) || other > best) best = other;
+  }
+  if (lane == 0) a.scores[row] = best;
+}
+
+// ---- select_cells: a thread a cell counts the cells that come before it. n^2 comparisons need no
+// sort, no barrier between rounds, and always give the same order.
+
+constexpr int kSelectThreads = 128;
+constexpr int kSelectChunk = 4096;
+
+/// Ascending unsigned order of the float order; NaN above everything, -0 equal to 0.
+RFSEG_DEVICE uint32_t order_key(float score) {
+  if (is_nan(score)) return 0xffffffffu;
+  const uint32_t bits = float_bits(score + 0.0f);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+RFSEG_DEVICE void select_body(const SelectArguments& a, void* shared) {
+  uint32_t* keys = static_cast<uint32_t*>(shared);
+  await_previous_kernel();
+  release_next_kernel();
+  const int picture = block_y();
+  const int cell = block_x() * kSelectThreads + thread_index();
+  int32_t* chosen = a.chosen + int64_t{picture} * a.queries;
+  int32_t* rows = a.rows + int64_t{picture} * a.queries;
+  // Ranks that no cell takes, and all of them where the order is forced.
+  for (int rank = cell; rank < a.queries; rank += grid_x() * kSelectThreads) {
+    if (rank >= a.n) {
+      chosen[rank] = -1;
+      rows[rank] = picture * a.n;
+    } else if (a.forced != nullptr) {
+      chosen[rank] = a.forced[int64_t{picture} * a.queries + rank];
+      rows[rank] = picture * a.n + chosen[rank];
+    }
+  }
+  if (a.forced != nullptr) return;
+  const float* scores = a.scores + int64_t{picture} * a.n;
+  const uint32_t own = cell < a.n ? order_key(scores[cell]) : 0;
+  int rank = 0;
+  for (int first = 0; first < a.n; first += kSelectChunk) {
+    const int count = a.n - first < kSelectChunk ? a.n - first : kSelectChunk;
+    block_sync();
+    for (int i = thread_index(); i < count; i += kSelectThreads)
+      keys[i] = order_key(scores[first + i]);
+    block_sync();
+    for (int i = 0; i < count; ++i) {
+      rank += keys[i] > own || (keys[i] == own && first + i < cell) ? 1 : 0;
+    }
+  }
+  if (cell < a.n && rank < a.queries) {
+    chosen[rank] = cell;
+    rows[rank] = picture * a.n + cell;
+  }
+}
+
+// ---- make_references, refine_boxes: a block a query, a thread a box.
+
+constexpr int kReferenceThreads = 128;
+
+struct Box {
+  float v[4];
+};
+
+RFSEG_DEVICE Box refine(const float* delta, const Box& base) {
+  return {{delta[0] * base.v[2] + base.v[0], delta[1] * base.v[3] + base.v[1],
+           expf(delta[2]) * base.v[2], expf(delta[3]) * base.v[3]}};
+}
+RFSEG_DEVICE Box box_at(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
+
+template <class T>
+RFSEG_DEVICE void reference_body(const ReferenceArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int row = block_x();
+  const int cell = a.chosen[row];
+  Box box = box_at(a.learned + int64_t{row % a.queries} * 4);
+  if (cell >= 0) {
+    const Box first = refine(a.delta + int64_t{row} * 4, box_at(a.proposals + int64_t{cell} * 4));
+    box = refine(box.v, first);
+  }
+  if (thread_index() < 4) a.references[int64_t{row} * 4 + thread_index()] = box.v[thread_index()];
+  // Blocks of dim / 2 channels for cy, cx, w, h; each pair is a sine and a cosine.
+  const int pairs = a.dim / 4;
+  T* out = static_cast<T*>(a.sine) + int64_t{row} * 2 * a.dim;
+  for (int i = thread_index(); i < 4 * pairs; i += kReferenceThreads) {
+    const int block = i / pairs, k = i % pairs;
+    const float u = box.v[block < 2 ? 1 - block : block];
+    const float period = powf(10000.0f, static_cast<float>(2 * k) / static_cast<float>(a.dim / 2));
+    const float angle = u * 2 * 3.14159265358979f / period;
+    out[block * 2 * pairs + 2 * k] = from_float<T>(sinf(angle));
+    out[block * 2 * pairs + 2 * k + 1] = from_float<T>(cosf(angle));
+  }
+}
+
+RFSEG_DEVICE void refine_body(const RefineArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int64_t i = global_thread(kReferenceThreads);
+  if (i >= a.count) return;
+  const Box box = refine(a.delta + i * 4, box_at(a.references + i * 4));
+  RFSEG_UNROLL
+  for (int c = 0; c < 4; ++c) a.boxes[i * 4 + c] = box.v[c];
+}
+
+// ---- start_queries
+
+template <class T>
+RFSEG_DEVICE void start_body(const StartQueriesArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int64_t at = global_thread(kRowThreads) * 8;
+  const int64_t picture = int64_t{a.queries} * a.dim;
+  if (at >= a.batch * picture) return;
+  float x[8], position[8];
+  read8(a.learned + at % picture, x);
+  read8(a.position + at, position);
+  write8(a.x + at, x);
+  write8(static_cast<T*>(a.x_element) + at, x);
+  RFSEG_UNROLL
+  for (int j = 0; j < 8; ++j) x[j] += position[j];
+  write8(static_cast<T*>(a.x_position) + at, x);
+}
+
+// ---- sample_values: a thread has 8 of the 16 channels of a head.
+
+constexpr int kSampleThreads = 128;
+constexpr int kHeadChannels = 16;
+
+template <class T>
+RFSEG_DEVICE void sample_body(const SampleArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int64_t item = global_thread(kSampleThreads);
+  if (item >= int64_t{a.batch} * a.queries * a.heads * 2) return;
+  const int part = static_cast<int>(item % 2), head = static_cast<int>(item / 2 % a.heads);
+  const int64_t row = item / (2 * a.heads);
+  const int samples = a.levels * a.points;
+  const float* sampling = a.sampling + row * 3 * a.heads * samples;
+  const float* offsets = sampling + head * samples * 2;
+  const float* weights = sampling + (2 * a.heads + head) * samples;
+  float largest = -INFINITY;
+  for (int s = 0; s < samples; ++s) largest = fmaxf(largest, weights[s]);
+  float total = 0;
+  for (int s = 0; s < samples; ++s) total += expf(weights[s] - largest);
+  const Box box = box_at(a.references + row * 4);
+  const float reach = 0.5f / static_cast<float>(a.points);
+
+  float sum[8] = {};
+  const T* values = static_cast<const T*>(a.values) + row / a.queries * a.n * a.ldv +
+                    head * kHeadChannels + part * 8;
+  int sample = 0;
+  for (int level = 0; level < a.levels; ++level) {
+    const int rows = a.level_rows[level], cols = a.level_cols[level];
+    for (int point = 0; point < a.points; ++point, ++sample) {
+      const float weight = expf(weights[sample] - largest) / total;
+      const float px =
+          (box.v[0] + offsets[2 * sample] * box.v[2] * reach) * static_cast<float>(cols) - 0.5f;
+      const float py =
+          (box.v[1] + offsets[2 * sample + 1] * box.v[3] * reach) * static_cast<float>(rows) - 0.5f;
+      const float x0 = floorf(px), y0 = floorf(py);
+      RFSEG_UNROLL
+      for (int corner = 0; corner < 4; ++corner) {
+        const float x = x0 + static_cast<float>(corner % 2),
+                    y = y0 + static_cast<float>(corner / 2);
+        // Compared as floats: positions are unbounded and may not fit an integer.
+        if (!(x >= 0 && x < static_cast<float>(cols) && y >= 0 && y < static_cast<float>(rows))) {
+          continue;
+        }
+        const float share = (1 - fabsf(px - x)) * (1 - fabsf(py - y)) * weight;
+        float v[8];
+        read8(values + (static_cast<int64_t>(y) * cols + static_cast<int64_t>(x)) * a.ldv, v);
+        RFSEG_UNROLL
+        for (int j = 0; j < 8; ++j) sum[j] += v[j] * share;
+      }
+    }
+    values += int64_t{rows} * cols * a.ldv;
+  }
+  write8(static_cast<T*>(a.out) + (row * a.heads + head) * kHeadChannels + part * 8, sum);
+}
+
+// ---- resize_map: a thread has 8 channels of an output cell.
+
+constexpr int kMapThreads = 256;
+
+struct Taps {
+  int low, high;
+  float share;  ///< of `high`
+};
+RFSEG_DEVICE Taps taps_of(int out, int out_size, int size) {
+  const float scale = static_cast<float>(size) / static_cast<float>(out_size);
+  float at = (static_cast<float>(out) + 0.5f) * scale - 0.5f;
+  at = at < 0 ? 0 : at;
+  Taps taps;
+  taps.low = static_cast<int>(at);
+  if (taps.low > size - 1) taps.low = size - 1;
+  taps.high = taps.low + 1 < size ? taps.low + 1 : size - 1;
+  taps.share = at - static_cast<float>(taps.low);
+  return taps;
+}
+
+template <class T>
+RFSEG_DEVICE void resize_body(const ResizeArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int groups = a.channels / 8;
+  const int64_t item = global_thread(kMapThreads);
+  if (item >= int64_t{a.batch} * a.out_rows * a.out_cols * groups) return;
+  const int group = static_cast<int>(item % groups);
+  const int64_t cell = item / groups;
+  const int x = static_cast<int>(cell % a.out_cols),
+            y = static_cast<int>(cell / a.out_cols % a.out_rows);
+  const int64_t picture = cell / (int64_t{a.out_cols} * a.out_rows);
+  const Taps tx = taps_of(x, a.out_cols, a.cols), ty = taps_of(y, a.out_rows, a.rows);
+  const T* map = static_cast<const T*>(a.map) + picture * a.picture_rows * a.channels + group * 8;
+  float v[4][8];
+  read8(map + (int64_t{ty.low} * a.cols + tx.low) * a.channels, v[0]);
+  read8(map + (int64_t{ty.low} * a.cols + tx.high) * a.channels, v[1]);
+  read8(map + (int64_t{ty.high} * a.cols + tx.low) * a.channels, v[2]);
+  read8(map + (int64_t{ty.high} * a.cols + tx.high) * a.channels, v[3]);
+  RFSEG_UNROLL
+  for (int j = 0; j < 8; ++j) {
+    const float top = v[0][j] * (1 - tx.share) + v[1][j] * tx.share;
+    const float bottom = v[2][j] * (1 - tx.share) + v[3][j] * tx.share;
+    v[0][j] = top * (1 - ty.share) + bottom * ty.share;
+  }
+  write8(static_cast<T*>(a.out) + cell * a.channels + group * 8, v[0]);
+}
+
+// ---- depthwise_norm: a warp has all channels of kRun cells of a row, one after another; lane l
+// the 8 channels from 8 * (l + 32 * i). The 3x3 window slides, so that each cell is read three
+// times.
+
+constexpr int kDepthwiseThreads = 128;
+constexpr int kRun = 6;
+
+template <class T, int kVectors>
+RFSEG_DEVICE void depthwise_body(const DepthwiseArguments& a, void*) {
+  const int lane = thread_index() % kWarp;
+  const int runs = (a.cols + kRun - 1) / kRun;
+  const int64_t run = int64_t{block_x()} * (kDepthwiseThreads / kWarp) + thread_index() / kWarp;
+  await_previous_kernel();
+  release_next_kernel();
+  if (run >= int64_t{a.batch} * a.rows * runs) return;
+  const int first = static_cast<int>(run % runs) * kRun;
+  const int64_t line = run / runs;  // of all pictures
+  const int y = static_cast<int>(line % a.rows);
+  const T* map = static_cast<const T*>(a.map);
+
+  // sums[c][i] gathers the cell first + c.
+  float sums[kRun][kVectors][8];
+  RFSEG_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int channel = 8 * (lane + kWarp * i);
+    if (channel >= a.channels) continue;
+    float bias[8];
+    read8(a.bias + channel, bias);
+    RFSEG_UNROLL
+    for (int c = 0; c < kRun; ++c) {
+      RFSEG_UNROLL
+      for (int j = 0; j < 8; ++j) sums[c][i][j] = bias[j];
+    }
+    for (int dy = -1; dy <= 1; ++dy) {
+      if (y + dy < 0 || y + dy >= a.rows) continue;
+      float weight[3][8];
+      RFSEG_UNROLL
+      for (int t = 0; t < 3; ++t) {
+        read8(a.weight + int64_t{(dy + 1) * 3 + t} * a.channels + channel, weight[t]);
+      }
+      const T* in = map + (line + dy) * a.cols * a.channels + channel;
+      RFSEG_UNROLL
+      for (int c = -1; c <= kRun; ++c) {
+        const int x = first + c;
+        if (x < 0 || x >= a.cols) continue;
+        float v[8];
+        read8(in + int64_t{x} * a.channels, v);
+        RFSEG_UNROLL
+        for (int t = 0; t < 3; ++t) {  // the cell is tap t of cell c + 1 - t
+          const int to = c + 1 - t;
+          if (to < 0 || to >= kRun) continue;
+          RFSEG_UNROLL
+          for (int j = 0; j < 8; ++j) sums[to][i][j] += v[j] * weight[t][j];
+        }
+      }
+    }
+  }
+  RFSEG_UNROLL
+  for (int c = 0; c < kRun; ++c) {
+    if (first + c >= a.cols) break;  // the same for all lanes
+    affine_norm(sums[c], a.channels, a.eps, a.gamma, a.beta);
+    store_row(sums[c], a.channels,
+              static_cast<T*>(a.out) + (line * a.cols + first + c) * a.channels);
+  }
+}
+
+// ---- spread_2x2, to_floats
+
+template <class T>
+RFSEG_DEVICE void spread_body(const SpreadArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int groups = a.channels / 8;
+  const int64_t item = global_thread(kMapThreads);
+  if (item >= int64_t{a.batch} * a.rows * a.cols * 4 * groups) return;
+  const int group = static_cast<int>(item % groups);
+  const int64_t cell = item / groups;  // of the output
+  const int x = static_cast<int>(cell % (2 * a.cols));
+  const int64_t line = cell / (2 * a.cols);
+  const int64_t from = line / 2 * a.cols + x / 2;
+  const int quarter = static_cast<int>(line % 2) * 2 + x % 2;
+  const T* in = static_cast<const T*>(a.x) + (from * 4 + quarter) * a.channels + group * 8;
+  store8(static_cast<T*>(a.out) + cell * a.ldo + group * 8, load8(in));
+}
+
+struct ToFloatsArguments {
+  const void* x;
+  float* out;
+  int64_t count;
+};
+
+template <class T>
+RFSEG_DEVICE void to_floats_body(const ToFloatsArguments& a, void*) {
+  await_previous_kernel();
+  release_next_kernel();
+  const int64_t i = global_thread(kMapThreads);
+  if (i < a.count) a.out[i] = to_float(static_cast<const T*>(a.x)[i]);
+}
+
+}  // namespace
+
+void embed(const Queue& queue, Math math, const EmbedArguments& a) {
+  const int64_t items = int64_t{a.batch} * a.layout.cells() * (a.ld / 8) +
+                        int64_t{a.batch} * a.layout.tokens() * (a.width / 8);
+  with_element(math, [&]<class T>(T) {
+    launch<embed_body<T>, kEmbedThreads>(queue, {blocks_for(items, kEmbedThreads)}, 0, a);
+  });
+}
+
+void norm_rows(const Queue& queue, Math math, const NormArguments& a) {
+  const Grid grid{blocks_for(a.m, kNormRows)};
+  with_element(math, [&]<class T>(T) {
+    switch ((a.n + 8 * kWarp - 1) / (8 * kWarp)) {
+      case 1:
+        return launch<norm_body<T, 1>, kNormThreads>(queue, grid, 0, a);
+      case 2:
+        return launch<norm_body<T, 2>, kNormThreads>(queue, grid, 0, a);
+      case 3:
+        return launch<norm_body<T, 3>, kNormThreads>(queue, grid, 0, a);
+      case 4:
+        return launch<norm_body<T, 4>, kNormThreads>(queue, grid, 0, a);
+      default:
+        throw Error(ErrorCode::kModel, "the cuda backend normalises at most 1024 channels");
+    }
+  });
+}
+
+void mask_rows(const Queue& queue, Math math, const MaskRowsArguments& a) {
+  const int64_t items = int64_t{a.batch} * a.n * (a.width / 8);
+  with_element(math, [&]<class T>(T) {
+    launch<mask_rows_body<T>, kRowThreads>(queue, {blocks_for(items, kRowThreads)}, 0, a);
+  });
+}
+
+void class_max(const Queue& queue, const ClassMaxArguments& a) {
+  launch<class_max_body, kRowThreads>(queue, {blocks_for(a.rows, kRowThreads / kWarp)}, 0, a);
+}
+
+void select_cells(const Queue& queue, const SelectArguments& a) {
+  const int chunk = a.n < kSelectChunk ? a.n : kSelectChunk;
+  launch<select_body, kSelectThreads>(queue, {blocks_for(a.n, kSelectThreads), a.batch},
+                                      sizeof(uint32_t) * static_cast<std::size_t>(chunk), a);
+}
+
+void make_references(const Queue& queue, Math math, const ReferenceArguments& a) {
+  with_element(math, [&]<class T>(T) {
+    launch<reference_body<T>, kReferenceThreads>(queue, {a.batch * a.queries}, 0, a);
+  });
+}
+
+void refine_boxes(const Queue& queue, const RefineArguments& a) {
+  launch<refine_body, kReferenceThreads>(queue, {blocks_for(a.count, kReferenceThreads)}, 0, a);
+}
+
+void start_queries(const Queue& queue, Math math, const StartQueriesArguments& a) {
+  const int64_t items = int64_t{a.batch} * a.queries * a.dim / 8;
+  with_element(math, [&]<class T>(T) {
+    launch<start_body<T>, kRowThreads>(queue, {blocks_for(items, kRowThreads)}, 0, a);
+  });
+}
+
+void sample_values(const Queue& queue, Math math, const SampleArguments& a) {
+  const int64_t items = int64_t{a.batch} * a.queries * a.heads * 2;
+  with_element(math, [&]<class T>(T) {
+    launch<sample_body<T>, kSampleThreads>(queue, {blocks_for(items, kSampleThreads)}, 0, a);
+  });
+}
+
+void resize_map(const Queue& queue, Math math, const ResizeArguments& a) {
+  const int64_t items = int64_t{a.batch} * a.out_rows * a.out_cols * (a.channels / 8);
+  with_element(math, [&]<class T>(T) {
+    launch<resize_body<T>, kMapThreads>(queue, {blocks_for(items, kMapThreads)}, 0, a);
+  });
+}
+
+void depthwise_norm(const Queue& queue, Math math, const DepthwiseArguments& a) {
+  const int64_t runs = int64_t{a.batch} * a.rows * ((a.cols + kRun - 1) / kRun);
+  const Grid grid{blocks_for(runs, kDepthwiseThreads / kWarp)};
+  if (a.channels > 512) {
+    throw Error(ErrorCode::kModel, "the cuda backend takes at most 512 channels of mask features");
+  }
+  with_element(math, [&]<class T>(T) {
+    if (a.channels <= 256) {
+      launch<depthwise_body<T, 1>, kDepthwiseThreads>(queue, grid, 0, a);
+    } else {
+      launch<depthwise_body<T, 2>, kDepthwiseThreads>(queue, grid, 0, a);
+    }
+  });
+}
+
+void spread_2x2(const Queue& queue, Math math, const SpreadArguments& a) {
+  const int64_t items = int64_t{a.batch} * a.rows * a.cols * 4 * (a.channels / 8);
+  with_element(math, [&]<class T>(T) {
+    launch<spread_body<T>, kMapThreads>(queue, {blocks_for(items, kMapThreads)}, 0, a);
+  });
+}
+
+void to_floats(const Queue& queue, Math math, const void* x, float* out, int64_t count) {
+  with_element(math, [&]<class T>(T) {
+    launch<to_floats_body<T>, kMapThreads>(queue, {blocks_for(count, kMapThreads)}, 0,
+                                           ToFloatsArguments{x, out, count});
+  });
+}
+
+}  // namespace rfseg::cuda

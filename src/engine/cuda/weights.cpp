@@ -1,0 +1,404 @@
+#include "engine/cuda/weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <string>
+
+#include "core/half.h"
+#include "engine/cpu/thread_team.h"
+#include "engine/cuda/small_kernels.h"
+#include "engine/model_weights.h"
+#include "engine/position.h"
+#include "rfseg/error.h"
+
+namespace rfseg::cuda {
+namespace {
+
+constexpr std::size_t kAlignment = 256;
+
+/// Lists what is to be read and where it goes, then reads it with all threads into an image of the
+/// device memory, and uploads that.
+class Loader {
+ public:
+  Loader(Weights& weights, const ModelConfig& config, const WeightSource& source,
+         const Proposals& proposals, Math math)
+      : w_(weights),
+        config_(config),
+        source_(source),
+        proposals_(proposals),
+        half_(math == Math::kFp16) {}
+
+  void run(int threads) {
+    encoder();
+    w_.levels.resize(config_.levels.size());
+    for (std::size_t i = 0; i < w_.levels.size(); ++i) level(static_cast<int>(i));
+    two_stage();
+    decoder();
+    if (config_.seg) segmentation();
+
+    w_.memory.reserve(size_);
+    for (const auto& set : slots_) set(w_.memory.data());
+    image_.resize(size_);
+    cpu::ThreadTeam team(threads);
+    team.run(static_cast<int>(jobs_.size()), [&](int job, int) { jobs_[job](); });
+    check(cudaMemcpy(w_.memory.data(), image_.data(), size_, cudaMemcpyHostToDevice),
+          "uploading the weights");
+  }
+
+ private:
+  template <class T>
+  std::size_t place(const T*& slot, std::size_t bytes) {
+    const std::size_t offset = size_;
+    size_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    slots_.push_back([&slot, offset](const std::byte* base) {
+      slot = reinterpret_cast<const T*>(base + offset);
+    });
+    return offset;
+  }
+
+  float* floats_at(std::size_t offset) { return reinterpret_cast<float*>(&image_[offset]); }
+
+  /// Writes elements from index `at` on of the matrix at `offset`.
+  void put(std::size_t offset, int64_t at, const float* from, int64_t count,
+           const std::string& name) {
+    if (!half_) {
+      std::copy_n(from, count, floats_at(offset) + at);
+      return;
+    }
+    uint16_t* to = reinterpret_cast<uint16_t*>(&image_[offset]) + at;
+    for (int64_t i = 0; i < count; ++i) {
+      if (std::abs(from[i]) >= 65520.0f) {
+        throw Error(ErrorCode::kModel,
+                    fmt::format("{}: tensor {} holds {:g}, beyond the range of fp16; "
+                                "--precision fp32 takes it",
+                                source_.origin(), name, from[i]));
+      }
+      to[i] = float_to_half(from[i]);
+    }
+  }
+
+  // Offsets of a matrix's parts in the image.
+  struct Place {
+    std::size_t data, bias;
+    int k;  ///< rounded up
+  };
+  Place matrix(Matrix& to, int n, int k, bool bias = true) {
+    to.n = n;
+    to.k = (k + 7) / 8 * 8;
+    Place p;
+    p.k = to.k;
+    p.data = place(to.data, static_cast<std::size_t>(n) * to.k * (half_ ? 2 : 4));
+    p.bias = bias ? place(to.bias, sizeof(float) * static_cast<std::size_t>(n)) : 0;
+    return p;
+  }
+
+  void put_rows(const Place& p, int first, int rows, int k, const float* from,
+                const std::string& name) {
+    for (int r = 0; r < rows; ++r) {
+      put(p.data, int64_t{first + r} * p.k, from + int64_t{r} * k, k, name);
+    }
+  }
+  void put_bias(const Place& p, int first, const Tensor& bias) {
+    std::copy(bias.data.begin(), bias.data.end(), floats_at(p.bias) + first);
+  }
+
+  void vector(const float*& to, const std::string& name, const Shape& shape) {
+    const std::size_t at =
+        place(to, sizeof(float) * static_cast<std::size_t>(element_count(shape)));
+    jobs_.push_back([this, at, name, shape] {
+      const Tensor t = source_.read(name, shape);
+      std::copy(t.data.begin(), t.data.end(), floats_at(at));
+    });
+  }
+
+  void norm(Norm& to, const std::string& key, int n) {
+    vector(to.gamma, key + ".weight", {n});
+    vector(to.beta, key + ".bias", {n});
+  }
+
+  /// Linear layers of the same input, one below the other, `n` rows each.
+  void linears(Matrix& to, const std::vector<std::string>& keys, const std::vector<int>& n, int k) {
+    int total = 0;
+    for (int rows : n) total += rows;
+    const Place p = matrix(to, total, k);
+    int at = 0;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      jobs_.push_back([this, p, at, key = keys[i], rows = n[i], k] {
+        put_rows(p, at, rows, k, source_.read(key + ".weight", {rows, k}).data.data(),
+                 key + ".weight");
+        put_bias(p, at, source_.read(key + ".bias", {rows}));
+      });
+      at += n[i];
+    }
+  }
+  void linear(Matrix& to, const std::string& key, int n, int k) { linears(to, {key}, {n}, k); }
+
+  /// As linears, of LayerNorm(x) * gamma + beta: the affine goes into weights and bias, in fp32.
+  void normed_linears(Matrix& to, const std::vector<std::string>& keys, int rows, int k,
+                      const std::string& norm_key) {
+    const Place p = matrix(to, rows * static_cast<int>(keys.size()), k);
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      const int at = rows * static_cast<int>(i);
+      jobs_.push_back([this, p, at, key = keys[i], rows, k, norm_key] {
+        Tensor weight = source_.read(key + ".weight", {rows, k});
+        Tensor bias = source_.read(key + ".bias", {rows});
+        const Tensor gamma = source_.read(norm_key + ".weight", {k});
+        const Tensor beta = source_.read(norm_key + ".bias", {k});
+        for (int r = 0; r < rows; ++r) {
+          float* row = weight.data.data() + int64_t{r} * k;
+          double shift = bias.data[r];
+          for (int c = 0; c < k; ++c) {
+            shift += static_cast<double>(row[c]) * beta.data[c];
+            row[c] *= gamma.data[c];
+          }
+          bias.data[r] = static_cast<float>(shift);
+        }
+        put_rows(p, at, rows, k, weight.data.data(), key + ".weight");
+        put_bias(p, at, bias);
+      });
+    }
+  }
+
+  void conv_norm(ConvNorm& to, const std::string& key, int out, int in, int side) {
+    const int cells = side * side;
+    const Place p = matrix(to.conv, out, in * cells, false);
+    jobs_.push_back([this, p, key, out, in, side, cells] {
+      const std::string name = key + ".conv.weight";
+      const Tensor t = source_.read(name, {out, in, side, side});
+      std::vector<float> row(static_cast<std::size_t>(in) * cells);
+      for (int o = 0; o < out; ++o) {
+        const float* from = t.data.data() + int64_t{o} * in * cells;
+        for (int c = 0; c < in; ++c) {
+          for (int cell = 0; cell < cells; ++cell) row[cell * in + c] = from[c * cells + cell];
+        }
+        put(p.data, int64_t{o} * p.k, row.data(), int64_t{in} * cells, name);
+      }
+    });
+    norm(to.norm, key + ".bn", out);
+  }
+
+  void encoder() {
+    EncoderWeights& e = w_.encoder;
+    const int d = config_.enc_dim, side = config_.patch;
+    const std::string patch = kEncoderPrefix + "embeddings.patch_embeddings.projection";
+    const Place p = matrix(e.patch, d, 3 * side * side);
+    jobs_.push_back([this, p, patch, d, side] {
+      const Tensor t = source_.read(patch + ".weight", {d, 3, side, side});
+      put_rows(p, 0, d, 3 * side * side, t.data.data(), patch + ".weight");
+      put_bias(p, 0, source_.read(patch + ".bias", {d}));
+    });
+    const TokenLayout layout{config_.windows, config_.grid_rows() / config_.windows,
+                             config_.grid_cols() / config_.windows};
+    const std::size_t start =
+        place(e.start, sizeof(float) * static_cast<std::size_t>(layout.tokens()) * d);
+    jobs_.push_back([this, start, layout, d] {
+      const PositionTable table = load_position_table(config_, source_);
+      float* to = floats_at(start);
+      for (int w = 0; w < layout.windows * layout.windows; ++w) {
+        std::copy_n(table.cls.data.data(), d, to + int64_t{w} * layout.window_tokens() * d);
+      }
+      for (int cell = 0; cell < layout.cells(); ++cell) {
+        std::copy_n(table.patches.data.data() + int64_t{cell} * d, d,
+                    to + int64_t{layout.token_of(cell)} * d);
+      }
+    });
+    e.blocks.resize(config_.enc_layers);
+    for (int i = 0; i < config_.enc_layers; ++i) {
+      EncoderBlock& block = e.blocks[i];
+      const std::string b = fmt::format("{}encoder.layer.{}.", kEncoderPrefix, i);
+      const std::string qkv = b + "attention.attention.";
+      normed_linears(block.qkv, {qkv + "query", qkv + "key", qkv + "value"}, d, d, b + "norm1");
+      linear(block.proj, b + "attention.output.dense", d, d);
+      vector(block.scale1, b + "layer_scale1.lambda1", {d});
+      normed_linears(block.fc1, {b + "mlp.fc1"}, 4 * d, d, b + "norm2");
+      linear(block.fc2, b + "mlp.fc2", d, 4 * d);
+      vector(block.scale2, b + "layer_scale2.lambda1", {d});
+    }
+    norm(e.norm, kEncoderPrefix + "layernorm", d);
+  }
+
+  void level(int i) {
+    const int d = config_.enc_dim, c = config_.dim, half = c / 2;
+    const int taps = static_cast<int>(config_.taps.size());
+    LevelWeights& w = w_.levels[i];
+    const auto stage = [i](int tap) {
+      return fmt::format("{}stages_sampling.{}.{}.0", kProjectorPrefix, i, tap);
+    };
+    int in = taps * d;
+    if (config_.levels[i] == Level::kP3) {
+      in = taps * (d / 2);
+      w.upsample.resize(taps);
+      for (int j = 0; j < taps; ++j) upsample(w.upsample[j], stage(j), d, d / 2);
+    }
+    if (config_.levels[i] == Level::kP5) {
+      w.downsample.resize(taps);
+      for (int j = 0; j < taps; ++j) conv_norm(w.downsample[j], stage(j), d, d, 3);
+    }
+    const std::string b = fmt::format("{}stages.{}.0.", kProjectorPrefix, i);
+    conv_norm(w.cv1, b + "cv1", c, in, 1);
+    for (int m = 0; m < 6; ++m) {
+      conv_norm(w.middle[m], fmt::format("{}m.{}.cv{}", b, m / 2, m % 2 + 1), half, half, 3);
+    }
+    conv_norm(w.cv2, b + "cv2", c, 5 * half, 1);
+    norm(w.norm, fmt::format("{}stages.{}.1", kProjectorPrefix, i), c);
+  }
+
+  /// Transposed 2x2 convolution of stride 2, [in, out, 2, 2].
+  void upsample(Matrix& to, const std::string& key, int in, int out) {
+    const Place p = matrix(to, 4 * out, in);
+    jobs_.push_back([this, p, key, in, out] {
+      const Tensor t = source_.read(key + ".weight", {in, out, 2, 2});
+      const Tensor bias = source_.read(key + ".bias", {out});
+      std::vector<float> row(in);
+      for (int cell = 0; cell < 4; ++cell) {
+        for (int o = 0; o < out; ++o) {
+          for (int i = 0; i < in; ++i) row[i] = t.data[(int64_t{i} * out + o) * 4 + cell];
+          put(p.data, int64_t{cell * out + o} * p.k, row.data(), in, key + ".weight");
+        }
+        put_bias(p, cell * out, bias);
+      }
+    });
+  }
+
+  void mlp(Mlp3& to, const std::string& key) {
+    const int c = config_.dim;
+    linear(to.layers[0], key + ".layers.0", c, c);
+    linear(to.layers[1], key + ".layers.1", c, c);
+    linear(to.layers[2], key + ".layers.2", 4, c);
+  }
+
+  void two_stage() {
+    DecoderWeights& w = w_.decoder;
+    const int c = config_.dim;
+    const std::size_t boxes =
+        place(w.proposals, sizeof(float) * static_cast<std::size_t>(proposals_.boxes.size()));
+    jobs_.push_back([this, boxes] {
+      std::copy(proposals_.boxes.data.begin(), proposals_.boxes.data.end(), floats_at(boxes));
+    });
+    if (!proposals_.all_valid) {
+      const std::size_t valid = place(w.valid, proposals_.valid.size());
+      jobs_.push_back([this, valid] {
+        std::memcpy(&image_[valid], proposals_.valid.data(), proposals_.valid.size());
+      });
+    }
+    linear(w.enc_output, kTransformerPrefix + "enc_output.0", c, c);
+    norm(w.enc_norm, kTransformerPrefix + "enc_output_norm.0", c);
+    linear(w.enc_class, kTransformerPrefix + "enc_out_class_embed.0", config_.logits, c);
+    mlp(w.enc_box, kTransformerPrefix + "enc_out_bbox_embed.0");
+    vector(w.reference_points, "refpoint_embed.weight", {config_.queries, 4});
+    vector(w.content, "query_feat.weight", {config_.queries, c});
+  }
+
+  void decoder() {
+    DecoderWeights& w = w_.decoder;
+    const int c = config_.dim, layers = config_.dec_layers;
+    const int samples = config_.ca_heads * static_cast<int>(config_.levels.size()) * config_.points;
+    const std::string d = kTransformerPrefix + "decoder.";
+    linear(w.position[0], d + "ref_point_head.layers.0", c, 2 * c);
+    linear(w.position[1], d + "ref_point_head.layers.1", c, c);
+    w.layers.resize(layers);
+    std::vector<std::string> values;
+    for (int i = 0; i < layers; ++i) {
+      DecoderLayer& l = w.layers[i];
+      const std::string b = fmt::format("{}layers.{}.", d, i);
+      const Place p = matrix(l.in_proj, 3 * c, c);
+      jobs_.push_back([this, p, b, c] {
+        const std::string name = b + "self_attn.in_proj_weight";
+        put_rows(p, 0, 3 * c, c, source_.read(name, {3 * c, c}).data.data(), name);
+        put_bias(p, 0, source_.read(b + "self_attn.in_proj_bias", {3 * c}));
+      });
+      linear(l.out_proj, b + "self_attn.out_proj", c, c);
+      norm(l.norm1, b + "norm1", c);
+      linears(l.sampling, {b + "cross_attn.sampling_offsets", b + "cross_attn.attention_weights"},
+              {2 * samples, samples}, c);
+      values.push_back(b + "cross_attn.value_proj");
+      linear(l.output_proj, b + "cross_attn.output_proj", c, c);
+      norm(l.norm2, b + "norm2", c);
+      linear(l.linear1, b + "linear1", config_.ffn_dim, c);
+      linear(l.linear2, b + "linear2", c, config_.ffn_dim);
+      norm(l.norm3, b + "norm3", c);
+    }
+    linears(w.values, values, std::vector<int>(static_cast<std::size_t>(layers), c), c);
+    norm(w.norm, d + "norm", c);
+    linear(w.classes, "class_embed", config_.logits, c);
+    mlp(w.box, "bbox_embed");
+  }
+
+  void segmentation() {
+    SegmentationWeights& w = w_.segmentation;
+    const int c = config_.dim;
+    const std::string& s = kSegmentationPrefix;
+    w.blocks.resize(config_.dec_layers);
+    for (int i = 0; i < config_.dec_layers; ++i) {
+      SegmentationBlock& block = w.blocks[i];
+      const std::string b = fmt::format("{}blocks.{}.", s, i);
+      const std::size_t at =
+          place(block.depthwise, sizeof(float) * static_cast<std::size_t>(9 * c));
+      jobs_.push_back([this, at, b, c] {
+        const Tensor t = source_.read(b + "dwconv.weight", {c, 1, 3, 3});
+        for (int ch = 0; ch < c; ++ch) {
+          for (int k = 0; k < 9; ++k) floats_at(at)[k * c + ch] = t.data[ch * 9 + k];
+        }
+      });
+      vector(block.depthwise_bias, b + "dwconv.bias", {c});
+      norm(block.norm, b + "norm", c);
+      linear(block.pointwise, b + "pwconv1", c, c);
+    }
+    norm(w.query_norm, s + "query_features_block.norm_in", c);
+    linear(w.query1, s + "query_features_block.layers.0", 4 * c, c);
+    linear(w.query2, s + "query_features_block.layers.2", c, 4 * c);
+    const Place mask = matrix(w.query_mask, c, c), constant = matrix(w.query_constant, 1, c);
+    jobs_.push_back([this, mask, constant, c] { fold_mask_projections(mask, constant, c); });
+  }
+
+  /// mask = (P s + p) . (Q f + q) + m = s . (P^T Q f + P^T q) + (p^T Q f + p . q + m) for spatial
+  /// features s, query features f: exact, and saves one product over all pixels.
+  void fold_mask_projections(const Place& mask, const Place& constant, int c) {
+    const std::string& s = kSegmentationPrefix;
+    const Tensor P = source_.read(s + "spatial_features_proj.weight", {c, c, 1, 1});
+    const Tensor p = source_.read(s + "spatial_features_proj.bias", {c});
+    const Tensor Q = source_.read(s + "query_features_proj.weight", {c, c});
+    const Tensor q = source_.read(s + "query_features_proj.bias", {c});
+    const Tensor m = source_.read(s + "bias", {1});
+    std::vector<double> row(c);
+    std::vector<float> folded(c);
+    for (int i = 0; i <= c; ++i) {
+      std::fill(row.begin(), row.end(), 0.0);
+      double shift = i < c ? 0.0 : m.data[0];
+      for (int o = 0; o < c; ++o) {
+        const double factor = i < c ? P.data[int64_t{o} * c + i] : p.data[o];
+        const float* from = Q.data.data() + int64_t{o} * c;
+        for (int j = 0; j < c; ++j) row[j] += factor * static_cast<double>(from[j]);
+        shift += factor * q.data[o];
+      }
+      for (int j = 0; j < c; ++j) folded[j] = static_cast<float>(row[j]);
+      const Place& to = i < c ? mask : constant;
+      const int at = i < c ? i : 0;
+      put(to.data, int64_t{at} * to.k, folded.data(), c, s + "query_features_proj.weight");
+      floats_at(to.bias)[at] = static_cast<float>(shift);
+    }
+  }
+
+  Weights& w_;
+  const ModelConfig& config_;
+  const WeightSource& source_;
+  const Proposals& proposals_;
+  bool half_;
+  std::size_t size_ = 0;
+  std::vector<std::function<void(const std::byte*)>> slots_;
+  std::vector<std::function<void()>> jobs_;
+  std::vector<std::byte> image_;
+};
+
+}  // namespace
+
+Weights::Weights(const ModelConfig& config, const WeightSource& source, const Proposals& proposals,
+                 Math math, int threads) {
+  Loader(*this, config, source, proposals, math).run(threads);
+}
+
+}  // namespace rfseg::cuda
