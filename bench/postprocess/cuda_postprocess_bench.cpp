@@ -3,12 +3,14 @@
 //   bench_postprocess_cuda [--calls N] NAME=FOLDER[:HxW][:batch] ...
 //
 // A NAME with "@N" uses N blocks a mask, one with "boxes" in it leaves out the masks, one with
-// "inference" follows that convention. FOLDER holds case folders with boxes.npy [1,Q,4], logits.npy
+// "inference" follows that convention; "dense" and "bits" make masks of bytes or bits of pixels,
+// "device" leaves results there. FOLDER holds case folders with boxes.npy [1,Q,4], logits.npy
 // [1,Q,K], masks.npy [1,Q,rows,columns]. Every call takes the next case, in turn. All settings take
-// turns in one run, so that they meet the same machine. For each: survivors, runs and bytes a call;
-// wall time of a call by launches and of a graph replay, each closed by its one synchronisation,
-// p50 / p90 / p99 and mean; kernel time, from graphs of many calls in a row (median over
-// repetitions), and launches a call.
+// turns in one run, so that they meet the same machine. For each: survivors, runs and bytes that
+// reach the host a call; launches a call; kernel time, from graphs of many calls in a row (mean of
+// such a graph, percentiles over repetitions); wall time of a call by launches and of a graph
+// replay, each closed by its one synchronisation; mean, p50, p90, p99. Beside masks of pixels on
+// the device: the same for cudaMemsetAsync of as many bytes.
 
 #include <cuda_runtime_api.h>
 
@@ -63,7 +65,13 @@ struct Setting {
   cudaGraphExec_t all = nullptr;        ///< all inputs in a row
   double survivors = 0, runs = 0, bytes = 0;
   std::size_t nodes = 0;
+  bool pixels = false, on_device = false;
   std::vector<double> direct, graph, kernel, objects;
+  // cudaMemsetAsync of each input's bytes of pixels
+  uint8_t* memory = nullptr;
+  std::vector<std::size_t> sizes;
+  cudaGraphExec_t clear_all = nullptr;
+  std::vector<double> clear_wall, clear_kernel;
 };
 
 Setting read_setting(const std::string& text, cudaStream_t stream) {
@@ -121,17 +129,31 @@ Setting read_setting(const std::string& text, cudaStream_t stream) {
   if (const std::size_t at = s.name.find('@'); at != std::string::npos) {
     limits.blocks_per_mask = std::atoi(s.name.c_str() + at + 1);
   }
+  if (s.name.find("dense") != std::string::npos) limits.mask_bytes = cuda::MaskBytes::kDense;
+  if (s.name.find("bits") != std::string::npos) limits.mask_bytes = cuda::MaskBytes::kBits;
+  s.pixels = limits.mask_bytes != cuda::MaskBytes::kRle;
+  s.on_device = s.name.find("device") != std::string::npos;
+  if (s.on_device) limits.place = CudaPostprocessor::Place::kDevice;
   s.processor = std::make_unique<CudaPostprocessor>(0, limits);
   for (const DeviceOutputs& input : s.inputs) {
+    std::size_t pixel_bytes = 0;
     for (const Detections& found : s.processor->run(input, s.spec, s.pictures, stream)) {
+      int last_query = -1;
+      s.bytes += s.on_device ? 0 : 48.0 * static_cast<double>(found.items.size()) + 16;
       for (const Detection& item : found.items) {
         s.survivors += 1;
+        if (s.pixels && item.query != last_query) {  // these cases have one class a query
+          pixel_bytes += cuda::mask_bytes(height, width, limits.mask_bytes);
+          last_query = item.query;
+        }
         if (item.mask == nullptr) continue;
-        s.bytes += static_cast<double>(item.mask->counts.size());
+        if (!s.on_device) s.bytes += static_cast<double>(item.mask->counts.size());
         s.runs += static_cast<double>(
             rle_from_string(item.mask->counts, height, width).counts.size() / 2);
       }
     }
+    s.sizes.push_back(pixel_bytes);
+    if (!s.on_device) s.bytes += static_cast<double>(pixel_bytes);
   }
   const auto capture = [&](auto&& body) {
     cudaGraph_t graph;
@@ -150,7 +172,13 @@ Setting read_setting(const std::string& text, cudaStream_t stream) {
   s.all = capture([&] {
     for (const DeviceOutputs& input : s.inputs) s.processor->enqueue(input, stream);
   });
-  s.processor->wait(stream);
+  const auto results = s.processor->wait(stream);
+  if (s.pixels && s.on_device) {
+    s.memory = const_cast<uint8_t*>(results.bytes);
+    s.clear_all = capture([&] {
+      for (const std::size_t size : s.sizes) ok(cudaMemsetAsync(s.memory, 0, size, stream));
+    });
+  }
   const double n = static_cast<double>(s.inputs.size());
   s.survivors /= n;
   s.runs /= n;
@@ -184,6 +212,20 @@ void measure(Setting& s, cudaStream_t stream, cudaEvent_t begin, cudaEvent_t end
     ok(cudaEventElapsedTime(&ms, begin, end));
     if (keep) s.kernel.push_back(1000.0 * ms / static_cast<double>(s.inputs.size()));
   }
+  if (s.clear_all == nullptr) return;
+  start = Clock::now();
+  ok(cudaMemsetAsync(s.memory, 0, s.sizes[i], stream));
+  ok(cudaStreamSynchronize(stream));
+  if (keep) s.clear_wall.push_back(microseconds(start));
+  if (round % 10 == 0) {
+    ok(cudaEventRecord(begin, stream));
+    ok(cudaGraphLaunch(s.clear_all, stream));
+    ok(cudaEventRecord(end, stream));
+    ok(cudaStreamSynchronize(stream));
+    float ms = 0;
+    ok(cudaEventElapsedTime(&ms, begin, end));
+    if (keep) s.clear_kernel.push_back(1000.0 * ms / static_cast<double>(s.inputs.size()));
+  }
 }
 
 int run(int argc, char** argv) {
@@ -211,20 +253,31 @@ int run(int argc, char** argv) {
   }
   std::printf("%s, %d calls a setting, times in us; objects: results() after the call\n",
               settings[0].processor->device_name().c_str(), calls);
-  std::printf("%-22s %6s %8s %9s %5s %8s | %-37s | %-37s | %s\n", "setting", "surv", "runs",
-              "bytes", "nodes", "kernels", "launches: mean p50 p90 p99", "graph: mean p50 p90 p99",
-              "objects p50");
+  std::printf("%-26s %6s %8s %11s %5s | %-31s | %-31s | %-31s | %s\n", "setting", "surv", "runs",
+              "to host", "nodes", "kernels: mean p50 p90 p99", "launches: mean p50 p90 p99",
+              "graph: mean p50 p90 p99", "objects p50");
+  const auto show = [](const std::vector<double>& v) {
+    const double mean = std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
+    std::printf(" | %7.2f %7.2f %7.2f %7.2f", mean, percentile(v, 0.5), percentile(v, 0.9),
+                percentile(v, 0.99));
+  };
   for (const Setting& s : settings) {
-    const auto show = [](const std::vector<double>& v) {
-      const double mean = std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
-      std::printf(" | %8.2f %8.2f %8.2f %8.2f  ", mean, percentile(v, 0.5), percentile(v, 0.9),
-                  percentile(v, 0.99));
-    };
-    std::printf("%-22s %6.1f %8.1f %9.1f %5zu %8.2f", s.name.c_str(), s.survivors, s.runs, s.bytes,
-                s.nodes, percentile(s.kernel, 0.5));
+    std::printf("%-26s %6.1f %8.1f %11.1f %5zu", s.name.c_str(), s.survivors, s.runs, s.bytes,
+                s.nodes);
+    show(s.kernel);
     show(s.direct);
     show(s.graph);
     std::printf(" | %8.2f\n", percentile(s.objects, 0.5));
+    if (s.clear_all == nullptr) continue;
+    const double size =
+        static_cast<double>(std::accumulate(s.sizes.begin(), s.sizes.end(), std::size_t{0})) /
+        static_cast<double>(s.sizes.size());
+    std::printf("%-26s %6s %8s %11.1f %5d", "  cudaMemsetAsync", "", "", size, 1);
+    show(s.clear_kernel);
+    show(s.clear_wall);
+    std::printf(" | ratio of kernels %.3f, of walls %.3f\n",
+                percentile(s.kernel, 0.5) / percentile(s.clear_kernel, 0.5),
+                percentile(s.direct, 0.5) / percentile(s.clear_wall, 0.5));
   }
   return 0;
 }

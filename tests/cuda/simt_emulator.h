@@ -85,6 +85,7 @@ T atomic_add(T* p, T v) {
 }
 inline void atomic_min(int32_t* p, int32_t v) { *p = v < *p ? v : *p; }
 inline void atomic_max(uint32_t* p, uint32_t v) { *p = v > *p ? v : *p; }
+inline int opaque(int v) { return v; }
 inline int lowest_bit(uint32_t v) { return __builtin_ctz(v); }
 inline int count_bits(uint32_t v) { return __builtin_popcount(v); }
 inline int leading_zeros(uint32_t v) { return v == 0 ? 32 : __builtin_clz(v); }

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 
 #include "cuda_fixture.h"
 #include "rfseg/error.h"
@@ -17,6 +18,39 @@ uint64_t number_from(const char* name, uint64_t otherwise) {
   return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
 }
 
+/// Results that are not run lengths in host memory.
+struct Output {
+  CudaPostprocessor::Limits limits;
+  std::unique_ptr<CudaPostprocessor> processor;
+  std::size_t cases = 0;
+};
+
+::testing::AssertionResult same_output(std::span<const Detections> expected, Output& output,
+                                       const DeviceOutputs& inputs, const PostprocessSpec& spec,
+                                       std::span<const PreprocessGeometry> pictures,
+                                       cudaStream_t stream) {
+  CudaPostprocessor& processor = *output.processor;
+  processor.prepare(inputs, spec, pictures, stream);
+  processor.enqueue(inputs, stream);
+  const CudaPostprocessor::Results results = processor.wait(stream);
+  ++output.cases;
+  if (output.limits.mask_bytes == cuda::MaskBytes::kRle) {
+    const std::vector<Detections> found = processor.results();
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const auto equal = same(expected[i], found[i]);
+      if (!equal) return equal;
+    }
+    return ::testing::AssertionSuccess();
+  }
+  FetchedResults fetched(results, expected.size());
+  fetched.fetch_pixels(expected, output.limits.mask_bytes);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const auto equal = same_pixels(expected[i], fetched.pictures[i], output.limits.mask_bytes);
+    if (!equal) return equal;
+  }
+  return ::testing::AssertionSuccess();
+}
+
 TEST_F(CudaDifferential, GpuEqualsTheCpuInEveryByte) {
   // RFSEG_CUDA_CASES asks for a longer run, RFSEG_CUDA_FIRST for other cases.
   const uint64_t cases = number_from("RFSEG_CUDA_CASES", 2000);
@@ -25,6 +59,21 @@ TEST_F(CudaDifferential, GpuEqualsTheCpuInEveryByte) {
   CudaPostprocessor::Limits limits;
   limits.blocks_per_mask = 1;  // what GPUs without clusters run
   CudaPostprocessor processor, alone(0, limits);
+  // Other outputs, of which every case has one in turn.
+  using Place = CudaPostprocessor::Place;
+  std::vector<Output> outputs;
+  for (const auto format :
+       {cuda::MaskBytes::kDense, cuda::MaskBytes::kBits, cuda::MaskBytes::kRle}) {
+    for (const Place place : {Place::kDevice, Place::kHost}) {
+      if (format == cuda::MaskBytes::kRle && place == Place::kHost) continue;
+      Output& output = outputs.emplace_back();
+      output.limits.mask_bytes = format;
+      output.limits.place = place;
+      output.processor = std::make_unique<CudaPostprocessor>(0, output.limits);
+    }
+  }
+  cudaStream_t stream;
+  cuda_ok(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   std::size_t detections = 0, foreground = 0, pictures_done = 0;
   for (uint64_t seed = first; seed < first + cases; ++seed) {
     Random random(seed);
@@ -81,10 +130,18 @@ TEST_F(CudaDifferential, GpuEqualsTheCpuInEveryByte) {
       for (const Detection& item : found[i].items) foreground += item.mask->area() > 0 ? 1 : 0;
       ++pictures_done;
     }
+    Output& output = outputs[seed % outputs.size()];
+    ASSERT_TRUE(same_output(expected, output, device.outputs, spec, pictures, stream))
+        << "seed " << seed << ", format " << static_cast<int>(output.limits.mask_bytes)
+        << ", place " << static_cast<int>(output.limits.place) << ", grid " << shape.rows << "x"
+        << shape.columns << ", convention " << static_cast<int>(spec.like)
+        << (half ? ", float16" : "");
   }
+  cuda_ok(cudaStreamDestroy(stream));
   std::cout << cases << " cases, " << pictures_done << " pictures, " << detections
             << " detections, " << foreground << " with foreground, " << processor.counters().reruns
             << " reruns\n";
+  for (const Output& output : outputs) EXPECT_GE(output.cases, cases / 10);
   EXPECT_GT(detections, cases / 2);
   EXPECT_GT(foreground, cases / 4);
 }
@@ -135,6 +192,16 @@ TEST_F(CudaDifferential, LargePicturesEqualTheCpu) {
       const auto found = processor.run(device.outputs, spec, {&spec.geometry, 1});
       ASSERT_TRUE(same(expected, found[0])) << size[0] << "x" << size[1];
       EXPECT_EQ(expected.items.size(), 12u);
+      if (int64_t{size[0]} * size[1] > 10'000'000) continue;  // 6 masks of 268 MB
+      for (const auto format : {cuda::MaskBytes::kDense, cuda::MaskBytes::kBits}) {
+        Output output;
+        output.limits.mask_bytes = format;
+        output.limits.place = CudaPostprocessor::Place::kDevice;
+        output.processor = std::make_unique<CudaPostprocessor>(0, output.limits);
+        ASSERT_TRUE(
+            same_output({&expected, 1}, output, device.outputs, spec, {&spec.geometry, 1}, nullptr))
+            << size[0] << "x" << size[1];
+      }
     }
   }
 }

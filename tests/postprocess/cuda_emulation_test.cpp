@@ -6,6 +6,8 @@
 #include <iostream>
 #include <vector>
 
+#include "pixel_results.h"
+#include "postprocess/cuda/dense_kernel.h"
 #include "postprocess/cuda/mask_kernel.h"
 #include "postprocess/cuda/plan.h"
 #include "postprocess/cuda/select_kernel.h"
@@ -20,11 +22,15 @@ using namespace test;
 struct EmulatedRun {
   std::vector<Detections> detections;
   bool overflow = false;
+  uint64_t needed = 0;             ///< bytes
+  std::vector<std::byte> results;  ///< what `pictures` points into
+  std::vector<PictureResults> pictures;
 };
 
 EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const PostprocessSpec& spec,
                     const std::vector<PreprocessGeometry>& pictures, int cluster, int clusters,
-                    uint32_t spill, uint64_t bytes) {
+                    uint32_t spill, uint64_t bytes,
+                    cuda::MaskBytes format = cuda::MaskBytes::kRle) {
   const NetworkOutputs& first = outputs[0];
   cuda::Shape shape{static_cast<int>(outputs.size()),
                     first.queries,
@@ -66,16 +72,40 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
   };
   cuda::carve_workspace(a, shape, capacity, align(workspace));
   cuda::carve_results(a, shape, capacity, align(results));
-  *a.header = cuda::ResultHeader{};
+  cuda::ResultHeader header;
+  a.header = &header;
   cuda::emulator::launch(
       3, shape.batch, cuda::kSelectThreads, 1, sizeof(cuda::SelectShared),
       [&](void* shared) { cuda::select_kernel(a, *static_cast<cuda::SelectShared*>(shared)); });
-  cuda::emulator::launch(
-      cluster * clusters, 1, cuda::kMaskThreads, cluster, sizeof(cuda::MaskShared),
-      [&](void* shared) { cuda::mask_kernel(a, *static_cast<cuda::MaskShared*>(shared)); });
+  const auto dense = [&](auto kernel) {
+    cuda::emulator::launch(
+        clusters, 1, cuda::kDenseThreads, 1, sizeof(cuda::DenseShared),
+        [&](void* shared) { kernel(a, *static_cast<cuda::DenseShared*>(shared)); });
+  };
+  switch (format) {
+    case cuda::MaskBytes::kRle:
+      cuda::emulator::launch(
+          cluster * clusters, 1, cuda::kMaskThreads, cluster, sizeof(cuda::MaskShared),
+          [&](void* shared) { cuda::mask_kernel(a, *static_cast<cuda::MaskShared*>(shared)); });
+      break;
+    case cuda::MaskBytes::kDense:
+      dense(cuda::dense_kernel<cuda::MaskBytes::kDense>);
+      break;
+    case cuda::MaskBytes::kBits:
+      dense(cuda::dense_kernel<cuda::MaskBytes::kBits>);
+      break;
+  }
   EmulatedRun run;
   run.overflow = a.header->overflow != 0;
-  if (!run.overflow) run.detections = cuda::read_results(a, shape, parameters.data());
+  run.needed = a.usage->bytes;
+  if (!run.overflow) {
+    const bool text = format == cuda::MaskBytes::kRle;
+    run.detections = cuda::read_results(a, shape, parameters.data(), text);
+    for (int i = 0; i < shape.batch; ++i) {
+      run.pictures.push_back({a.picture_records[i], a.detections + i * a.detection_pitch, a.bytes});
+    }
+  }
+  run.results = std::move(results);
   return run;
 }
 
@@ -121,6 +151,23 @@ TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
           << ", convention " << static_cast<int>(spec.like) << ", cluster " << cluster;
       detections += expected[i].items.size();
     }
+    for (const cuda::MaskBytes format : {cuda::MaskBytes::kDense, cuda::MaskBytes::kBits}) {
+      uint64_t room = 0;
+      for (const PreprocessGeometry& picture : pictures) {
+        room += static_cast<uint64_t>(scene.queries) *
+                cuda::mask_bytes(picture.original_height, picture.original_width, format);
+      }
+      const EmulatedRun pixels =
+          emulate(outputs, spec, pictures, 1, random.range(1, 7), 0, room, format);
+      ASSERT_FALSE(pixels.overflow) << "seed " << seed;
+      for (std::size_t i = 0; i < scenes.size(); ++i) {
+        ASSERT_TRUE(same_pixels(expected[i], pixels.pictures[i], format))
+            << "seed " << seed << ", picture " << i << ", grid " << scene.rows << "x"
+            << scene.columns << ", " << pictures[i].original_height << "x"
+            << pictures[i].original_width << ", convention " << static_cast<int>(spec.like)
+            << ", format " << static_cast<int>(format);
+      }
+    }
   }
   std::cout << cases << " cases, " << detections << " detections\n";
   EXPECT_GT(detections, cases / 2);
@@ -164,6 +211,16 @@ TEST(CudaEmulation, OverflowsAreTold) {
   const EmulatedRun run = emulate({scene.view()}, spec, {spec.geometry}, 2, 1, 1u << 18, 1u << 20);
   ASSERT_FALSE(run.overflow);
   EXPECT_TRUE(same(expected, run.detections[0]));
+  for (const cuda::MaskBytes format : {cuda::MaskBytes::kDense, cuda::MaskBytes::kBits}) {
+    const uint64_t exact = 2 * cuda::mask_bytes(300, 300, format);
+    const EmulatedRun small =
+        emulate({scene.view()}, spec, {spec.geometry}, 1, 3, 0, exact - 1, format);
+    EXPECT_TRUE(small.overflow);
+    EXPECT_EQ(small.needed, exact);
+    const EmulatedRun fits = emulate({scene.view()}, spec, {spec.geometry}, 1, 3, 0, exact, format);
+    ASSERT_FALSE(fits.overflow);
+    EXPECT_TRUE(same_pixels(expected, fits.pictures[0], format));
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "core/cuda/usable.h"
 #include "core/half.h"
+#include "pixel_results.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 #include "random_calls.h"
 
@@ -77,6 +78,56 @@ class DeviceScenes {
   }
   bool half_;
   std::vector<void*> memory_;
+};
+
+/// What a call has left, wherever its results are, in host memory.
+class FetchedResults {
+ public:
+  FetchedResults(const CudaPostprocessor::Results& results, std::size_t batch) {
+    records_ = fetch(results.pictures, batch);
+    detections_ = fetch(results.detections, batch * results.detection_pitch);
+    masks_ = fetch(results.masks, batch * results.mask_pitch);
+    for (std::size_t i = 0; i < batch; ++i) {
+      pictures.push_back({records_[i], detections_.data() + i * results.detection_pitch, nullptr});
+    }
+    pitch_ = static_cast<std::size_t>(results.mask_pitch);
+    device_bytes_ = results.bytes;
+  }
+  /// Masks of pixels; `expected` tells the pictures' sizes.
+  void fetch_pixels(std::span<const Detections> expected, cuda::MaskBytes format) {
+    uint64_t end = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const uint64_t size = cuda::mask_bytes(expected[i].height, expected[i].width, format);
+      EXPECT_EQ(pictures[i].record.offset, end);  // one picture after the other
+      end += size * static_cast<uint64_t>(pictures[i].record.masks);
+    }
+    take_bytes(end);
+  }
+  /// The run lengths of one mask.
+  std::string text(std::size_t picture, int mask) {
+    const cuda::MaskRecord record = masks_[picture * pitch_ + static_cast<std::size_t>(mask)];
+    const auto bytes = fetch(device_bytes_ + record.offset, record.length);
+    return {bytes.begin(), bytes.end()};
+  }
+  std::vector<PictureResults> pictures;
+
+ private:
+  template <class T>
+  static std::vector<T> fetch(const T* from, std::size_t count) {
+    std::vector<T> to(count);
+    if (count > 0) cuda_ok(cudaMemcpy(to.data(), from, count * sizeof(T), cudaMemcpyDefault));
+    return to;
+  }
+  void take_bytes(uint64_t end) {
+    bytes_ = fetch(device_bytes_, end);
+    for (PictureResults& picture : pictures) picture.bytes = bytes_.data();
+  }
+  std::vector<cuda::PictureRecord> records_;
+  std::vector<cuda::DetectionRecord> detections_;
+  std::vector<cuda::MaskRecord> masks_;
+  std::vector<uint8_t> bytes_;
+  const uint8_t* device_bytes_ = nullptr;
+  std::size_t pitch_ = 0;
 };
 
 }  // namespace rfseg::test

@@ -169,7 +169,9 @@ TEST_F(Cuda, RecoversFromOverflow) {
   const Detections expected = postprocess(scenes[0].view(), spec);
   // No room for toggles, for bytes, for both.
   const CudaPostprocessor::Limits limits[] = {
-      {0, uint64_t{1} << 22, 0, 300, 0}, {1u << 20, 64, 0, 300, 0}, {0, 16, 16, 300, 0}};
+      {.toggles_per_block = 0, .bytes = uint64_t{1} << 22, .bytes_per_picture = 0},
+      {.toggles_per_block = 1u << 20, .bytes = 64, .bytes_per_picture = 0},
+      {.toggles_per_block = 0, .bytes = 16, .bytes_per_picture = 16}};
   for (const auto& limit : limits) {
     CudaPostprocessor processor(0, limit);
     const auto found = processor.run(device.outputs, spec, {&spec.geometry, 1});
@@ -183,6 +185,82 @@ TEST_F(Cuda, RecoversFromOverflow) {
     EXPECT_TRUE(empty[0].items.empty());
     EXPECT_EQ(processor.counters().reruns, 1u);
   }
+}
+
+TEST_F(Cuda, PixelsAndRunLengthsOnTheDeviceOrTheHost) {
+  const std::vector<Scene> scenes{blobs(10, 20, 48), blobs(11, 20, 48), blobs(12, 20, 48)};
+  const DeviceScenes device(scenes);
+  PostprocessSpec spec;
+  spec.max_detections = 25;
+  const std::vector<PreprocessGeometry> pictures{PreprocessGeometry::stretch(333, 501, 192, 192),
+                                                 PreprocessGeometry::stretch(720, 1280, 192, 192),
+                                                 PreprocessGeometry::stretch(37, 50, 192, 192)};
+  std::vector<Detections> expected;
+  for (std::size_t i = 0; i < scenes.size(); ++i) {
+    spec.geometry = pictures[i];
+    expected.push_back(postprocess(scenes[i].view(), spec));
+    EXPECT_EQ(expected.back().items.size(), 25u);
+  }
+  cudaStream_t stream;
+  cuda_ok(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  for (const auto format :
+       {cuda::MaskBytes::kRle, cuda::MaskBytes::kDense, cuda::MaskBytes::kBits}) {
+    for (const auto place : {CudaPostprocessor::Place::kHost, CudaPostprocessor::Place::kDevice}) {
+      CudaPostprocessor::Limits limits;
+      limits.mask_bytes = format;
+      limits.place = place;
+      CudaPostprocessor processor(0, limits);
+      for (int again = 0; again < 3; ++again) {
+        const auto before = processor.counters();
+        processor.prepare(device.outputs, spec, pictures, stream);
+        processor.enqueue(device.outputs, stream);
+        const auto results = processor.wait(stream);
+        const auto after = processor.counters();
+        EXPECT_EQ(after.launches, before.launches + 2);
+        EXPECT_EQ(after.synchronisations, before.synchronisations + 1);
+        EXPECT_TRUE(again == 0 || after.allocations == before.allocations);
+        cudaPointerAttributes attributes;
+        cuda_ok(cudaPointerGetAttributes(&attributes, results.bytes));
+        EXPECT_EQ(attributes.type, place == CudaPostprocessor::Place::kHost ? cudaMemoryTypeHost
+                                                                            : cudaMemoryTypeDevice);
+        FetchedResults fetched(results, 3);
+        if (format != cuda::MaskBytes::kRle) fetched.fetch_pixels(expected, format);
+        const auto objects = processor.results();
+        for (std::size_t i = 0; i < 3; ++i) {
+          if (format != cuda::MaskBytes::kRle) {
+            ASSERT_TRUE(same_pixels(expected[i], fetched.pictures[i], format));
+            ASSERT_EQ(objects[i].items.size(), expected[i].items.size());
+            EXPECT_EQ(objects[i].items[0].mask, nullptr);
+            EXPECT_EQ(objects[i].items[24].query, expected[i].items[24].query);
+            continue;
+          }
+          ASSERT_TRUE(same(expected[i], objects[i]));
+          for (std::size_t k = 0; k < 25; ++k) {
+            EXPECT_EQ(fetched.text(i, fetched.pictures[i].detections[k].mask),
+                      expected[i].items[k].mask->counts);
+          }
+        }
+      }
+    }
+  }
+  // Without room for all, the call runs again with what it needs.
+  CudaPostprocessor::Limits limits;
+  limits.mask_bytes = cuda::MaskBytes::kDense;
+  for (const bool by_masks : {true, false}) {
+    limits.dense_masks = by_masks ? 3 : 100;
+    limits.dense_bytes = by_masks ? uint64_t{1} << 30 : 1'000'000;
+    CudaPostprocessor processor(0, limits);
+    processor.prepare(device.outputs, spec, pictures, stream);
+    processor.enqueue(device.outputs, stream);
+    FetchedResults fetched(processor.wait(stream), 3);
+    fetched.fetch_pixels(expected, limits.mask_bytes);
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_TRUE(same_pixels(expected[i], fetched.pictures[i], limits.mask_bytes));
+    }
+    EXPECT_EQ(processor.counters().reruns, 1u);
+    EXPECT_EQ(processor.counters().synchronisations, 3u);
+  }
+  cuda_ok(cudaStreamDestroy(stream));
 }
 
 TEST_F(Cuda, BoxesAloneAndBadCalls) {

@@ -16,11 +16,13 @@
 
 #include "cuda/simt_emulator.h"
 #define RFSEG_DEVICE inline
+#define RFSEG_DEVICE_CALL inline
 #define RFSEG_UNROLL
 
 #else
 
 #define RFSEG_DEVICE __device__ __forceinline__
+#define RFSEG_DEVICE_CALL __device__ __noinline__  // for what is rare: keeps its registers apart
 #define RFSEG_UNROLL _Pragma("unroll")
 
 namespace rfseg::cuda {
@@ -52,6 +54,12 @@ RFSEG_DEVICE uint64_t atomic_add(uint64_t* p, uint64_t v) {
 RFSEG_DEVICE void atomic_min(int32_t* p, int32_t v) { atomicMin(p, v); }
 RFSEG_DEVICE void atomic_max(uint32_t* p, uint32_t v) { atomicMax(p, v); }
 
+/// `v`, of which the compiler knows nothing: what is computed from it stays where it stands instead
+/// of waiting in registers.
+RFSEG_DEVICE int opaque(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
 RFSEG_DEVICE int lowest_bit(uint32_t v) { return __ffs(static_cast<int>(v)) - 1; }
 RFSEG_DEVICE int count_bits(uint32_t v) { return __popc(v); }
 RFSEG_DEVICE int leading_zeros(uint32_t v) { return __clz(static_cast<int>(v)); }

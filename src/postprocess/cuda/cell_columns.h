@@ -21,31 +21,6 @@ struct CellTile {
   bool usable;
 };
 
-/// Two taps along x of one pixel column.
-struct XTaps {
-  int cell = 0;
-  float w0 = 0, w1 = 0;
-  bool usable = false;
-};
-
-RFSEG_DEVICE XTaps x_taps(const MaskSource& source, int pixel) {
-  XTaps taps;
-  if (source.x.sampling == Sampling::kPlain) {
-    const PlainTaps plain = plain_taps(source.x, pixel);
-    taps.cell = plain.i0;
-    taps.w0 = plain.w0;
-    taps.w1 = plain.w1;
-    taps.usable = true;
-    return taps;
-  }
-  const int k = pixel - source.x.begin;
-  taps.cell = source.x_cells[k];
-  taps.w0 = source.x_weights[2 * k];
-  taps.w1 = source.x_weights[2 * k + 1];
-  taps.usable = taps.cell >= 0;
-  return taps;
-}
-
 /// First and last cell that a pixel column may read, for the tile's extent.
 RFSEG_DEVICE int tile_cell(const MaskSource& source, int pixel) {
   if (source.x.sampling == Sampling::kPlain) return plain_taps(source.x, pixel).i0;
@@ -135,13 +110,6 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
   return n;
 }
 
-/// The two-tap value in the rounding of either formula: the plain one rounds the second product,
-/// the antialiased one the first.
-template <bool plain>
-RFSEG_DEVICE float blend(float w0, float v0, float w1, float v1) {
-  return plain ? plain_blend(w0, v0, w1, v1) : fused(v1, w1, v0 * w0);
-}
-
 /// Toggles in ascending order in, those that are left when equal ones cancel out.
 template <class Sink>
 struct ToggleFilter {
@@ -188,7 +156,7 @@ RFSEG_DEVICE int find_crossing(const MaskSource& source, int row, int y0, int y1
       w0 = source.y_weights[2 * (pixel - y.begin)];
       w1 = source.y_weights[2 * (pixel - y.begin) + 1];
     }
-    return (blend<plain>(w0, a, w1, b) > 0.0f) == up;
+    return (blend_two<plain>(w0, a, w1, b) > 0.0f) == up;
   };
   const float where = static_cast<float>(row) - y.offset + approximate_quotient(a, a - b);
   float estimate = where * source.y_inverse - 0.5f + static_cast<float>(y.origin);
@@ -214,7 +182,7 @@ RFSEG_DEVICE ColumnFacts cell_column_as(const MaskSource& source, const CellTile
   const float* cells0 = tile.cells + c0;
   const float* cells1 = tile.cells + c1;
   const auto value = [&](int row) {
-    return blend<plain>(taps.w0, cells0[row * span], taps.w1, cells1[row * span]);
+    return blend_two<plain>(taps.w0, cells0[row * span], taps.w1, cells1[row * span]);
   };
   int known = -1;  // a row whose value is at hand
   float known_value = 0;

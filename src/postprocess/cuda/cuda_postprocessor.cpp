@@ -19,8 +19,10 @@ using cuda::check;
 struct CudaPostprocessor::Impl {
   /// Workspace and results of one set of capacities.
   struct Buffers {
+    explicit Buffers(Place place)
+        : results(place == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice) {}
     cuda::Capacity capacity;
-    Buffer workspace{Buffer::Kind::kDevice}, results{Buffer::Kind::kPinned};
+    Buffer workspace{Buffer::Kind::kDevice}, results, header{Buffer::Kind::kPinned};
     cuda::KernelArguments arguments;
 
     void arrange(const cuda::Shape& shape, const cuda::Capacity& wanted, Counters& counters) {
@@ -35,12 +37,17 @@ struct CudaPostprocessor::Impl {
           results.reserve(cuda::carve_results(arguments, shape, wanted, nullptr)) ? 1 : 0;
       cuda::carve_workspace(arguments, shape, wanted, workspace.data());
       cuda::carve_results(arguments, shape, wanted, results.data());
+      counters.allocations += header.reserve(sizeof(cuda::ResultHeader)) ? 1 : 0;
+      arguments.header = header.as<cuda::ResultHeader>();
       *arguments.header = cuda::ResultHeader{};
     }
   };
 
+  explicit Impl(const Limits& wanted) : limits(wanted), buffers(wanted.place) {}
+
   int device = 0;
   int cluster = 1;
+  bool early = false;  ///< a kernel may start before the end of the one before
   int resident_blocks = 1;
   Limits limits;
   Counters counters;
@@ -103,7 +110,9 @@ struct CudaPostprocessor::Impl {
     check(cuda::launch_select(a, stream), "launching the selection kernel");
     ++counters.launches;
     if (shape.masks && to.capacity.blocks > 0) {
-      check(cuda::launch_masks(a, to.capacity.blocks, cluster, stream),
+      check(limits.mask_bytes == cuda::MaskBytes::kRle
+                ? cuda::launch_masks(a, to.capacity.blocks, cluster, stream)
+                : cuda::launch_dense(a, limits.mask_bytes, to.capacity.blocks, early, stream),
             "launching the mask kernel");
       ++counters.launches;
     }
@@ -115,7 +124,7 @@ struct CudaPostprocessor::Impl {
 CudaPostprocessor::CudaPostprocessor(int device) : CudaPostprocessor(device, Limits{}) {}
 
 CudaPostprocessor::CudaPostprocessor(int device, const Limits& limits)
-    : impl_(std::make_unique<Impl>()) {
+    : impl_(std::make_unique<Impl>(limits)) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
@@ -129,7 +138,6 @@ CudaPostprocessor::CudaPostprocessor(int device, const Limits& limits)
                 fmt::format("CUDA: there is no GPU {}; this machine has 0..{}", device, count - 1));
   }
   impl_->device = device;
-  impl_->limits = limits;
   impl_->use_device();
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "reading the device's properties");
@@ -140,11 +148,14 @@ CudaPostprocessor::CudaPostprocessor(int device, const Limits& limits)
                             properties.name, properties.major, properties.minor));
   }
   check(cuda::configure_kernels(&impl_->cluster), "loading the post-processing kernels");
+  impl_->early = impl_->cluster > 1;
   if (limits.blocks_per_mask > 0) {
     impl_->cluster = std::min(impl_->cluster, limits.blocks_per_mask);
   }
   const int clusters = std::max(1, properties.multiProcessorCount * 3 / impl_->cluster);
-  impl_->resident_blocks = clusters * impl_->cluster;
+  impl_->resident_blocks = limits.mask_bytes == cuda::MaskBytes::kRle
+                               ? clusters * impl_->cluster
+                               : properties.multiProcessorCount * cuda::kDenseBlocks;
   check(cudaStreamCreateWithFlags(&impl_->own_stream, cudaStreamNonBlocking), "making a stream");
 }
 
@@ -188,10 +199,22 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
     wanted.masks = shape.masks ? std::min(wanted.detections, shape.queries) : 0;
   }
   wanted.spill = impl.limits.toggles_per_block;
-  wanted.bytes = std::max(impl.limits.bytes,
-                          impl.limits.bytes_per_picture * static_cast<uint64_t>(shape.batch));
-  const int64_t most = int64_t{shape.batch} * wanted.masks * impl.cluster;
-  wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, impl.resident_blocks));
+  if (impl.limits.mask_bytes == cuda::MaskBytes::kRle) {
+    wanted.bytes = std::max(impl.limits.bytes,
+                            impl.limits.bytes_per_picture * static_cast<uint64_t>(shape.batch));
+    const int64_t most = int64_t{shape.batch} * wanted.masks * impl.cluster;
+    wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, impl.resident_blocks));
+  } else {
+    wanted.spill = 0;
+    const uint64_t masks =
+        static_cast<uint64_t>(std::clamp(impl.limits.dense_masks, 0, wanted.masks));
+    for (const PreprocessGeometry& picture : pictures) {
+      wanted.bytes += masks * cuda::mask_bytes(picture.original_height, picture.original_width,
+                                               impl.limits.mask_bytes);
+    }
+    wanted.bytes = std::min(wanted.bytes, impl.limits.dense_bytes);
+    wanted.blocks = wanted.masks > 0 ? impl.resident_blocks : 0;
+  }
   if (shape != impl.shape || !impl.buffers.capacity.holds(wanted)) {
     const bool same_shape = shape == impl.shape;
     impl.shape = shape;
@@ -237,12 +260,12 @@ CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
     cuda::Capacity needed = impl.buffers.capacity;
     needed.spill = std::max(needed.spill, usage.toggles);
     needed.bytes = std::max(needed.bytes, usage.bytes);
-    if (needed.bytes > UINT32_MAX) {
+    if (needed.bytes > UINT32_MAX && impl.limits.mask_bytes == cuda::MaskBytes::kRle) {
       throw Error(ErrorCode::kInput,
                   fmt::format("the masks of this batch take up to {} bytes; 2^32 are the limit",
                               needed.bytes));
     }
-    auto larger = std::make_unique<Impl::Buffers>();
+    auto larger = std::make_unique<Impl::Buffers>(impl.limits.place);
     larger->arrange(impl.shape, needed, impl.counters);
     impl.launch(*larger, impl.enqueued, stream);
     impl.synchronise(stream);
@@ -257,7 +280,26 @@ CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
 }
 
 std::vector<Detections> CudaPostprocessor::results() const {
-  return cuda::read_results(impl_->current().arguments, impl_->shape, impl_->parameters.data());
+  const Impl& impl = *impl_;
+  cuda::KernelArguments a = impl.current().arguments;
+  const bool text = impl.limits.mask_bytes == cuda::MaskBytes::kRle;
+  if (impl.limits.place == Place::kHost) {
+    return cuda::read_results(a, impl.shape, impl.parameters.data(), text);
+  }
+  // All but the bytes is in one piece before them.
+  const std::byte* const from = impl.current().results.data();
+  const auto fetch = [](std::vector<std::byte>& to, const void* bytes) {
+    check(cudaMemcpy(to.data(), bytes, to.size(), cudaMemcpyDeviceToHost), "reading the results");
+  };
+  std::vector<std::byte> records(
+      static_cast<std::size_t>(reinterpret_cast<const std::byte*>(a.bytes) - from));
+  fetch(records, from);
+  const uint8_t* const device_bytes = a.bytes;
+  cuda::carve_results(a, impl.shape, impl.current().capacity, records.data());
+  std::vector<std::byte> bytes(text ? cuda::end_of_masks(a, impl.shape) : 0);
+  if (!bytes.empty()) fetch(bytes, device_bytes);
+  a.bytes = reinterpret_cast<uint8_t*>(bytes.data());
+  return cuda::read_results(a, impl.shape, impl.parameters.data(), text);
 }
 
 std::vector<Detections> CudaPostprocessor::run(const DeviceOutputs& outputs,

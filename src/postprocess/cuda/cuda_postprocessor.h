@@ -26,7 +26,8 @@ struct DeviceOutputs {
 
 /// postprocess() on a GPU, for batches: the same boxes, scores and mask bytes as the CPU backends.
 /// Two kernels a call, one host synchronisation, no allocation once shapes and capacities have been
-/// seen. Results land in pinned host memory, in proportion to their size. Not thread-safe.
+/// seen. Masks are run lengths, bytes or bits of pixels; results land in pinned host memory, in
+/// proportion to their size, or stay on the device. Not thread-safe.
 ///
 /// A call is prepare, enqueue, wait, results; run does all four. What enqueue launches may be
 /// captured into a CUDA graph: pictures' sizes, transforms, thresholds and class maps are read from
@@ -34,18 +35,31 @@ struct DeviceOutputs {
 /// has to be captured again.
 class CudaPostprocessor {
  public:
-  /// Sizes of the static buffers. A call that needs more runs again with what it needs, alone.
+  enum class Place {
+    kHost,   ///< pinned host memory
+    kDevice  ///< device memory, all but the word that tells an overflow
+  };
+  /// What results are, where they are, and the sizes of the static buffers. A call that needs more
+  /// runs again with what it needs, alone.
   struct Limits {
     uint32_t toggles_per_block = 16384;  ///< beyond 1024; a block has all or a part of a mask
     uint64_t bytes = uint64_t{8} << 20;  ///< of a call's masks, at least
     uint64_t bytes_per_picture = uint64_t{1} << 20;  ///< at least; about 10 are reserved for a run
     int32_t detections = 300;                        ///< a picture; more only on request
     int blocks_per_mask = 0;  ///< 0: the best known; 1 to 8, 1 where the GPU has no clusters
+    cuda::MaskBytes mask_bytes = cuda::MaskBytes::kRle;
+    Place place = Place::kHost;
+    /// Not for run lengths: room for so many masks a picture, but for no more than `dense_bytes`.
+    int dense_masks = 100;
+    uint64_t dense_bytes = uint64_t{1} << 30;
   };
   struct Counters {
     uint64_t allocations = 0, synchronisations = 0, launches = 0, uploads = 0, reruns = 0;
   };
-  /// What the host holds after wait().
+  /// Where the results are after wait(), until the next prepare: host or device pointers, by
+  /// Limits::place. Run lengths: mask m of picture i is masks[i * mask_pitch + m] of `bytes`.
+  /// Pixels: it begins at bytes[pictures[i].offset + m * height * p] with p =
+  /// cuda::row_pitch(width, ...), the bytes from one row to the next, and `masks` is not written.
   struct Results {
     const cuda::PictureRecord* pictures = nullptr;      ///< [B]
     const cuda::DetectionRecord* detections = nullptr;  ///< [B, detection_pitch]
@@ -70,7 +84,8 @@ class CudaPostprocessor {
   void enqueue(const DeviceOutputs& outputs, CUstream_st* stream);
   /// Waits for `stream`, once; on overflow runs the call of the last enqueue again.
   Results wait(CUstream_st* stream);
-  /// Detections of the last wait().
+  /// Detections of the last wait(). With Place::kDevice they are copied first, and waited for.
+  /// Masks are there where they are run lengths.
   std::vector<Detections> results() const;
   std::vector<Detections> run(const DeviceOutputs& outputs, const PostprocessSpec& spec,
                               std::span<const PreprocessGeometry> pictures,

@@ -1,5 +1,6 @@
 #include "postprocess/cuda/kernels.h"
 
+#include "postprocess/cuda/dense_kernel.h"
 #include "postprocess/cuda/mask_kernel.h"
 #include "postprocess/cuda/select_kernel.h"
 
@@ -18,6 +19,19 @@ __global__ void __launch_bounds__(kMaskThreads, 3)
   mask_kernel(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
 }
 
+template <MaskBytes format>
+__global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
+    rfseg_dense(const __grid_constant__ KernelArguments arguments) {
+  dense_kernel<format>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
+}
+
+cudaLaunchAttribute started_early() {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  return attribute;
+}
+
 }  // namespace
 
 cudaError_t configure_kernels(int* cluster) {
@@ -28,6 +42,11 @@ cudaError_t configure_kernels(int* cluster) {
   status = cudaFuncSetAttribute(rfseg_select, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 static_cast<int>(sizeof(SelectShared)));
   if (status != cudaSuccess) return status;
+  for (const auto dense : {rfseg_dense<MaskBytes::kDense>, rfseg_dense<MaskBytes::kBits>}) {
+    status = cudaFuncSetAttribute(dense, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(sizeof(DenseShared)));
+    if (status != cudaSuccess) return status;
+  }
   return cudaFuncSetAttribute(rfseg_masks, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               static_cast<int>(sizeof(MaskShared)));
 }
@@ -49,8 +68,7 @@ cudaError_t launch_masks(const KernelArguments& arguments, int blocks, int clust
   attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
   attributes[0].val.clusterDim.y = 1;
   attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1] = started_early();
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kMaskThreads);
@@ -59,6 +77,22 @@ cudaError_t launch_masks(const KernelArguments& arguments, int blocks, int clust
   config.attrs = attributes;
   config.numAttrs = cluster > 1 ? 2 : 0;  // both came with the same generation
   return cudaLaunchKernelEx(&config, rfseg_masks, arguments);
+}
+
+cudaError_t launch_dense(const KernelArguments& arguments, MaskBytes format, int blocks, bool early,
+                         cudaStream_t stream) {
+  cudaLaunchAttribute attribute = started_early();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kDenseThreads);
+  config.dynamicSmemBytes = sizeof(DenseShared);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
+  return cudaLaunchKernelEx(
+      &config,
+      format == MaskBytes::kBits ? rfseg_dense<MaskBytes::kBits> : rfseg_dense<MaskBytes::kDense>,
+      arguments);
 }
 
 }  // namespace rfseg::cuda

@@ -6,6 +6,7 @@
 
 #include "core/cuda/simt.h"
 #include "postprocess/cuda/cell_columns.h"
+#include "postprocess/cuda/hand_over.h"
 #include "postprocess/cuda/pixel_columns.h"
 #include "postprocess/cuda/records.h"
 
@@ -349,23 +350,6 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
   }
 }
 
-/// Detections of the pictures that fall to this block, from the workspace to the host.
-RFSEG_DEVICE void hand_over_detections(const KernelArguments& a) {
-  struct alignas(16) Words {
-    uint32_t w[4];
-  };
-  // From the last block on, since the first ones have masks.
-  for (int picture = grid_x() - 1 - block_x(); picture < a.batch; picture += grid_x()) {
-    const PictureRecord counts = a.counts[picture];
-    const int64_t at = int64_t{picture} * a.detection_pitch;
-    const Words* from = reinterpret_cast<const Words*>(a.survivors + at);
-    Words* to = reinterpret_cast<Words*>(a.detections + at);
-    const int words = counts.detections * static_cast<int>(sizeof(DetectionRecord) / sizeof(Words));
-    for (int i = thread_index(); i < words; i += kMaskThreads) to[i] = from[i];
-    if (thread_index() == 0) a.picture_records[picture] = counts;
-  }
-}
-
 /// Masks of the batch in order: which picture has number `item`.
 struct MaskNumbers {
   int total = 0;
@@ -395,14 +379,6 @@ struct MaskNumbers {
   }
 };
 
-/// All threads; a barrier has to follow.
-RFSEG_DEVICE void load_picture(const KernelArguments& a, int picture, PictureParams& to) {
-  static_assert(sizeof(PictureParams) % 4 == 0 && sizeof(PictureParams) / 4 <= kMaskThreads);
-  const uint32_t* from = reinterpret_cast<const uint32_t*>(a.pictures + picture);
-  const unsigned i = static_cast<unsigned>(thread_index());
-  if (i < sizeof(PictureParams) / 4) reinterpret_cast<uint32_t*>(&to)[i] = from[i];
-}
-
 /// Grid of whole clusters of kMaskThreads; any number of them does all masks of the batch. The more
 /// masks, the fewer blocks share one.
 RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
@@ -417,7 +393,7 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   MaskNumbers numbers;
   numbers.find(a, home);
   const int total = numbers.total;
-  hand_over_detections(a);
+  hand_over_detections(a, MaskBytes::kRle);
   Team team;
   team.size = cluster;
   while (team.size > 1 && total > clusters * (cluster / team.size)) team.size /= 2;

@@ -17,7 +17,8 @@ struct MaskSource {
   const float* x_weights;  ///< [pixels, 2], antialiased or unscaled axes only
   const float* y_weights;
   const int32_t* x_cells;  ///< [pixels], -1: not two taps
-  const int32_t* start;    ///< [y.cells + 1]
+  const int32_t* y_cells;
+  const int32_t* start;  ///< [y.cells + 1]
   bool y_two_taps;
   float y_inverse;  ///< 1 / y.scale, for estimates
 
@@ -45,10 +46,49 @@ RFSEG_DEVICE MaskSource mask_source(const KernelArguments& a, const PictureParam
   source.x_weights = a.weights + 2 * table;
   source.y_weights = a.weights + 2 * (table + a.side_pitch);
   source.x_cells = a.cells + table;
+  source.y_cells = a.cells + table + a.side_pitch;
   source.start = a.start + int64_t{picture_index} * a.start_pitch;
   source.y_two_taps = picture.y.sampling == Sampling::kPlain || a.two_taps[picture_index] != 0;
   source.y_inverse = 1.0f / picture.y.scale;
   return source;
+}
+
+/// The two-tap value in the rounding of either formula: the plain one rounds the second product,
+/// the antialiased one the first.
+template <bool plain>
+RFSEG_DEVICE float blend_two(float w0, float v0, float w1, float v1) {
+  return plain ? plain_blend(w0, v0, w1, v1) : fused(v1, w1, v0 * w0);
+}
+
+/// Two taps along x of one pixel column. None at all without weights.
+struct XTaps {
+  int cell = 0;
+  float w0 = 0, w1 = 0;
+  bool usable = false;
+};
+
+template <bool plain>
+RFSEG_DEVICE XTaps x_taps(const MaskSource& source, int pixel) {
+  XTaps taps;
+  if (plain) {
+    const PlainTaps found = plain_taps(source.x, pixel);
+    taps.cell = found.i0;
+    taps.w0 = found.w0;
+    taps.w1 = found.w1;
+    taps.usable = true;
+    return taps;
+  }
+  const int k = pixel - source.x.begin;
+  taps.cell = source.x_cells[k];
+  taps.w0 = source.x_weights[2 * k];
+  taps.w1 = source.x_weights[2 * k + 1];
+  taps.usable = taps.cell >= 0;
+  return taps;
+}
+
+RFSEG_DEVICE XTaps x_taps(const MaskSource& source, int pixel) {
+  return source.x.sampling == Sampling::kPlain ? x_taps<true>(source, pixel)
+                                               : x_taps<false>(source, pixel);
 }
 
 /// What a column's toggles say beside their positions.

@@ -160,7 +160,6 @@ std::size_t carve_results(KernelArguments& a, const Shape& shape, const Capacity
                           std::byte* base) {
   Carver carve(base);
   const std::size_t batch = static_cast<std::size_t>(shape.batch);
-  carve.take(a.header, 1);
   carve.take(a.picture_records, batch);
   carve.take(a.mask_records, batch * static_cast<std::size_t>(capacity.masks));
   carve.take(a.detections, batch * static_cast<std::size_t>(capacity.detections));
@@ -169,8 +168,19 @@ std::size_t carve_results(KernelArguments& a, const Shape& shape, const Capacity
   return carve.used();
 }
 
+std::size_t end_of_masks(const KernelArguments& a, const Shape& shape) {
+  std::size_t end = 0;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(shape.batch); ++i) {
+    const MaskRecord* records = a.mask_records + i * static_cast<std::size_t>(a.mask_pitch);
+    for (int m = 0; m < a.picture_records[i].masks; ++m) {
+      end = std::max(end, std::size_t{records[m].offset} + records[m].length);
+    }
+  }
+  return end;
+}
+
 std::vector<Detections> read_results(const KernelArguments& a, const Shape& shape,
-                                     const std::byte* parameters) {
+                                     const std::byte* parameters, bool with_masks) {
   KernelArguments host;
   point_to_parameters(host, shape, parameters);
   std::vector<Detections> results(static_cast<std::size_t>(shape.batch));
@@ -182,7 +192,7 @@ std::vector<Detections> read_results(const KernelArguments& a, const Shape& shap
     const PictureRecord counts = a.picture_records[i];
     masks.clear();
     const MaskRecord* records = a.mask_records + i * static_cast<std::size_t>(a.mask_pitch);
-    for (int m = 0; m < counts.masks; ++m) {
+    for (int m = 0; with_masks && m < counts.masks; ++m) {
       const char* text = reinterpret_cast<const char*>(a.bytes) + records[m].offset;
       masks.push_back(std::make_shared<const Mask>(
           Mask{result.height, result.width, std::string(text, records[m].length)}));
@@ -194,7 +204,8 @@ std::vector<Detections> read_results(const KernelArguments& a, const Shape& shap
       item.score = record->score;
       item.query = record->query;
       std::copy(record->box, record->box + 4, item.box_xyxy);
-      if (record->mask >= 0) item.mask = masks[static_cast<std::size_t>(record->mask)];
+      if (with_masks && record->mask >= 0)
+        item.mask = masks[static_cast<std::size_t>(record->mask)];
       ++record;
     }
   }

@@ -48,12 +48,15 @@ void point_to_parameters(KernelArguments& arguments, const Shape& shape, const s
 /// Hands out the workspace from `base` and returns its size; with base = nullptr only the size.
 std::size_t carve_workspace(KernelArguments& arguments, const Shape& shape,
                             const Capacity& capacity, std::byte* base);
-/// The same for the results.
+/// The same for the results but their header. The bytes come last.
 std::size_t carve_results(KernelArguments& arguments, const Shape& shape, const Capacity& capacity,
                           std::byte* base);
 
-/// Detections from results that the host can read. `parameters` is the block that was in force.
+/// Bytes up to the end of the last mask's run lengths.
+std::size_t end_of_masks(const KernelArguments& arguments, const Shape& shape);
+/// Detections from results that the host can read; without `masks` those are null. `parameters` is
+/// the block that was in force.
 std::vector<Detections> read_results(const KernelArguments& arguments, const Shape& shape,
-                                     const std::byte* parameters);
+                                     const std::byte* parameters, bool masks);
 
 }  // namespace rfseg::cuda

@@ -13,8 +13,27 @@ namespace rfseg::cuda {
 
 enum class Number : uint8_t { kFloat32, kFloat16 };
 
+/// What the bytes of a call's masks are.
+enum class MaskBytes : uint8_t {
+  kRle,    ///< compressed COCO counts, a MaskRecord each
+  kDense,  ///< a byte a pixel, 0 or 1: [masks, height, row_pitch]
+  kBits    ///< a bit a pixel, the first in the highest bit of a byte: [masks, height, row_pitch]
+};
+
+/// Bytes from one row to the next of a dense mask or of one of bits. What is beyond the width is 0.
+RFSEG_HOST_DEVICE int64_t row_pitch(int32_t width, MaskBytes format) {
+  const int64_t used = format == MaskBytes::kBits ? (width + 7) / 8 : width;
+  return (used + 15) / 16 * 16;
+}
+
+/// Bytes of one such mask.
+RFSEG_HOST_DEVICE uint64_t mask_bytes(int32_t height, int32_t width, MaskBytes format) {
+  return static_cast<uint64_t>(row_pitch(width, format)) * static_cast<uint64_t>(height);
+}
+
 constexpr int kSelectThreads = 1024;
 constexpr int kMaskThreads = 256;
+constexpr int kDenseThreads = 256;
 constexpr int kCandidates = 4096;     ///< pairs that selection orders in shared memory
 constexpr int kSharedQueries = 2048;  ///< queries whose first survivor is kept in shared memory
 constexpr int kMaxRows = 1024;        ///< rows of cells that the cell-wise path takes
@@ -42,9 +61,10 @@ struct ResultHeader {
   uint32_t overflow = 0;  ///< not 0: some mask is missing, run again with larger buffers
   uint32_t padding[3] = {};
 };
-struct PictureRecord {
+struct alignas(16) PictureRecord {
   int32_t detections = 0;
   int32_t masks = 0;
+  uint64_t offset = 0;  ///< of the picture's first mask in the bytes; not for run lengths
 };
 struct MaskRecord {
   uint32_t offset = 0;  ///< in the bytes
@@ -58,7 +78,7 @@ struct alignas(16) DetectionRecord {
 };
 /// What a rerun needs, and the running end of the bytes.
 struct Usage {
-  uint64_t bytes = 0;    ///< reserved so far
+  uint64_t bytes = 0;    ///< reserved so far; of dense masks all that they need
   uint32_t toggles = 0;  ///< most that one block had to spill, where it had no room
   uint32_t padding = 0;
 };
