@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -37,6 +38,22 @@ int register_temporary(const char* path) {
 
 void unregister_temporary(int place) {
   if (place >= 0) g_temporaries[static_cast<std::size_t>(place)].store(nullptr);
+}
+
+// The descriptor that /dev/stdout, /dev/fd/N and their like name, or -1. Opened by name, a file
+// behind it would be emptied and lose what others have written to it.
+int named_descriptor(const std::string& path) {
+  if (path == "/dev/stdout") return STDOUT_FILENO;
+  if (path == "/dev/stderr") return STDERR_FILENO;
+  for (const std::string_view folder : {"/dev/fd/", "/proc/self/fd/"}) {
+    int number = -1;
+    const char* end = path.data() + path.size();
+    if (path.starts_with(folder) &&
+        std::from_chars(path.data() + folder.size(), end, number).ptr == end) {
+      return number;
+    }
+  }
+  return -1;
 }
 
 }  // namespace
@@ -84,6 +101,18 @@ void remove_temporary_files() noexcept {
 }
 
 OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
+  if (const int number = named_descriptor(path_); number >= 0) {
+    direct_ = true;
+    temporary_ = path_;
+    const int descriptor = dup(number);
+    if (descriptor < 0) fail_output(path_, "open for writing");
+    stream_ = fdopen(descriptor, "wb");
+    if (stream_ == nullptr) {
+      close(descriptor);
+      fail_output(path_, "open for writing");
+    }
+    return;
+  }
   std::error_code ignored;
   // A link stays a link: what it points to is replaced.
   if (std::filesystem::is_symlink(path_, ignored)) {

@@ -20,7 +20,8 @@ std::vector<uint8_t> read_file(const std::string& path,
 void remove_temporary_files() noexcept;
 
 /// An output file that is complete or absent: written beside its name and renamed by `commit`. A
-/// target that exists and is no regular file (a pipe, /dev/stdout) is written directly. Without
+/// target that exists and is no regular file (a pipe), or that names an open stream (/dev/stdout,
+/// /dev/fd/N), is written directly, in the latter case after what the stream holds. Without
 /// `commit` the destructor removes what was written. Every failure is Error(kOutput) naming the
 /// target. Not thread-safe.
 class OutputFile {

@@ -70,6 +70,26 @@ TEST_F(FilesTest, OutputHasTheUsualPermissions) {
   EXPECT_EQ(info.st_mode & 0777, 0644u);
 }
 
+TEST_F(FilesTest, AStreamNamedAsAFileKeepsWhatItHolds) {
+  std::FILE* stream = std::fopen(path("log").c_str(), "ab");
+  ASSERT_NE(stream, nullptr);
+  std::fputs("before ", stream);
+  std::fflush(stream);
+  write_file("/dev/fd/" + std::to_string(fileno(stream)), "between ");
+  write_file("/proc/self/fd/" + std::to_string(fileno(stream)), "more ");
+  std::fputs("after", stream);
+  std::fclose(stream);
+  EXPECT_EQ(contents(path("log")), "before between more after");
+  EXPECT_EQ(entries(), 1u);
+  try {
+    write_file("/dev/fd/987654", "x");
+    FAIL() << "a descriptor that is not open was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kOutput);
+    EXPECT_NE(std::string(error.what()).find("/dev/fd/987654"), std::string::npos);
+  }
+}
+
 TEST_F(FilesTest, PipesAreWrittenDirectly) {
   ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
   std::string received;
