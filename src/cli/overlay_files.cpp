@@ -28,16 +28,20 @@ std::string lower_extension(const std::string& path) {
   return extension;
 }
 
+// A URL without its query.
+std::string file_part(const std::string& file) {
+  return file.find("://") == std::string::npos ? file : file.substr(0, file.find_first_of("?#"));
+}
+
 // JPEG stays JPEG, everything else becomes PNG.
 std::string picture_extension(const std::string& file) {
-  const std::string extension = lower_extension(file);
+  const std::string extension = lower_extension(file_part(file));
   return extension == ".jpg" || extension == ".jpeg" ? extension : ".png";
 }
 
 // A name for what comes from a URL or a device too: "rtsp://host/cam?x" -> "cam".
 std::string base_name(const std::string& file) {
-  std::string name = file;
-  if (file.find("://") != std::string::npos) name = name.substr(0, name.find_first_of("?#"));
+  std::string name = file_part(file);
   while (!name.empty() && name.back() == '/') name.pop_back();
   name = fs::path(name).stem().string();
   return name.empty() ? "output" : name;

@@ -99,7 +99,9 @@ std::string shortest(double value) {
   return text;
 }
 
-std::string base_name(const std::string& path) {
+std::string base_name(std::string path) {
+  if (path.find("://") != std::string::npos)
+    path.resize(std::min(path.size(), path.find_first_of("?#")));
   const std::size_t slash = path.find_last_of('/');
   return slash == std::string::npos ? path : path.substr(slash + 1);
 }

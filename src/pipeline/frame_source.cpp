@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "core/log.h"
+#include "media/http_fetch.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -38,9 +39,23 @@ void add_directory(const std::string& path, std::vector<Input>& out) {
   for (std::string& name : names) out.push_back({std::move(name), InputKind::kImage, ""});
 }
 
+// A webcam, also under a name such as /dev/v4l/by-id/...
+bool is_webcam(const std::string& path) {
+  if (path.starts_with("/dev/video")) return true;
+  std::error_code error;
+  return fs::is_character_file(path, error) &&
+         fs::canonical(path, error).string().starts_with("/dev/video");
+}
+
+const char* type_name(fs::file_type type) {
+  return type == fs::file_type::fifo     ? "a pipe"
+         : type == fs::file_type::socket ? "a socket"
+                                         : "a device";
+}
+
 void add_argument(const std::string& path, std::vector<Input>& out) {
-  if (path.find("://") != std::string::npos || path.starts_with("/dev/video")) {
-    out.push_back({path, InputKind::kVideo, ""});
+  if (path.find("://") != std::string::npos || is_webcam(path)) {
+    out.push_back({path, is_image_url(path) ? InputKind::kImage : InputKind::kVideo, ""});
     return;
   }
   std::error_code error;
@@ -52,6 +67,11 @@ void add_argument(const std::string& path, std::vector<Input>& out) {
         {path, InputKind::kImage, fmt::format("{}: cannot open: {}", path, error.message())});
   } else if (fs::is_directory(status)) {
     add_directory(path, out);
+  } else if (!fs::is_regular_file(status)) {
+    // Opening a pipe waits for its writer, reading a device may never end.
+    out.push_back({path, InputKind::kImage,
+                   fmt::format("{}: is {}; a file, a folder, a URL or /dev/videoN is accepted",
+                               path, type_name(status.type()))});
   } else {
     // What is not named as a video is tried as a picture: its decoder looks at the content.
     out.push_back({path, is_video_name(path) ? InputKind::kVideo : InputKind::kImage, ""});
@@ -141,6 +161,14 @@ bool InputSource::next_video_frame(SourceFrame& frame) {
   return true;
 }
 
+Image InputSource::read_picture(const std::string& path) const {
+  if (!is_image_url(path)) return decode_image(path, options_.image);
+  FetchOptions fetch;
+  fetch.cancelled = options_.cancelled;
+  const std::vector<uint8_t> bytes = fetch_url(path, fetch);
+  return decode_image(bytes.data(), bytes.size(), path, options_.image);
+}
+
 bool InputSource::next(SourceFrame& frame) {
   while (at_ < inputs_.size() || video_ != nullptr) {
     if (options_.cancelled && options_.cancelled()) return false;
@@ -165,7 +193,7 @@ bool InputSource::next(SourceFrame& frame) {
           estimate_total();
           continue;
         }
-        frame.storage = decode_image(input.path, options_.image);
+        frame.storage = read_picture(input.path);
         frame.view = frame.storage.view();
         ++delivered_;
         return true;

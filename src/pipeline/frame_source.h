@@ -54,8 +54,9 @@ struct Input {
 };
 
 /// Expands the user's arguments: files as they are, directories into their pictures sorted by name,
-/// "-" into the paths on `list` (one a line), URLs and /dev/video* as videos. What does not exist
-/// or holds no picture becomes an Input with `error`.
+/// "-" into the paths on `list` (one a line), URLs named as pictures as such, others and
+/// /dev/video* as videos. What does not exist, holds no picture or is a pipe, socket or other
+/// device becomes an Input with `error`.
 std::vector<Input> expand_inputs(const std::vector<std::string>& arguments, std::istream& list);
 
 /// Decodes `inputs` in order.
@@ -72,6 +73,7 @@ class InputSource : public FrameSource {
 
  private:
   bool next_video_frame(SourceFrame& frame);
+  Image read_picture(const std::string& path) const;
   void estimate_total();
   void check_length(const std::string& file);
 

@@ -1,6 +1,9 @@
 #include "pipeline/frame_source.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -65,6 +68,27 @@ TEST_F(FrameSourceTest, WhatCannotBeUsedKeepsItsPlaceInTheOrder) {
   EXPECT_EQ(inputs[3].kind, InputKind::kVideo);
   EXPECT_EQ(inputs[4].kind, InputKind::kVideo);
   EXPECT_NE(inputs[5].error.find("no such file"), std::string::npos);
+}
+
+// Nobody writes into the pipe: whoever opened it would wait.
+TEST_F(FrameSourceTest, PipesSocketsAndDevicesAreNotOpened) {
+  const std::string pipe = (folder_ / "p.jpg").string(), video = (folder_ / "p.mp4").string();
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  ASSERT_EQ(mkfifo(video.c_str(), 0600), 0);
+  struct sockaddr_un address {};
+  address.sun_family = AF_UNIX;
+  (folder_ / "s.png").string().copy(address.sun_path, sizeof address.sun_path - 1);
+  const int descriptor = socket(AF_UNIX, SOCK_STREAM, 0);
+  ASSERT_EQ(bind(descriptor, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  close(descriptor);
+  InputSource source(expand({pipe, video, address.sun_path, "/dev/zero"}), {});
+  SourceFrame frame;
+  for (const char* type :
+       {"p.jpg: is a pipe", "p.mp4: is a pipe", "s.png: is a socket", "/dev/zero: is a device"}) {
+    ASSERT_TRUE(source.next(frame));
+    EXPECT_NE(frame.error.find(type), std::string::npos) << frame.error;
+  }
+  EXPECT_FALSE(source.next(frame));
 }
 
 TEST_F(FrameSourceTest, DashReadsPathsFromTheList) {
