@@ -25,6 +25,8 @@
 namespace rfseg::cli {
 namespace {
 
+constexpr const char* kStdout = "/dev/stdout";
+
 std::atomic<int> g_level{static_cast<int>(LogLevel::kInfo)};
 std::atomic<bool> g_interrupted{false};
 
@@ -290,17 +292,29 @@ CLI::Option* add_integer(CLI::App& app, const std::string& name, int low, int hi
       description);
 }
 
+std::string output_path(const std::string& name) { return name == "-" ? kStdout : name; }
+
+void refuse_dash(const std::string& path, const char* option, const char* expected) {
+  if (path != "-") return;
+  throw Error(ErrorCode::kUsage, fmt::format("{} -: standard output is not possible here; {} is "
+                                             "expected (one that is called so: ./-)",
+                                             option, expected));
+}
+
 void refuse_equal_outputs(const std::vector<std::pair<std::string, std::string>>& outputs) {
   std::map<std::string, std::string> seen;
   for (const auto& [option, path] : outputs) {
-    if (path.empty() || path == "-" || path.starts_with("/dev/")) continue;
+    const bool standard = path == "-" || path == kStdout;
+    if (path.empty() || (!standard && path.starts_with("/dev/"))) continue;
     std::error_code ignored;
-    const std::string name =
-        std::filesystem::weakly_canonical(std::filesystem::absolute(path), ignored).string();
+    std::string name = kStdout;
+    if (!standard) {
+      name = std::filesystem::weakly_canonical(std::filesystem::absolute(path), ignored).string();
+    }
     const auto [other, is_new] = seen.emplace(ignored ? path : name, option);
     if (!is_new) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{} and {}: both would write {}", other->second, option, path));
+      throw Error(ErrorCode::kUsage, fmt::format("{} and {}: both would write {}", other->second,
+                                                 option, standard ? "standard output" : path));
     }
   }
 }

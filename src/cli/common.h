@@ -84,8 +84,12 @@ std::string human_seconds(double seconds);
 /// What runs: device, backend, precision, threads, version; goes into --stats and info.
 nlohmann::json runtime_json(const std::string& backend, int threads);
 
-/// Refuses two outputs of one name. Pairs of option and path; empty paths and "-" are left out.
-/// Throws Error(kUsage) naming both.
+/// An output file as the user named it; "-" is standard output.
+std::string output_path(const std::string& name);
+/// Throws Error(kUsage) where the user named a folder, or a file that must be one, "-".
+void refuse_dash(const std::string& path, const char* option, const char* expected);
+/// Refuses two outputs of one name, standard output included. Pairs of option and path; empty paths
+/// and devices are left out. Throws Error(kUsage) naming both.
 void refuse_equal_outputs(const std::vector<std::pair<std::string, std::string>>& outputs);
 /// Refuses an output that is one of the inputs. Throws Error(kUsage) naming both.
 void refuse_overwriting_input(const std::string& output, const std::vector<std::string>& inputs,

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "cli/common.h"
+#include "cli/unknown_words.h"
 #include "cli/verbs.h"
 #include "core/log.h"
 #include "rfseg/error.h"
@@ -40,7 +41,9 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::cerr << "rfseg: error: " << error.what() << "\n";
+    // A misspelt option often shows first as something that is missing.
+    const std::string unknown = rfseg::cli::describe_unknown_word(app);
+    rfseg::log_message(rfseg::LogLevel::kError, unknown.empty() ? error.what() : unknown);
     const auto chosen = app.get_subcommands();
     std::cerr << "Run 'rfseg" << (chosen.empty() ? "" : " " + chosen.front()->get_name())
               << " --help' for what is accepted.\n";

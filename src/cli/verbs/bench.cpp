@@ -88,7 +88,7 @@ class Bench {
   explicit Bench(const BenchArguments& arguments) : arguments_(arguments), progress_("rounds") {}
 
   void run() {
-    finish_work_on_interrupt();
+    refuse_equal_outputs({{"the table", "-"}, {"--stats", arguments_.common.stats}});
     load_model(arguments_.common.model, arguments_.common.resolved(), model_);
     const ResolvedOptions resolved = resolve_options(arguments_.predict, model_.config);
     Image picture;
@@ -147,7 +147,6 @@ class Bench {
   void measure(const char* name, int batch, const std::function<void()>& work) {
     Timing timing{name, batch, {}};
     for (int i = 0; i < arguments_.warmup + arguments_.rounds; ++i) {
-      if (interrupted()) throw Error(ErrorCode::kCancelled, "interrupted");
       const auto start = std::chrono::steady_clock::now();
       work();
       const auto end = std::chrono::steady_clock::now();
@@ -185,7 +184,8 @@ class Bench {
 
   void print() const {
     const nlohmann::json json = to_json();
-    if (!arguments_.common.stats.empty()) write_file(arguments_.common.stats, json.dump(2) + "\n");
+    if (!arguments_.common.stats.empty())
+      write_file(output_path(arguments_.common.stats), json.dump(2) + "\n");
     if (arguments_.json) {
       std::fputs((json.dump() + "\n").c_str(), stdout);
       return;

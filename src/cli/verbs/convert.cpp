@@ -20,7 +20,7 @@ void add_convert(CLI::App& app) {
   CLI::App* verb =
       app.add_subcommand("convert", "Write the tensors that inference uses as .safetensors");
   verb->add_option("model", arguments->model, "Checkpoint or variant name")->required();
-  verb->add_option("output", arguments->output, "OUT.safetensors")->required();
+  verb->add_option("output", arguments->output, "OUT.safetensors, or - for stdout")->required();
   verb->add_option("--dtype", arguments->dtype, "f32 (default) or f16")
       ->check(CLI::IsMember({"f32", "f16"}).description(""));
   verb->add_option("--variant", arguments->options.variant,
@@ -28,9 +28,9 @@ void add_convert(CLI::App& app) {
   verb->footer("Example: rfseg convert checkpoint_best_total.pth model.safetensors --dtype f16");
   verb->callback([arguments] {
     const std::string path = resolve_model_path(arguments->model);
-    refuse_overwriting_input(arguments->output, {path}, "output");
-    write_safetensors(open_checkpoint(path, arguments->options), arguments->output,
-                      arguments->dtype == "f16");
+    const std::string output = output_path(arguments->output);
+    refuse_overwriting_input(output, {path}, "output");
+    write_safetensors(open_checkpoint(path, arguments->options), output, arguments->dtype == "f16");
   });
 }
 

@@ -21,6 +21,7 @@ std::string known_variants() {
 }
 
 void run_download(const std::string& variant, const std::string& output) {
+  refuse_dash(output, "-o", "a file");
   const WeightsRelease& release = weights_release(variant);
   log_info(fmt::format(
       "{}: the weights are under the licence {}{}", variant, release.license,

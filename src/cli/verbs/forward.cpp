@@ -22,6 +22,7 @@ struct ForwardArguments {
 };
 
 void run_forward(const ForwardArguments& arguments) {
+  refuse_dash(arguments.output, "-o", "a folder");
   ModelOptions options = arguments.common.resolved();
   if (arguments.trace) {
     // The named points exist only on the path without rewrites.
@@ -88,7 +89,7 @@ void run_forward(const ForwardArguments& arguments) {
     stats["stages"] = {{{"name", "load"}, {"total_ms", model.open_ms + model.pack_ms}},
                        {{"name", "network"}, {"total_ms", network_ms}}};
     stats["peak_rss_bytes"] = peak_rss_bytes();
-    write_file(arguments.common.stats, stats.dump(2) + "\n");
+    write_file(output_path(arguments.common.stats), stats.dump(2) + "\n");
   }
 }
 

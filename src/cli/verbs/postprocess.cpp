@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -83,6 +84,11 @@ void run_postprocess(const PostprocessArguments& arguments) {
     inputs.push_back(*path);
   }
   refuse_overwriting_input(arguments.output, inputs, "-o");
+  if (std::filesystem::path(arguments.output).extension() == ".json") {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("-o {}: what is written is JSON lines; name the file .jsonl",
+                            arguments.output));
+  }
   const Tensor logits = read_npy(arguments.logits);
   if (logits.shape.size() != 3 || logits.empty()) {
     throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected [B, Q, K]", arguments.logits,

@@ -36,11 +36,23 @@ struct PredictArguments {
   bool no_exif = false;
 };
 
+// A .json is always a COCO array and a .jsonl always JSON lines: whoever reads them relies on it.
 bool wants_coco(const PredictArguments& arguments) {
-  if (!arguments.format.empty()) return arguments.format == "coco";
   const std::string extension = std::filesystem::path(arguments.output).extension().string();
-  if (extension == ".json") return true;
-  if (extension == ".jsonl" || arguments.output.empty() || arguments.output == "-") return false;
+  const bool array = extension == ".json", lines = extension == ".jsonl";
+  if (!arguments.format.empty()) {
+    const bool coco = arguments.format == "coco";
+    if (coco ? lines : array) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--format {} and -o {}: the name says {}; leave out --format or name "
+                              "the file {}",
+                              arguments.format, arguments.output, coco ? "JSON lines" : "COCO",
+                              coco ? ".json" : ".jsonl"));
+    }
+    return coco;
+  }
+  if (array) return true;
+  if (lines || arguments.output == "-") return false;
   std::error_code ignored;
   if (std::filesystem::exists(arguments.output, ignored) &&
       !std::filesystem::is_regular_file(arguments.output, ignored)) {
@@ -60,10 +72,9 @@ std::unique_ptr<ResultWriter> create_writer(const PredictArguments& arguments,
                 "--image-ids: belongs to --format coco (an OUT that ends in .json)");
   }
   if (!coco) {
-    return create_jsonl_writer(arguments.output.empty() ? "-" : arguments.output, class_names,
-                               arguments.predict.masks);
+    return create_jsonl_writer(arguments.output, class_names, arguments.predict.masks);
   }
-  if (arguments.output.empty() || arguments.output == "-") {
+  if (arguments.output == "-") {
     throw Error(ErrorCode::kUsage, "--format coco: needs a file (-o OUT.json)");
   }
   std::map<std::string, int64_t> ids;
@@ -145,11 +156,21 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   if (arguments.decoder == "nvdec") {
     throw Error(ErrorCode::kDevice, "--decoder nvdec: this build of rfseg decodes on the CPU only");
   }
-  if (arguments.predict.masks == MaskFormat::kDense &&
-      (arguments.output.empty() || arguments.output == "-")) {
+  if (arguments.output.empty() || arguments.output == "/dev/stdout") arguments.output = "-";
+  refuse_dash(arguments.overlay, "--overlay", "a folder");
+  arguments.report = output_path(arguments.report);
+  arguments.common.stats = output_path(arguments.common.stats);
+  if (arguments.predict.masks == MaskFormat::kDense && arguments.output == "-") {
     throw Error(ErrorCode::kUsage, "--masks dense: writes PNG files next to OUT; name it with -o");
   }
   if (arguments.inputs.empty()) throw Error(ErrorCode::kUsage, "predict: no INPUT given");
+  const bool list = wants_coco(arguments) && arguments.image_ids.empty();
+  const std::vector<std::pair<std::string, std::string>> outputs = {
+      {"-o", arguments.output},
+      {"-o (its list of pictures)", list ? arguments.output + ".images.json" : ""},
+      {"--report", arguments.report},
+      {"--stats", arguments.common.stats}};
+  refuse_equal_outputs(outputs);
   std::vector<Input> inputs = expand_inputs(arguments.inputs, std::cin);
   if (inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
   if (arguments.input.video.end_s >= 0 &&
@@ -160,13 +181,6 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   paths.push_back(arguments.common.model);
   paths.push_back(arguments.image_ids);
   for (const Input& input : inputs) paths.push_back(input.path);
-  const bool list = wants_coco(arguments) && arguments.image_ids.empty();
-  const std::vector<std::pair<std::string, std::string>> outputs = {
-      {"-o", arguments.output},
-      {"-o (its list of pictures)", list ? arguments.output + ".images.json" : ""},
-      {"--report", arguments.report},
-      {"--stats", arguments.common.stats}};
-  refuse_equal_outputs(outputs);
   for (const auto& [option, path] : outputs) refuse_overwriting_input(path, paths, option.c_str());
 
   LoadedModel model;
@@ -270,7 +284,8 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
 void add_input_options(CLI::App& verb, PredictArguments& arguments) {
   verb.add_option(
       "inputs", arguments.inputs,
-      "Pictures, folders of them, videos, URLs, /dev/videoN, or - for a list of paths on stdin");
+      "Pictures, folders of them, videos, their URLs, /dev/videoN, or - for a list of paths on "
+      "stdin");
   verb.add_flag("--no-exif", arguments.no_exif, "Do not turn pictures upright");
   add_integer(verb, "--every", 1, 1000000000, arguments.input.video.every,
               "Video: every Nth frame");
@@ -293,7 +308,7 @@ void add_input_options(CLI::App& verb, PredictArguments& arguments) {
 
 void add_output_options(CLI::App& verb, PredictArguments& arguments) {
   verb.add_option("-o,--output", arguments.output,
-                  "OUT.jsonl or OUT.json (COCO); default: JSON lines on stdout");
+                  "OUT.jsonl or OUT.json (COCO); default (-): JSON lines on stdout");
   add_choice<std::string>(
       verb, "--format", {{"jsonl", "jsonl"}, {"coco", "coco"}},
       [&](const std::string& value) { arguments.format = value; },

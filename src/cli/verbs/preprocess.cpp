@@ -18,7 +18,8 @@ struct PreprocessArguments {
 };
 
 void run_preprocess(const PreprocessArguments& arguments) {
-  refuse_overwriting_input(arguments.output, {arguments.image}, "-o");
+  const std::string output = output_path(arguments.output);
+  refuse_overwriting_input(output, {arguments.image}, "-o");
   PreprocessSpec spec;
   std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size", 8192);
   spec.resize = arguments.predict.resize.value_or(
@@ -28,7 +29,7 @@ void run_preprocess(const PreprocessArguments& arguments) {
   const Image image = decode_image(arguments.image, decode);
   Tensor tensor({1, 3, spec.network_height, spec.network_width});
   preprocess(image.view(), spec, tensor.data.data());
-  write_npy(arguments.output, tensor.data.data(), tensor.shape);
+  write_npy(output, tensor.data.data(), tensor.shape);
 }
 
 }  // namespace
@@ -40,7 +41,8 @@ void add_preprocess(CLI::App& app) {
   verb->add_option("--size", arguments->size, "Network input: R for RxR, or HxW")->required();
   add_convention_options(*verb, arguments->predict);
   verb->add_flag("--no-exif", arguments->no_exif, "Do not turn the picture upright");
-  verb->add_option("-o,--output", arguments->output, "float32 [1,3,H,W] .npy")->required();
+  verb->add_option("-o,--output", arguments->output, "float32 [1,3,H,W] .npy, - for stdout")
+      ->required();
   verb->footer("Example: rfseg preprocess photo.jpg --size 312 --resize pil -o x.npy");
   verb->callback([arguments] { run_preprocess(*arguments); });
 }

@@ -1,0 +1,154 @@
+// What the words of a command line may mean, and what is said about those that mean nothing.
+
+#include <sys/stat.h>
+
+#include <filesystem>
+
+#include "checkpoint/http_server.h"
+#include "cli/program.h"
+
+namespace rfseg {
+namespace {
+
+using testing::json_lines;
+using testing::quoted;
+using testing::read_text;
+using testing::RunResult;
+
+class WordsTest : public testing::ProgramTest {
+ protected:
+  void expect_usage_error(const RunResult& result, const std::vector<std::string>& parts) {
+    EXPECT_EQ(result.code, 2) << result.err;
+    EXPECT_EQ(result.out, "");
+    for (const std::string& part : parts)
+      EXPECT_NE(result.err.find(part), std::string::npos) << result.err << "lacks: " << part;
+    EXPECT_TRUE(files().empty());
+  }
+};
+
+TEST_F(WordsTest, UnknownWordsAreNamedWithTheNearestKnownOne) {
+  expect_usage_error(run({"predct", "a.jpg"}),
+                     {"'predct' is no verb", "did you mean predict?", "postprocess", "eval"});
+  expect_usage_error(run({"foo"}), {"'foo' is no verb", "predict", "rfseg --help"});
+  expect_usage_error(
+      run({"predict", "--modle", "x"}),
+      {"--modle: predict has no such option; did you mean --model?", "rfseg predict --help"});
+  expect_usage_error(run({"predict", "-m", model(), pictures_[0], "--treshold=0.4"}),
+                     {"--treshold: ", "did you mean --threshold?"});
+  expect_usage_error(run({"eval", "--xyzzy"}), {"--xyzzy: eval has no such option\n"});
+  expect_usage_error(run({"info", model(), "more"}), {"'more': info takes no further argument"});
+  expect_usage_error(run({"--vresion"}), {"--vresion: rfseg has no", "did you mean --version?"});
+  expect_usage_error(run({"predict", "a.jpg"}), {"--model"});
+}
+
+TEST_F(WordsTest, DashIsStandardOutputOrRefusedAndNeverAFile) {
+  const auto tensor = run({"preprocess", pictures_[0], "--size", "24", "-o", "-"});
+  EXPECT_EQ(tensor.code, 0) << tensor.err;
+  EXPECT_EQ(tensor.out.substr(1, 5), "NUMPY");
+  EXPECT_EQ(tensor.out.size(), 128u + 3 * 24 * 24 * 4);
+  const auto weights = run({"convert", model(), "-", "--dtype", "f16"});
+  EXPECT_EQ(weights.code, 0) << weights.err;
+  EXPECT_GT(weights.out.size(), 1000000u);
+  EXPECT_TRUE(files().empty());
+
+  const std::vector<std::string> predict = {"predict", "-m", model(), pictures_[0]};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), predict.begin(), predict.end());
+    return run(more);
+  };
+  expect_usage_error(with({"--stats", "-"}), {"-o and --stats", "standard output"});
+  expect_usage_error(with({"--report", "-"}), {"-o and --report", "standard output"});
+  expect_usage_error(with({"--overlay", "-"}), {"--overlay -", "a folder"});
+  expect_usage_error(with({"--format", "coco", "-o", "-"}), {"--format coco"});
+  expect_usage_error(with({"--masks", "dense", "-o", "/dev/stdout"}), {"--masks dense"});
+  expect_usage_error(run({"forward", "-m", model(), "--input", "x.npy", "-o", "-"}),
+                     {"-o -", "a folder"});
+  expect_usage_error(run({"download", "seg-nano", "-o", "-"}), {"-o -", "a file"});
+  expect_usage_error(run({"bench", "-m", model(), "--stats", "-"}), {"--stats", "standard output"});
+
+  const auto stats = with({"-o", "r.jsonl", "--stats", "-"});
+  EXPECT_EQ(stats.code, 0) << stats.err;
+  EXPECT_EQ(nlohmann::json::parse(stats.out)["counts"]["frames"], 1);
+  const auto report = with({"-o", "r.jsonl", "--report", "-"});
+  EXPECT_EQ(report.code, 0) << report.err;
+  EXPECT_EQ(report.out.substr(0, 15), "<!DOCTYPE html>");
+  EXPECT_EQ(files(), (std::vector<std::string>{"r.jsonl"}));
+  EXPECT_EQ(json_lines(with({"-o", "-"}).out).size(), 1u);
+  EXPECT_EQ(json_lines(with({"-o", "/dev/stdout"}).out).size(), 1u);
+  EXPECT_EQ(files(), (std::vector<std::string>{"r.jsonl"}));
+}
+
+TEST_F(WordsTest, AFormatThatContradictsTheNameIsRefused) {
+  const auto with = [&](const std::string& format, const std::string& output) {
+    return run({"predict", "-m", model(), pictures_[0], "--format", format, "-o", output});
+  };
+  expect_usage_error(with("jsonl", "x.json"), {"--format jsonl and -o x.json", ".jsonl"});
+  expect_usage_error(with("coco", "x.jsonl"), {"--format coco and -o x.jsonl", ".json"});
+  expect_usage_error(run({"postprocess", "--boxes", "b.npy", "--logits", "l.npy", "--image-size",
+                          "8", "-o", "x.json"}),
+                     {"-o x.json", ".jsonl"});
+  EXPECT_EQ(with("jsonl", "x.txt").code, 0);
+  EXPECT_EQ(json_lines(read_text(path("x.txt"))).size(), 1u);
+  EXPECT_EQ(with("coco", "x.json").code, 0);
+  EXPECT_TRUE(nlohmann::json::parse(read_text(path("x.json"))).is_array());
+}
+
+TEST_F(WordsTest, APipeAsInputIsRefusedWithoutWaiting) {
+  ASSERT_EQ(mkfifo(path("p.jpg").c_str(), 0600), 0);
+  const auto result = run({"predict", "-m", model(), "p.jpg", pictures_[0]}, "", "timeout 60");
+  EXPECT_EQ(result.code, 1) << result.err;
+  EXPECT_NE(result.err.find("p.jpg: is a pipe"), std::string::npos) << result.err;
+  EXPECT_EQ(json_lines(result.out).size(), 1u);
+  EXPECT_EQ(run({"predict", "-m", model(), "p.jpg"}, "", "timeout 60").code, 4);
+}
+
+// Most are caught while they wait for the other end of a pipe.
+TEST_F(WordsTest, AnInterruptEndsEveryVerbWith130AndNoFile) {
+  ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
+  const std::vector<std::vector<std::string>> commands = {
+      {"convert", model(), "pipe"},
+      {"preprocess", "pipe", "--size", "24", "-o", "out.npy"},
+      {"forward", "-m", model(), "--input", "pipe", "-o", "out"},
+      {"postprocess", "--boxes", "b.npy", "--logits", "pipe", "--image-size", "8", "-o",
+       "out.jsonl"},
+      {"eval", "--gt", "pipe", "--results", "pipe"},
+      {"bench", "-m", model(), "--image", "pipe"},
+      {"bench", "-m", model(), "--rounds", "100000"},
+      {"predict", "-m", model(), pictures_[0], "--classes", "pipe", "-o", "out.jsonl"},
+  };
+  for (const auto& command : commands) {
+    const auto result = run(command, "", "timeout --preserve-status -k 20 -s INT 0.5");
+    EXPECT_EQ(result.code, 130) << command[0] << ": " << result.err;
+    EXPECT_EQ(result.out, "") << command[0];
+    EXPECT_TRUE(files().empty()) << command[0];
+  }
+}
+
+TEST_F(WordsTest, PicturesComeOverHttp) {
+  test::HttpServer server([&](const test::Exchange& exchange) {
+    if (exchange.path().starts_with("/a/photo.jpg")) {
+      exchange.answer(read_text(pictures_[0]));
+    } else if (exchange.path() == "/page.png") {
+      exchange.answer("<html>not a picture</html>");
+    } else {
+      exchange.send("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    }
+  });
+  const std::string url = server.url("a/photo.jpg?key=1");
+  const auto result = run({"predict", "-m", model(), url, server.url("page.png"),
+                           server.url("none.jpg"), "--overlay", "o"},
+                          "", "no_proxy=127.0.0.1");
+  EXPECT_EQ(result.code, 1) << result.err;
+  EXPECT_NE(result.err.find("page.png: not a picture"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("none.jpg: "), std::string::npos) << result.err;
+  const auto lines = json_lines(result.out);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0]["file"], url);
+  EXPECT_FALSE(lines[0].contains("frame"));
+  EXPECT_EQ(files(), (std::vector<std::string>{"o/photo.jpg"}));
+  const auto local = json_lines(run({"predict", "-m", model(), pictures_[0]}).out);
+  EXPECT_EQ(lines[0]["detections"], local[0]["detections"]);
+}
+
+}  // namespace
+}  // namespace rfseg
