@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
+#include <vector>
 
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
@@ -103,6 +105,9 @@ class Implementation final : public CudaEngine {
       ++counters_.allocations;
     }
     if (!options_.graphs || graphs_.contains(batch)) return;
+    // Kernels are loaded when they first run, which a capture does not allow.
+    run(batch, stream_, false, nullptr);
+    stream_.synchronize("running the network for the first time");
     Graph graph;
     graph.capture(stream_, [&] { run(batch, stream_, false, nullptr); });
     graphs_.emplace(batch, std::move(graph));
@@ -137,11 +142,16 @@ class Implementation final : public CudaEngine {
     if (forced) upload_order(options.forced_topk, batch);
     if (options.trace) {
       const Probe probe = [&](const std::string& name, const Shape& shape, const void* data,
-                              PointType type) {
+                              PointType type, int64_t pitch) {
+        std::vector<float> values(static_cast<std::size_t>(batch * pitch));
+        download(data, type, batch * pitch, values.data());
         Shape whole = shape;
         if (batch > 1) whole.insert(whole.begin(), batch);
         Tensor value(whole);
-        download(data, type, batch * element_count(shape), value.data.data());
+        const int64_t count = element_count(shape);
+        for (int b = 0; b < batch; ++b) {
+          std::copy_n(values.data() + b * pitch, count, value.data.data() + b * count);
+        }
         options.trace(name, value);
       };
       run(batch, stream_, forced, &probe);

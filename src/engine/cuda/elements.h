@@ -2,6 +2,8 @@
 
 #include <cuda_fp16.h>
 
+#include <cstring>
+
 #include "core/cuda/simt.h"
 
 // Activations in memory: __half or float, read and written 8 at a time, computed with as float.
@@ -42,7 +44,8 @@ RFSEG_DEVICE void store8(T* p, const Eight<T>& e) {
 }
 
 RFSEG_DEVICE void unpack(const Eight<__half>& e, float* v) {
-  const __half2* pairs = reinterpret_cast<const __half2*>(&e.raw);
+  __half2 pairs[4];
+  memcpy(static_cast<void*>(pairs), &e.raw, sizeof(pairs));
   RFSEG_UNROLL
   for (int i = 0; i < 4; ++i) {
     const float2 two = __half22float2(pairs[i]);
@@ -59,9 +62,10 @@ template <class T>
 RFSEG_DEVICE Eight<T> pack(const float* v) {
   Eight<T> e;
   if constexpr (sizeof(T) == 2) {
-    __half2* pairs = reinterpret_cast<__half2*>(&e.raw);
+    __half2 pairs[4];
     RFSEG_UNROLL
     for (int i = 0; i < 4; ++i) pairs[i] = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
+    memcpy(&e.raw, static_cast<const void*>(pairs), sizeof(pairs));
   } else {
     e.low = {v[0], v[1], v[2], v[3]};
     e.high = {v[4], v[5], v[6], v[7]};

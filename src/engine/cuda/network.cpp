@@ -86,8 +86,9 @@ class Pass {
     return static_cast<const std::byte*>(p) + index * width();
   }
 
-  void trace(const std::string& name, const Shape& shape, const void* data, PointType type) const {
-    if (probe_) probe_(name, shape, data, type);
+  void trace(const std::string& name, const Shape& shape, const void* data, PointType type,
+             int64_t pitch = 0) const {
+    if (probe_) probe_(name, shape, data, type, pitch > 0 ? pitch : element_count(shape));
   }
 
   /// A product of `m` rows `a`, `lda` apart, with a weight matrix.
@@ -364,7 +365,7 @@ class Pass {
     trace("enc_score", {total_}, b_.scores, PointType::kFloat);
     select_cells(main_.next(), {b_.scores, forced_ ? b_.forced : nullptr, b_.chosen, b_.chosen_rows,
                                 batch_, total_, c_.queries});
-    trace("topk", {c_.queries}, b_.chosen, PointType::kInt32);
+    trace("topk", {std::min(c_.queries, total_)}, b_.chosen, PointType::kInt32, c_.queries);
 
     GemmArguments first = product(b_.cells, c, q, w.enc_box.layers[0]);
     first.index = b_.chosen_rows;

@@ -80,10 +80,10 @@ std::size_t carve(Buffers& buffers, const ModelConfig& config, const Proposals& 
 void check_supported(const ModelConfig& config);
 
 /// Called with every named point (engine.h's TraceSink) right after it was enqueued: its rows are
-/// [B, shape...].
+/// [B, shape...], pictures `pitch` values apart.
 enum class PointType { kElement, kFloat, kInt32 };
 using Probe = std::function<void(const std::string& name, const Shape& shape, const void* data,
-                                 PointType type)>;
+                                 PointType type, int64_t pitch)>;
 
 /// What run_network needs beside buffers and weights.
 struct Lanes {

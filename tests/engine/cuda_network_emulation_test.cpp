@@ -1,0 +1,114 @@
+// The sequence of the GPU's network with its small kernels on the emulator, products as plain
+// loops, against the independent PyTorch implementation.
+
+#define RFSEG_SIMT_EMULATION 1
+
+#include <gtest/gtest.h>
+
+#include "engine/cuda/cuda_engine.h"
+#include "engine/cuda/small_kernels.cu"
+#include "engine/golden.h"
+#include "engine/plain_products.h"
+
+namespace rfseg::cuda {
+
+void gemm(const Queue&, Math math, const GemmArguments& arguments) { plain::gemm(math, arguments); }
+// Both ways: q, k, v one way, the hidden layer the other.
+bool gemm_prefers_normed(Math, int, int n, int) { return n == 3 * 384; }
+void gemm_norm(const Queue&, Math math, const GemmNormArguments& arguments) {
+  plain::gemm_norm(math, arguments);
+}
+void attention(const Queue&, Math math, const AttentionArguments& arguments) {
+  plain::attention(math, arguments);
+}
+
+}  // namespace rfseg::cuda
+
+namespace rfseg::testing {
+namespace {
+
+std::unique_ptr<CudaEngine> emulated(const Golden& golden, Precision precision) {
+  CudaEngineOptions options;
+  options.precision = precision;
+  options.threads = 2;
+  options.graphs = false;
+  return create_cuda_engine(golden.config, golden.weights(), options);
+}
+
+class CudaNetwork : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(CudaNetwork, EveryNamedPointMatchesTheGoldens) {
+  const Golden golden = load_golden(GetParam());
+  const auto engine = emulated(golden, Precision::kFp32);
+  const Tensor input = golden.input();
+  std::map<std::string, Tensor> points;
+  ForwardOptions options;
+  options.trace = [&](const std::string& name, const Tensor& value) { points[name] = value; };
+  EngineOutputs out;
+  engine->forward(input.data.data(), 1, out, options);
+  points["boxes"] = out.boxes;
+  points["logits"] = out.logits;
+  if (golden.config.seg) points["masks"] = out.masks;
+  int compared = 0;
+  for (GoldenPoint point : golden.points) {
+    if (point.name == "mask_features") continue;  // folded into the queries
+    const bool output = point.name == "boxes" || point.name == "logits" || point.name == "masks";
+    if (output) point.shape.insert(point.shape.begin(), 1);
+    ASSERT_TRUE(points.contains(point.name)) << point.name;
+    expect_matches(point, points[point.name], 1e-4);
+    ++compared;
+    if (HasFailure()) break;  // what follows is wrong too
+  }
+  EXPECT_GT(compared, 10);
+}
+
+TEST_P(CudaNetwork, HalvesStayNearTheGoldens) {
+  const Golden golden = load_golden(GetParam());
+  const auto engine = emulated(golden, Precision::kFp16);
+  const Tensor input = golden.input();
+  const GoldenPoint& order = golden.point("topk");
+  std::vector<int32_t> forced(static_cast<std::size_t>(golden.config.queries), 0);
+  for (std::size_t i = 0; i < order.values.size(); ++i) {
+    forced[i] = static_cast<int32_t>(order.values[i]);
+  }
+  ForwardOptions options;
+  options.forced_topk = forced.data();
+  EngineOutputs out;
+  engine->forward(input.data.data(), 1, out, options);
+  const std::pair<const char*, const Tensor*> outputs[] = {
+      {"boxes", &out.boxes}, {"logits", &out.logits}, {"masks", &out.masks}};
+  const double bounds[] = {2e-3, 3e-3, 5e-3};
+  for (int i = 0; i < (golden.config.seg ? 3 : 2); ++i) {
+    GoldenPoint point = golden.point(outputs[i].first);
+    point.shape.insert(point.shape.begin(), 1);
+    expect_matches(point, *outputs[i].second, bounds[i]);
+  }
+}
+
+TEST_P(CudaNetwork, ABatchIsItsPictures) {
+  const Golden golden = load_golden(GetParam());
+  const auto engine = emulated(golden, Precision::kFp32);
+  const Tensor input = hash_input(golden.config, 2, 7);
+  EngineOutputs both, one;
+  engine->forward(input.data.data(), 2, both);
+  for (int b = 0; b < 2; ++b) {
+    engine->forward(input.data.data() + b * input.size() / 2, 1, one);
+    const auto equal = [&](const Tensor& single, const Tensor& pair) {
+      return std::equal(single.data.begin(), single.data.end(),
+                        pair.data.begin() + b * single.size());
+    };
+    EXPECT_TRUE(equal(one.boxes, both.boxes));
+    EXPECT_TRUE(equal(one.logits, both.logits));
+    EXPECT_TRUE(equal(one.masks, both.masks));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Custom, CudaNetwork, ::testing::ValuesIn(custom_networks()),
+                         [](const auto& instance) {
+                           std::string name = instance.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace rfseg::testing
