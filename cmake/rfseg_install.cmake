@@ -31,4 +31,5 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/rfsegConfigVersion.cmake
                                  COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/rfsegConfig.cmake ${PROJECT_BINARY_DIR}/rfsegConfigVersion.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/rfseg)
-install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+# The library contains the font.
+install(FILES LICENSE assets/fonts/LICENSE-DejaVu.txt DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -277,9 +277,10 @@ class Report : public ReportWriter {
       for (const std::string& label : time_order_) {
         std::vector<double>& values = times_[label];
         std::sort(values.begin(), values.end());
-        const double median = values[values.size() / 2];
+        const std::size_t n = values.size();
+        const double median = (values[(n - 1) / 2] + values[n / 2]) / 2;
         const double mean =
-            std::accumulate(values.begin(), values.end(), 0.) / static_cast<double>(values.size());
+            std::accumulate(values.begin(), values.end(), 0.) / static_cast<double>(n);
         median_sum += median;
         mean_sum += mean;
         write(

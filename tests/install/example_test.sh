@@ -27,6 +27,10 @@ from_program=$("$work/prefix/bin/rfseg" predict -q -m "$model" "$picture" | grep
 [[ $from_example -gt 0 ]] || fail "the example found nothing"
 [[ $from_example -eq $from_program ]] || fail "example: $from_example objects, program: $from_program"
 
+for licence in LICENSE LICENSE-DejaVu.txt; do
+  [[ -s $work/prefix/share/doc/rfseg/$licence ]] || fail "$licence is not installed"
+done
+
 # The installed program finds its video module.
 "$work/prefix/bin/rfseg" predict -q -m "$model" "$source_dir/assets/demo/clip.mp4" --end 0.1 >/dev/null
 

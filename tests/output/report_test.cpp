@@ -112,6 +112,14 @@ TEST(Report, HoldsWhatWasFound) {
   EXPECT_NE(page.find("network</th><td>20.00</td><td>20.00</td><td>30.00"), std::string::npos);
 }
 
+TEST(Report, TheMedianOfTwoLiesBetweenThem) {
+  const TemporaryFolder folder;
+  const std::string page =
+      write_report(folder / "r.html", options(), {sample("a.jpg"), sample("b.jpg")});
+  EXPECT_NE(page.find("decode</th><td>1.50</td><td>1.50</td><td>2.00"), std::string::npos);
+  EXPECT_NE(page.find("network</th><td>15.00</td><td>15.00</td><td>20.00"), std::string::npos);
+}
+
 TEST(Report, NamesCannotBreakOut) {
   const TemporaryFolder folder;
   const std::string evil = "</script><script>alert('x')</script>\"><img onerror=1>\xff.jpg";
