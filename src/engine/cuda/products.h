@@ -53,6 +53,7 @@ struct GemmArguments {
 
   const void* b = nullptr;  ///< Element [n, k], k contiguous
   int64_t ldb = 0;
+  bool b_fixed = false;  ///< no kernel writes B: it may be read before the previous one has ended
   int m = 0, n = 0, k = 0;
   int batch = 1;
   int64_t a_step = 0, b_step = 0, out_step = 0;  ///< in elements

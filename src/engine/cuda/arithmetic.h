@@ -1,0 +1,111 @@
+#pragma once
+
+#include "core/cuda/tensor_core.h"
+#include "engine/cuda/products.h"
+
+// The three arithmetics of products.h as one step of a tensor core: 16 x 8 results, 32 bytes of
+// each row along K. All see the same fragments (core/cuda/tensor_core.h), so that the kernels do
+// not know what a word holds.
+
+namespace rfseg::cuda {
+
+template <Math kMath>
+struct Arithmetic;
+
+template <>
+struct Arithmetic<Math::kFp16> {
+  static constexpr int kBytes = 2;
+  using A = uint32_t[4];
+  using B = uint32_t[2];
+  static RFSEG_DEVICE void take_a(A& a, const uint32_t (&raw)[4]) {
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) a[i] = raw[i];
+  }
+  static RFSEG_DEVICE void take_b(B& b, uint32_t x, uint32_t y) {
+    b[0] = x;
+    b[1] = y;
+  }
+  static RFSEG_DEVICE void multiply(float (&c)[4], const A& a, const B& b) { mma_f16(c, a, b); }
+};
+
+template <>
+struct Arithmetic<Math::kTf32> {
+  static constexpr int kBytes = 4;
+  using A = uint32_t[4];
+  using B = uint32_t[2];
+  static RFSEG_DEVICE void take_a(A& a, const uint32_t (&raw)[4]) {
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) a[i] = round_to_tf32(float_of_bits(raw[i]));
+  }
+  static RFSEG_DEVICE void take_b(B& b, uint32_t x, uint32_t y) {
+    b[0] = round_to_tf32(float_of_bits(x));
+    b[1] = round_to_tf32(float_of_bits(y));
+  }
+  static RFSEG_DEVICE void multiply(float (&c)[4], const A& a, const B& b) { mma_tf32(c, a, b); }
+};
+
+/// Each factor is split in two TF32 numbers; of the four products the smallest is left out. The
+/// tensor core cuts its sums instead of rounding them, so each step begins at zero and is added in
+/// fp32: the error stays below that of a plain fp32 loop.
+template <>
+struct Arithmetic<Math::kFp32> {
+  static constexpr int kBytes = 4;
+  struct A {
+    uint32_t large[4], small[4];
+  };
+  struct B {
+    uint32_t large[2], small[2];
+  };
+  static RFSEG_DEVICE void split(uint32_t raw, uint32_t& large, uint32_t& small) {
+    const float v = float_of_bits(raw);
+    large = round_to_tf32(v);
+    small = round_to_tf32(v - float_of_bits(large));
+  }
+  static RFSEG_DEVICE void take_a(A& a, const uint32_t (&raw)[4]) {
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) split(raw[i], a.large[i], a.small[i]);
+  }
+  static RFSEG_DEVICE void take_b(B& b, uint32_t x, uint32_t y) {
+    split(x, b.large[0], b.small[0]);
+    split(y, b.large[1], b.small[1]);
+  }
+  static RFSEG_DEVICE void multiply(float (&c)[4], const A& a, const B& b) {
+    float sum[4] = {0, 0, 0, 0};
+    mma_tf32(sum, a.small, b.large);
+    mma_tf32(sum, a.large, b.small);
+    mma_tf32(sum, a.large, b.large);
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) c[i] += sum[i];
+  }
+};
+
+/// erf with an error below 2e-7 (Abramowitz and Stegun, 7.1.26), about half the work of erff.
+RFSEG_DEVICE float short_erf(float x) {
+  const float z = x < 0 ? -x : x;
+  const float t = approximate_reciprocal(fused(0.3275911f, z, 1.0f));
+  float p = fused(1.061405429f, t, -1.453152027f);
+  p = fused(p, t, 1.421413741f);
+  p = fused(p, t, -0.284496736f);
+  p = fused(p, t, 0.254829592f);
+  const float e = approximate_exp2(z * z * -1.44269504f);
+  const float y = fused(-(p * t), e, 1.0f);
+  return x < 0 ? -y : y;
+}
+
+template <Math kMath>
+RFSEG_DEVICE float activate(float v, Activation activation) {
+  if (activation == Activation::kNone) return v;
+  if (activation == Activation::kRelu) return v > 0 ? v : (v <= 0 ? 0.0f : v);
+  if (activation == Activation::kGelu) {
+    constexpr float kRootHalf = 0.70710678f;
+    const float half = 0.5f * v;
+    return fused(half, kMath == Math::kFp16 ? short_erf(v * kRootHalf) : exact_erf(v * kRootHalf),
+                 half);
+  }
+  // SiLU. Where exp overflows the quotient is 0, as it should be.
+  return kMath == Math::kFp16
+             ? v * approximate_reciprocal(1.0f + approximate_exp2(v * -1.44269504f))
+             : v / (1.0f + exact_exp(-v));
+}
+
+}  // namespace rfseg::cuda

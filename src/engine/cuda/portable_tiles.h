@@ -1,0 +1,56 @@
+#pragma once
+
+#include "engine/cuda/portable_gemm.h"
+
+// What the host knows of each compiled tile of the portable product.
+
+namespace rfseg::cuda::portable {
+
+struct TileEntry {
+  const char* name;
+  int rows, cols, threads;
+  int shared_bytes;            ///< fixed part; kNormed asks normed_bytes
+  int (*normed_bytes)(int k);  ///< null but for kNormed
+  int max_k;                   ///< of kNormed
+  int min_blocks;
+  void (*enqueue)(const Queue&, const ProductArguments&, Grid, int shared_bytes);
+};
+
+template <class Tile, RowSource kSource>
+void enqueue_tile(const Queue& queue, const ProductArguments& arguments, Grid grid,
+                  int shared_bytes) {
+  launch<gemm_body<Tile, kSource>, Tile::kThreads, Tile::kMinBlocks>(
+      queue, grid, static_cast<std::size_t>(shared_bytes), arguments);
+}
+
+template <class Tile, RowSource kSource>
+constexpr TileEntry tile_entry(const char* name) {
+  static_assert(kSource == RowSource::kNormed || Tile::kSharedBytes <= kMaxSharedBytes);
+  static_assert(kSource != RowSource::kNormed || Tile::normed_bytes(256) <= kMaxSharedBytes);
+  return {name,
+          Tile::kRows,
+          Tile::kCols,
+          Tile::kThreads,
+          Tile::kSharedBytes,
+          kSource == RowSource::kNormed ? &Tile::normed_bytes : nullptr,
+          kSource == RowSource::kNormed ? Tile::kMaxNormed : 0,
+          Tile::kMinBlocks,
+          &enqueue_tile<Tile, kSource>};
+}
+
+struct TileList {
+  const TileEntry* entries;
+  int count;
+};
+template <int n>
+constexpr TileList list_of(const TileEntry (&entries)[n]) {
+  return {entries, n};
+}
+
+/// The tiles of each arithmetic, one file each. `norm_rows`: those of gemm_norm.
+TileList fp16_tiles(RowSource source, bool norm_rows);
+TileList tf32_tiles(RowSource source, bool norm_rows);
+TileList fp32_tiles(RowSource source, bool norm_rows);
+void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments);
+
+}  // namespace rfseg::cuda::portable

@@ -1,0 +1,267 @@
+// The portable matrix products and attention on odd shapes, every tile, every source of rows, every
+// part of the epilogue, against plain loops. Built twice: for a GPU, and with RFSEG_SIMT_EMULATION
+// for the emulator.
+
+#include "core/cuda/usable.h"
+#include "engine/cuda/portable.h"
+#include "engine/product_cases.h"
+
+namespace rfseg::cuda::test {
+namespace {
+
+class CudaProducts : public ::testing::TestWithParam<Math> {
+ protected:
+  void SetUp() override {
+    std::string why;
+    if (!usable(&why)) GTEST_SKIP() << why;
+    int major = 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess) {
+      queue_.overlap = major >= 9;
+    }
+  }
+  Math math() const { return GetParam(); }
+  void finish() { check(cudaDeviceSynchronize(), "running kernels"); }
+  Queue queue_;
+};
+
+/// Parts of the epilogue by the bits of `choice`.
+GemmParts some_parts(unsigned choice) {
+  GemmParts parts;
+  parts.bias = choice % 3 != 0;
+  parts.scale = choice % 4 == 1;
+  parts.row_bias = choice % 5 == 2;
+  parts.residual = choice % 2 == 1;
+  parts.residual_float = choice % 7 < 4;
+  parts.out_float = choice % 4 < 2;
+  parts.in_place = choice % 6 == 1;
+  parts.activation = static_cast<Activation>(choice % 4);
+  parts.pad_a = choice % 3 == 1 ? 8 : 0;
+  parts.pad_out = static_cast<int>(choice % 3 == 2 ? 5 : choice % 5 == 0 ? 16 : 0);
+  parts.out_group = choice % 4 == 2 ? 7 : 0;
+  return parts;
+}
+
+struct Size {
+  int m, n, k;
+};
+
+TEST_P(CudaProducts, RowsOfEveryTile) {
+  const Size sizes[] = {{1, 1, 8}, {70, 91, 40}, {129, 136, 72}, {33, 4, 264}};
+  unsigned choice = 1;
+  for (int tile = 0; tile < portable::gemm_tiles(math(), RowSource::kRows); ++tile) {
+    SCOPED_TRACE(portable::gemm_tile_name(math(), RowSource::kRows, tile));
+    for (const Size& size : sizes) {
+      GemmParts parts = some_parts(++choice);
+      parts.index = choice % 5 == 0;
+      GemmCase c;
+      make_gemm(c, math(), RowSource::kRows, size.m, size.n, size.k, parts, choice);
+      ASSERT_TRUE(portable::gemm_by_tile(queue_, math(), c.g, tile));
+      finish();
+      expect_gemm(c);
+    }
+  }
+}
+
+TEST_P(CudaProducts, BareSumsAreAccurate) {
+  for (int tile = 0; tile < portable::gemm_tiles(math(), RowSource::kRows); ++tile) {
+    SCOPED_TRACE(portable::gemm_tile_name(math(), RowSource::kRows, tile));
+    GemmParts parts;
+    parts.out_float = true;
+    GemmCase c;
+    make_gemm(c, math(), RowSource::kRows, 24, 40, 1024, parts, 77);
+    ASSERT_TRUE(portable::gemm_by_tile(queue_, math(), c.g, tile));
+    finish();
+    expect_gemm(c);
+  }
+}
+
+TEST_P(CudaProducts, ConvolutionsOfEveryTile) {
+  unsigned choice = 100;
+  for (int tile = 0; tile < portable::gemm_tiles(math(), RowSource::kConv3x3); ++tile) {
+    SCOPED_TRACE(portable::gemm_tile_name(math(), RowSource::kConv3x3, tile));
+    for (const Map& map : {Map{2, 5, 7, 1, 16}, Map{1, 9, 6, 2, 24}}) {
+      const GemmParts parts = some_parts(++choice);
+      GemmCase c;
+      make_gemm(c, math(), RowSource::kConv3x3, 0, 72, 0, parts, choice, map);
+      ASSERT_TRUE(portable::gemm_by_tile(queue_, math(), c.g, tile));
+      finish();
+      expect_gemm(c);
+    }
+  }
+}
+
+TEST_P(CudaProducts, NormedRowsOfEveryTile) {
+  unsigned choice = 200;
+  for (int tile = 0; tile < portable::gemm_tiles(math(), RowSource::kNormed); ++tile) {
+    SCOPED_TRACE(portable::gemm_tile_name(math(), RowSource::kNormed, tile));
+    int taken = 0;
+    for (const Size& size : {Size{67, 72, 40}, Size{35, 100, 384}, Size{19, 40, 768}}) {
+      const GemmParts parts = some_parts(++choice);
+      GemmCase c;
+      make_gemm(c, math(), RowSource::kNormed, size.m, size.n, size.k, parts, choice);
+      if (!portable::gemm_by_tile(queue_, math(), c.g, tile)) continue;
+      ++taken;
+      finish();
+      expect_gemm(c);
+    }
+    EXPECT_GE(taken, 2);
+  }
+  GemmCase c;
+  make_gemm(c, math(), RowSource::kNormed, 3, 16, 1024, {}, 5);
+  portable::gemm(queue_, math(), c.g);
+  finish();
+  expect_gemm(c);
+}
+
+TEST_P(CudaProducts, TwoSourcesOfRows) {
+  for (const int split : {64, 128}) {
+    GemmParts parts = some_parts(7);
+    parts.split = split;
+    GemmCase c;
+    make_gemm(c, math(), RowSource::kRows, 37, 192, 32, parts, 300);
+    portable::gemm(queue_, math(), c.g);
+    finish();
+    expect_gemm(c);
+  }
+}
+
+TEST_P(CudaProducts, Batches) {
+  GemmParts parts;
+  parts.batch = 3;
+  parts.row_bias = true;
+  parts.out_float = true;
+  GemmCase c;
+  make_gemm(c, math(), RowSource::kRows, 21, 77, 64, parts, 400);
+  portable::gemm(queue_, math(), c.g);
+  finish();
+  expect_gemm(c);
+}
+
+TEST_P(CudaProducts, NormsOfWholeRows) {
+  unsigned seed = 500;
+  for (const int n : {8, 128, 256, 384, 1024}) {
+    for (const bool conv : {false, true}) {
+      if (conv && n > 256) continue;
+      for (const bool one : {true, false}) {
+        NormCase c;
+        ++seed;
+        make_norm(c, math(), conv ? RowSource::kConv3x3 : RowSource::kRows, 21, n, 72, seed,
+                  seed % 2 == 0, static_cast<Activation>(seed % 4), {1, 5, 7, 1, 16});
+        if (!one) {
+          portable::gemm_norm_in_two(queue_, math(), c.g);
+        } else if (!portable::gemm_norm_in_one(queue_, math(), c.g)) {
+          continue;
+        }
+        finish();
+        expect_norm(c);
+      }
+    }
+  }
+}
+
+TEST_P(CudaProducts, AttentionOfEveryTile) {
+  unsigned seed = 600;
+  for (const int head_dim : {64, 32}) {
+    for (int tile = 0; tile < portable::attention_tiles(math(), head_dim); ++tile) {
+      SCOPED_TRACE(portable::attention_tile_name(math(), head_dim, tile));
+      for (const int length : {1, 33, 100, 145}) {
+        AttentionCase c;
+        make_attention(c, math(), length == 33 ? 2 : 1, length, length == 145 ? 1 : 2, head_dim,
+                       ++seed);
+        portable::attention_by_tile(queue_, math(), c.g, tile);
+        finish();
+        expect_attention(c);
+      }
+    }
+  }
+}
+
+#if !defined(RFSEG_SIMT_EMULATION)
+
+// Real shapes of seg-nano, seg-large and the deprecated large model, for some of the rows.
+TEST_P(CudaProducts, ShapesOfTheModels) {
+  const Size sizes[] = {{676, 384, 432},   {677, 1152, 384},  {677, 384, 384},   {677, 1536, 384},
+                        {677, 384, 1536},  {676, 256, 1536},  {676, 256, 640},   {676, 91, 256},
+                        {676, 1024, 256},  {100, 2048, 256},  {100, 256, 2048},  {100, 4, 256},
+                        {6084, 256, 256},  {1768, 1152, 384}, {1768, 384, 1536}, {1616, 2304, 768},
+                        {1616, 768, 3072}, {6400, 384, 1536}, {5416, 1536, 384}};
+  unsigned choice = 700;
+  for (const Size& size : sizes) {
+    ++choice;
+    GemmCase c;
+    make_gemm(c, math(), RowSource::kRows, size.m, size.n, size.k, some_parts(choice), choice);
+    portable::gemm(queue_, math(), c.g);
+    finish();
+    expect_gemm(c, 97);
+    if (portable::gemm_prefers_normed(math(), size.m, size.n, size.k)) {
+      GemmCase normed;
+      make_gemm(normed, math(), RowSource::kNormed, size.m, size.n, size.k, some_parts(3),
+                ++choice);
+      portable::gemm(queue_, math(), normed.g);
+      finish();
+      expect_gemm(normed, 97);
+    }
+  }
+  for (const Map& map : {Map{1, 26, 26, 1, 128}, Map{2, 42, 42, 1, 128}, Map{1, 40, 40, 2, 768},
+                         Map{1, 80, 80, 1, 192}}) {
+    ++choice;
+    GemmCase c;
+    make_gemm(c, math(), RowSource::kConv3x3, 0, 128, 0, some_parts(choice), choice, map);
+    portable::gemm(queue_, math(), c.g);
+    finish();
+    expect_gemm(c, 97);
+    NormCase n;
+    make_norm(n, math(), RowSource::kConv3x3, 0, 128, 0, ++choice, false, Activation::kSilu, map);
+    portable::gemm_norm(queue_, math(), n.g);
+    finish();
+    expect_norm(n, 97);
+  }
+  for (const Size& size : {Size{676, 256, 640}, Size{100, 256, 2048}, Size{300, 384, 2048}}) {
+    NormCase n;
+    make_norm(n, math(), RowSource::kRows, size.m, size.n, size.k, ++choice, true,
+              Activation::kNone);
+    portable::gemm_norm(queue_, math(), n.g);
+    finish();
+    expect_norm(n, 17);
+  }
+}
+
+TEST_P(CudaProducts, AttentionOfTheModels) {
+  struct Shape {
+    int sequences, length, heads, head_dim;
+  };
+  for (const Shape& s :
+       {Shape{1, 677, 6, 64}, Shape{8, 677, 6, 64}, Shape{4, 442, 6, 64}, Shape{1, 1768, 6, 64},
+        Shape{16, 101, 12, 64}, Shape{1, 100, 8, 32}, Shape{8, 300, 12, 32}}) {
+    AttentionCase c;
+    make_attention(c, math(), s.sequences, s.length, s.heads, s.head_dim, 800);
+    portable::attention(queue_, math(), c.g);
+    finish();
+    expect_attention(c, 97);
+  }
+}
+
+#endif
+
+TEST_P(CudaProducts, TheSameBytesTwice) {
+  GemmCase c;
+  make_gemm(c, math(), RowSource::kRows, 65, 96, 520, some_parts(1), 900);
+  c.g.residual = nullptr;
+  portable::gemm(queue_, math(), c.g);
+  finish();
+  const std::vector<float> first = c.out.download();
+  portable::gemm(queue_, math(), c.g);
+  finish();
+  EXPECT_EQ(first, c.out.download());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaProducts,
+                         ::testing::Values(Math::kFp16, Math::kTf32, Math::kFp32),
+                         [](const auto& info) {
+                           return std::string(info.param == Math::kFp16   ? "fp16"
+                                              : info.param == Math::kTf32 ? "tf32"
+                                                                          : "fp32");
+                         });
+
+}  // namespace
+}  // namespace rfseg::cuda::test
