@@ -1,0 +1,339 @@
+#pragma once
+
+// What happens to the accumulators of a 64-row tile: bias, activation, LayerScale, residual, and
+// the way out. One warpgroup (128 threads) a tile.
+
+#include "engine/cuda/hopper_device.h"
+#include "engine/cuda/hopper_gemm_task.h"
+
+namespace rfseg::cuda::hopper {
+
+#if RFSEG_HOPPER
+
+/// x * Phi(x). erfc by Abramowitz and Stegun 7.1.28, (1 + a1 z + .. + a6 z^6)^-16 with |error| <
+/// 3e-7, because it needs one special function (a reciprocal) where forms with exp need two; the
+/// factors 1/2 and 1/sqrt(2) are in the coefficients. Total error 7e-7 for |x| < 12.
+RFSEG_DEVICE float gelu(float x) {
+  const float z = fabsf(x);
+  float p = fused(z, 5.62129980608006e-06f, 5.105520904180594e-05f);
+  p = fused(z, p, 3.9686136005911976e-05f);
+  p = fused(z, p, 0.003422739217057824f);
+  p = fused(z, p, 0.02207699790596962f);
+  p = fused(z, p, 0.052075162529945374f);
+  p = fused(z, p, 1.0442737340927124f);
+  p *= p;
+  p *= p;
+  p *= p;
+  p *= p;
+  float half_erfc;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(half_erfc) : "f"(p));
+  return fused(-z, half_erfc, fmaxf(x, 0.0f));
+}
+
+template <Activation kActivation>
+RFSEG_DEVICE float activate(float x) {
+  if constexpr (kActivation == Activation::kGelu) return gelu(x);
+  if constexpr (kActivation == Activation::kRelu) return fmaxf(x, 0.0f);
+  if constexpr (kActivation == Activation::kSilu) return __fdividef(x, 1.0f + __expf(-x));
+  return x;
+}
+
+/// Keeps the compiler from loading everything first, for which there are no registers.
+RFSEG_DEVICE void loads_end_here() { asm volatile("" ::: "memory"); }
+
+/// Where a warpgroup works.
+struct TilePlace {
+  int row, column, picture;  ///< first row and column of the tile, and which product of the batch
+  int thread;                ///< in the warpgroup
+  int barrier;               ///< a named barrier of this warpgroup alone
+};
+
+/// Copies this tile's biases, scales (kNorm: gammas) and betas to shared memory, [3][kColumns],
+/// absent ones as 0, 1 and 0. To be followed by a barrier of the warpgroup.
+template <int kColumns, int kThreads>
+RFSEG_DEVICE void stage_vectors(const EpilogueArguments& e, int column, int thread,
+                                float* vectors) {
+  for (int i = thread; i < kColumns; i += kThreads) {
+    const bool inside = column + i < e.n;
+    vectors[i] = e.bias && inside ? e.bias[column + i] : 0.0f;
+    const float* scale = e.gamma ? e.gamma : e.scale;
+    vectors[kColumns + i] = scale && inside ? scale[column + i] : 1.0f;
+    vectors[2 * kColumns + i] = e.beta && inside ? e.beta[column + i] : 0.0f;
+  }
+}
+
+template <int kColumns>
+constexpr int box_columns() {
+  return kColumns % 64 == 0 ? 64 : 32;
+}
+
+/// kHalf and kHalfPlus; kRaw: the accumulators as they are (no bias). `staging`: kBoxes boxes of 64
+/// rows x box_columns, each aligned to 1024 bytes, used in turn over all calls; `turn` counts them.
+/// kHalfPlus: kBoxes is the whole tile, the residual lies in them (fetch_residual) when `arrived`
+/// ends the phase of `parity`.
+template <int kColumns, Activation kActivation, int kBoxes, bool kPlus = false, bool kRaw = false>
+RFSEG_DEVICE void leave_as_halves(float (&d)[kColumns / 2], const TilePlace& place,
+                                  const float* vectors, uint32_t staging, int& turn,
+                                  const CUtensorMap* out, uint32_t arrived = 0, int parity = 0) {
+  constexpr int kBox = box_columns<kColumns>();
+  constexpr int kBoxBytes = 64 * kBox * 2;
+  const int lane = place.thread % 32, warp = place.thread / 32;
+  // stmatrix: lane i gives the address of row i % 8 of matrix i / 8; matrices 0 and 1 are rows 0..7
+  // and 8..15 of one group of 8 columns, 2 and 3 those of the next.
+  const int row = warp * 16 + lane % 16, second = lane / 16;
+  const int swizzle = kBox == 64 ? row % 8 : row / 2 % 4;
+  if constexpr (kPlus) barrier_wait(arrived, parity);
+  RFSEG_UNROLL
+  for (int box = 0; box < kColumns / kBox; ++box) {
+    uint32_t base = staging + static_cast<uint32_t>(box) * kBoxBytes;
+    if constexpr (!kPlus) {
+      base = staging + static_cast<uint32_t>(turn % kBoxes) * kBoxBytes;
+      ++turn;
+      if (place.thread == 0) store_wait_read<kBoxes - 1>();
+      named_sync(place.barrier, 128);
+    }
+    RFSEG_UNROLL
+    for (int pair = 0; pair < kBox / 16; ++pair) {
+      const uint32_t at =
+          base + static_cast<uint32_t>(row * kBox * 2 + ((pair * 2 + second) ^ swizzle) * 16);
+      uint32_t old[4] = {};
+      if constexpr (kPlus) load_matrices(at, old[0], old[1], old[2], old[3]);
+      uint32_t halves[4];
+      RFSEG_UNROLL
+      for (int g = 0; g < 2; ++g) {
+        const int j = box * (kBox / 8) + pair * 2 + g;
+        float2 bias = make_float2(0.0f, 0.0f);
+        if constexpr (!kRaw) {
+          bias = *reinterpret_cast<const float2*>(&vectors[j * 8 + place.thread % 4 * 2]);
+        }
+        RFSEG_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          float v[2] = {d[4 * j + 2 * h], d[4 * j + 2 * h + 1]};
+          if constexpr (!kRaw) {
+            v[0] = activate<kActivation>(v[0] + bias.x);
+            v[1] = activate<kActivation>(v[1] + bias.y);
+          }
+          if constexpr (kPlus) {
+            const float2 plus = __half22float2(reinterpret_cast<const __half2&>(old[g * 2 + h]));
+            v[0] += plus.x;
+            v[1] += plus.y;
+          }
+          halves[g * 2 + h] = pack_halves(v[0], v[1]);
+        }
+      }
+      store_matrices(at, halves[0], halves[1], halves[2], halves[3]);
+    }
+    fence_async();
+    named_sync(place.barrier, 128);
+    if (place.thread == 0) {
+      store_tile(out, base, place.column + box * kBox, place.row, place.picture);
+    }
+  }
+}
+
+/// By thread 0 of a warpgroup: fetches the residual of its next tile to the boxes of kHalfPlus.
+template <int kColumns>
+RFSEG_DEVICE void fetch_residual(const TilePlace& place, uint32_t staging, const CUtensorMap* out,
+                                 uint32_t arrived) {
+  constexpr int kBox = box_columns<kColumns>();
+  store_wait_read<0>();
+  barrier_expect(arrived, 64 * kColumns * 2);
+  for (int box = 0; box < kColumns / kBox; ++box) {
+    load_tile(staging + static_cast<uint32_t>(box) * 64 * kBox * 2, out, arrived,
+              place.column + box * kBox, place.row, place.picture);
+  }
+}
+
+/// kNorm: the norm of whole rows, each held by four neighbouring lanes.
+template <int kColumns, Activation kActivation>
+RFSEG_DEVICE void leave_normed(float (&d)[kColumns / 2], const TilePlace& place,
+                               const EpilogueArguments& e, const float* vectors, uint32_t staging,
+                               int& turn, const CUtensorMap* out) {
+  const int first = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
+  const int64_t rows[2] = {place.row + first, place.row + first + 8};
+  if (e.residual) {
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      if (rows[h] >= e.m) continue;
+      const float* residual = static_cast<const float*>(e.residual) + rows[h] * e.ldr + pair;
+      RFSEG_UNROLL
+      for (int j = 0; j < kColumns / 8; ++j) {
+        const float2 old = *reinterpret_cast<const float2*>(residual + j * 8);
+        d[4 * j + 2 * h] += old.x;
+        d[4 * j + 2 * h + 1] += old.y;
+        if (j % 8 == 7) loads_end_here();
+      }
+    }
+  }
+  float sum[2] = {0, 0}, squares[2] = {0, 0}, mean[2], factor[2];
+  RFSEG_UNROLL
+  for (int j = 0; j < kColumns / 8; ++j) {
+    const float2 bias = *reinterpret_cast<const float2*>(&vectors[j * 8 + pair]);
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      d[4 * j + 2 * h] += bias.x;
+      d[4 * j + 2 * h + 1] += bias.y;
+      sum[h] += d[4 * j + 2 * h] + d[4 * j + 2 * h + 1];
+    }
+    if (j % 8 == 7) loads_end_here();
+  }
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    sum[h] += __shfl_xor_sync(kAllLanes, sum[h], 1);
+    sum[h] += __shfl_xor_sync(kAllLanes, sum[h], 2);
+    mean[h] = sum[h] * (1.0f / kColumns);
+  }
+  RFSEG_UNROLL
+  for (int i = 0; i < kColumns / 2; ++i) {
+    const float off = d[i] - mean[i / 2 % 2];
+    squares[i / 2 % 2] = fused(off, off, squares[i / 2 % 2]);
+  }
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 1);
+    squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 2);
+    factor[h] = rsqrtf(fused(squares[h], 1.0f / kColumns, e.eps));
+  }
+  RFSEG_UNROLL
+  for (int j = 0; j < kColumns / 8; ++j) {
+    const float2 gamma = *reinterpret_cast<const float2*>(&vectors[kColumns + j * 8 + pair]);
+    const float2 beta = *reinterpret_cast<const float2*>(&vectors[2 * kColumns + j * 8 + pair]);
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      float& x = d[4 * j + 2 * h];
+      float& y = d[4 * j + 2 * h + 1];
+      x = activate<kActivation>(fused((x - mean[h]) * factor[h], gamma.x, beta.x));
+      y = activate<kActivation>(fused((y - mean[h]) * factor[h], gamma.y, beta.y));
+    }
+    if (j % 4 == 3) loads_end_here();
+  }
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    if (rows[h] >= e.m) continue;
+    if (e.norm_out) {
+      float* out = e.norm_out + rows[h] * e.ldo_norm + pair;
+      RFSEG_UNROLL
+      for (int j = 0; j < kColumns / 8; ++j) {
+        *reinterpret_cast<float2*>(out + j * 8) =
+            make_float2(d[4 * j + 2 * h], d[4 * j + 2 * h + 1]);
+      }
+    }
+    if (e.out_plus) {
+      const float* plus = e.plus + rows[h] * kColumns + pair;
+      __half* out = static_cast<__half*>(e.out_plus) + rows[h] * kColumns + pair;
+      RFSEG_UNROLL
+      for (int j = 0; j < kColumns / 8; ++j) {
+        const float2 add = *reinterpret_cast<const float2*>(plus + j * 8);
+        *reinterpret_cast<uint32_t*>(out + j * 8) =
+            pack_halves(d[4 * j + 2 * h] + add.x, d[4 * j + 2 * h + 1] + add.y);
+        if (j % 8 == 7) loads_end_here();
+      }
+    }
+  }
+  if (e.norm_half) {
+    leave_as_halves<kColumns, Activation::kNone, 1, false, true>(d, place, vectors, staging, turn,
+                                                                 out);
+  }
+}
+
+/// kResidual: float2 accesses; rows of `residual` and `out` as they are.
+template <int kColumns>
+RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace& place,
+                                      const EpilogueArguments& e, const float* vectors) {
+  constexpr int kGroup = kColumns % 64 == 0 ? 8 : 4;  // loads in flight: 2 kGroup of 8 bytes
+  const int first = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
+  const float* residual[2];
+  float* out[2];
+  bool inside[2];
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int64_t row = place.row + first + 8 * h;
+    inside[h] = row < e.m;
+    residual[h] = static_cast<const float*>(e.residual) + row * e.ldr + place.column + pair;
+    out[h] = static_cast<float*>(e.out) + row * e.ldo + place.column + pair;
+  }
+  RFSEG_UNROLL
+  for (int group = 0; group < kColumns / 8; group += kGroup) {
+    float2 old[kGroup][2];
+    RFSEG_UNROLL
+    for (int g = 0; g < kGroup; ++g) {
+      const int column = (group + g) * 8;
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        old[g][h] = make_float2(0.0f, 0.0f);
+        if (inside[h] && place.column + column + pair < e.n) {
+          old[g][h] = *reinterpret_cast<const float2*>(residual[h] + column);
+        }
+      }
+    }
+    RFSEG_UNROLL
+    for (int g = 0; g < kGroup; ++g) {
+      const int j = group + g, column = j * 8;
+      const float2 bias = *reinterpret_cast<const float2*>(&vectors[column + pair]);
+      const float2 scale = *reinterpret_cast<const float2*>(&vectors[kColumns + column + pair]);
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const float2 sum = make_float2(fused(d[4 * j + 2 * h] + bias.x, scale.x, old[g][h].x),
+                                       fused(d[4 * j + 2 * h + 1] + bias.y, scale.y, old[g][h].y));
+        if (inside[h] && place.column + column + pair < e.n) {
+          *reinterpret_cast<float2*>(out[h] + column) = sum;
+        }
+      }
+    }
+  }
+}
+
+/// kAny.
+template <int kColumns, Activation kActivation>
+RFSEG_DEVICE void leave(float (&d)[kColumns / 2], const TilePlace& place,
+                        const EpilogueArguments& e, const float* vectors) {
+  const int first = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int row = place.row + first + 8 * h;
+    if (row >= e.m) continue;
+    const float row_bias = e.row_bias ? e.row_bias[place.picture * e.row_bias_step + row] : 0.0f;
+    const int64_t to =
+        e.out_group ? row + static_cast<int64_t>(row / e.out_group) * e.out_skip + e.out_first
+                    : row;
+    const int64_t step = place.picture * e.out_step;
+    const int64_t residual_row = step + to * e.ldr, out_row = step + to * e.ldo;
+    RFSEG_UNROLL
+    for (int j = 0; j < kColumns / 8; ++j) {
+      float v[2], old[2] = {};
+      const int column = place.column + j * 8 + pair;
+      RFSEG_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        if (e.residual && column + i < e.n) {
+          const int64_t at = residual_row + column + i;
+          old[i] = e.residual_float ? static_cast<const float*>(e.residual)[at]
+                                    : __half2float(static_cast<const __half*>(e.residual)[at]);
+        }
+        v[i] = d[4 * j + 2 * h + i] + vectors[j * 8 + pair + i] + row_bias;
+        v[i] = fused(activate<kActivation>(v[i]), vectors[kColumns + j * 8 + pair + i], old[i]);
+      }
+      const int64_t at = out_row + column;
+      if (e.out_float) {
+        float* out = static_cast<float*>(e.out);
+        if (column + 1 < e.n && at % 2 == 0) {  // the host checks that `out` is aligned
+          *reinterpret_cast<float2*>(out + at) = make_float2(v[0], v[1]);
+        } else {
+          if (column < e.n) out[at] = v[0];
+          if (column + 1 < e.n) out[at + 1] = v[1];
+        }
+      } else {
+        __half* out = static_cast<__half*>(e.out);
+        if (column + 1 < e.n && at % 2 == 0) {
+          *reinterpret_cast<uint32_t*>(out + at) = pack_halves(v[0], v[1]);
+        } else {
+          if (column < e.n) out[at] = __float2half_rn(v[0]);
+          if (column + 1 < e.n) out[at + 1] = __float2half_rn(v[1]);
+        }
+      }
+    }
+  }
+}
+
+#endif  // RFSEG_HOPPER
+
+}  // namespace rfseg::cuda::hopper

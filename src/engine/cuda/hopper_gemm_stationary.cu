@@ -1,0 +1,182 @@
+#include "core/cuda/launch.h"
+#include "engine/cuda/hopper_epilogue.h"
+
+// Products of many rows and few k: out[m, n] for k up to about 600.
+//
+// A block holds the weights of kColumns columns, all k, in shared memory for its whole life, so
+// that only rows of A stream by: with both operands streaming, tiles small enough to hide the
+// epilogue would need more than the L2 delivers. Blocks of one slice of columns share out the
+// 64-row tiles. Two warpgroups take the tiles in turn: while one multiplies, the other applies
+// bias, activation and the way out, which for GELU takes half as long as the product itself. A warp
+// of a third warpgroup keeps the copy engine busy. The weights are fetched before the previous
+// kernel has ended.
+
+namespace rfseg::cuda::hopper {
+namespace {
+
+constexpr int kThreads = 3 * 128;  // the last 96 only give their registers to the others
+// Named barriers
+constexpr int kAllConsumers = 1, kTurn = 2 /* and 3 */, kOwn = 4 /* and 5 */;
+
+template <int kColumns, Exit kExit, Activation kActivation>
+RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
+#if RFSEG_HOPPER
+  constexpr int kRowsBytes = 64 * 128, kWeightBytes = kColumns * 128;
+  const uint32_t start = shared_address(shared);
+  const uint32_t base = (start + 1023) / 1024 * 1024;
+  float* vectors =
+      reinterpret_cast<float*>(static_cast<char*>(shared) + (base - start) + kVectorsAt);
+  const uint32_t weights = base + stationary_weights_at(kColumns, kExit);
+  const uint32_t ring = weights + static_cast<uint32_t>(task.k_blocks) * kWeightBytes;
+  const uint32_t full = base, empty = base + 128, weight_full = base + 256,
+                 residual_full = base + 512;
+
+  const int thread = thread_index(), warp = uniform(thread / 32);
+  const int slice = block_x() % task.n_tiles, member = block_x() / task.n_tiles;
+  const int members = grid_x() / task.n_tiles;
+  const int column = slice * kColumns;
+
+  if (thread == 0) {
+    for (int s = 0; s < task.stages; ++s) {
+      barrier_init(full + 8 * s, 1);
+      barrier_init(empty + 8 * s, 4);
+    }
+    for (int k = 0; k < task.k_blocks; ++k) barrier_init(weight_full + 8 * k, 1);
+    barrier_init(residual_full, 1);
+    barrier_init(residual_full + 8, 1);
+    barrier_init_fence();
+  }
+  block_sync();
+  release_next_kernel();
+
+  if (warp >= 8) {
+    give_registers<40>();
+    if (thread != 256) return;
+    if (!task.weights_fixed) await_previous_kernel();
+    for (int k = 0; k < task.k_blocks; ++k) {
+      barrier_expect(weight_full + 8 * k, kWeightBytes);
+      load_tile(weights + k * kWeightBytes, &task.b, weight_full + 8 * k, k * 64, column, 0);
+    }
+    await_previous_kernel();
+    const CUtensorMap* rows = column >= task.split ? &task.a2 : &task.a;
+    int stage = 0, parity = 1;  // a fresh barrier counts as having ended a phase of parity 1
+    for (int tile = member; tile < task.m_tiles; tile += members) {
+      for (int k = 0; k < task.k_blocks; ++k) {
+        barrier_wait(empty + 8 * stage, parity);
+        barrier_expect(full + 8 * stage, kRowsBytes);
+        load_tile(ring + stage * kRowsBytes, rows, full + 8 * stage, k * 64, tile * 64, 0);
+        if (++stage == task.stages) stage = 0, parity ^= 1;
+      }
+    }
+    return;
+  }
+
+  take_registers<232>();
+  constexpr int kBoxes = stationary_boxes(kColumns, kExit);
+  const int group = warp / 4;
+  const uint32_t staging = base + kStationaryStagingAt + group * kBoxes * box_bytes(kColumns);
+  stage_vectors<kColumns, 256>(task.exit, column, thread, vectors);
+  named_sync(kAllConsumers, 256);
+  await_previous_kernel();
+  if (group == 1) named_arrive(kTurn + 0, 256);
+
+  TilePlace place = {0, column, 0, thread % 128, kOwn + group};
+  int box = 0;
+  bool first = true;
+  float d[kColumns / 2];
+  for (int i = group, tile = member + group * members; tile < task.m_tiles;
+       i += 2, tile += 2 * members) {
+    int stage = i * task.k_blocks % task.stages;
+    int parity = i * task.k_blocks / task.stages % 2;
+    int last = 0;
+    place.row = tile * 64;
+    if (kExit == Exit::kHalfPlus && place.thread == 0) {
+      fetch_residual<kColumns>(place, staging, &task.residual, residual_full + 8 * group);
+    }
+    named_sync(kTurn + group, 256);
+    for (int k = 0; k < task.k_blocks; ++k) {
+      if (first) barrier_wait(weight_full + 8 * k, 0);
+      barrier_wait(full + 8 * stage, parity);
+      const uint64_t a = tile_descriptor(ring + stage * kRowsBytes);
+      const uint64_t b = tile_descriptor(weights + k * kWeightBytes);
+      wgmma_fence();
+      RFSEG_UNROLL
+      for (int step = 0; step < 4; ++step) {
+        Wgmma<kColumns>::run(d, a + 2 * step, b + 2 * step, k + step > 0);
+      }
+      wgmma_commit();
+      if (k > 0) {
+        wgmma_wait<1>();
+        if (thread % 32 == 0) barrier_arrive(empty + 8 * last);
+      }
+      last = stage;
+      if (++stage == task.stages) stage = 0, parity ^= 1;
+    }
+    if (tile + members < task.m_tiles) named_arrive(kTurn + (group ^ 1), 256);
+    wgmma_wait<0>();
+    fence_registers(d);
+    if (thread % 32 == 0) barrier_arrive(empty + 8 * last);
+    first = false;
+
+    if constexpr (kExit == Exit::kHalf) {
+      leave_as_halves<kColumns, kActivation, kBoxes>(d, place, vectors, staging, box, &task.out);
+    } else if constexpr (kExit == Exit::kHalfPlus) {
+      leave_as_halves<kColumns, kActivation, kBoxes, true>(
+          d, place, vectors, staging, box, &task.out, residual_full + 8 * group, i / 2 % 2);
+    } else if constexpr (kExit == Exit::kResidual) {
+      leave_with_residual<kColumns>(d, place, task.exit, vectors);
+    } else {
+      leave<kColumns, kActivation>(d, place, task.exit, vectors);
+    }
+  }
+  if (kBoxes > 0 && place.thread == 0) store_wait_all();
+#else
+  static_cast<void>(task);
+  static_cast<void>(shared);
+#endif
+}
+
+template <int kColumns, Exit kExit, Activation kActivation>
+bool run(const Queue* queue, int blocks, const GemmTask* task, int columns, Exit exit,
+         Activation activation) {
+  if (columns != kColumns || exit != kExit || activation != kActivation) return false;
+  if (queue) {
+    const int bytes = shared_bytes({true, 2, columns}, exit, task->k_blocks, task->stages);
+    launch<&stationary<kColumns, kExit, kActivation>, kThreads>(
+        *queue, {blocks, 1}, static_cast<std::size_t>(bytes), *task);
+  }
+  return true;
+}
+
+// The instances, one list for the question and the launch.
+template <int kColumns>
+bool dispatch(const Queue* queue, int blocks, const GemmTask* task, int columns, Exit exit,
+              Activation activation) {
+  const auto any = [&](auto... f) {
+    return (f(queue, blocks, task, columns, exit, activation) || ...);
+  };
+  return any(run<kColumns, Exit::kHalf, Activation::kNone>,
+             run<kColumns, Exit::kHalf, Activation::kGelu>,
+             run<kColumns, Exit::kHalfPlus, Activation::kGelu>,
+             run<kColumns, Exit::kResidual, Activation::kNone>);
+}
+
+bool dispatch(const Queue* queue, int blocks, const GemmTask* task, int columns, Exit exit,
+              Activation activation) {
+  return dispatch<128>(queue, blocks, task, columns, exit, activation) ||
+         dispatch<192>(queue, blocks, task, columns, exit, activation) ||
+         dispatch<256>(queue, blocks, task, columns, exit, activation);
+}
+
+}  // namespace
+
+bool has_stationary(int columns, Exit exit, Activation activation) {
+  return dispatch(nullptr, 0, nullptr, columns, exit, activation);
+}
+
+void launch_stationary(const Queue& queue, int blocks, int columns, Exit exit,
+                       Activation activation, const GemmTask& task) {
+  dispatch(&queue, blocks, &task, columns, exit, activation);
+}
+
+}  // namespace rfseg::cuda::hopper

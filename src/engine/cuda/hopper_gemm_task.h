@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cuda.h>
+
+#include "engine/cuda/hopper_gemm.h"
+
+// Between the host's choice (hopper_gemm.cpp) and the kernels.
+
+namespace rfseg::cuda::hopper {
+
+/// The ways out that have code of their own.
+enum class Exit : int {
+  kHalf,      ///< act(sum + bias) as __half, through shared memory and the copy engine
+  kHalfPlus,  ///< act(sum + bias) + residual, both __half, the residual by the copy engine too
+  kResidual,  ///< (sum + bias) * scale + residual as float, pairs of columns straight to memory
+  kNorm,      ///< GemmNormArguments, a tile being as wide as the rows
+  kAny        ///< everything GemmArguments can say, element by element
+};
+
+struct EpilogueArguments {
+  const float* bias;
+  const float* row_bias;
+  const float* scale;
+  const void* residual;
+  void* out;
+  int64_t ldr, ldo, out_step, row_bias_step;
+  int m, n;
+  int out_group, out_skip, out_first;
+  bool residual_float, out_float;
+  // kNorm; `out` as halves goes through the copy engine.
+  const float* gamma;
+  const float* beta;
+  const float* plus;
+  float* norm_out;
+  void* out_plus;
+  int64_t ldo_norm;
+  float eps;
+  bool norm_half;
+};
+
+/// What a kernel gets, by value.
+struct GemmTask {
+  CUtensorMap a, a2, b, out,
+      residual;  ///< boxes as the kernel wants them; `out` for the exits with staging boxes
+  EpilogueArguments exit;
+  int k_blocks;  ///< of 64
+  int stages;    ///< of the ring in shared memory
+  int m_tiles, n_tiles, tiles;
+  int split;           ///< columns from here on take their rows from a2
+  bool weights_fixed;  ///< B may be read before the previous kernel has ended
+  // Convolution
+  int channel_blocks, out_cols, out_cells, stride;
+};
+
+constexpr int kMostStages = 16;
+constexpr int kMostWeightBlocks = 32;
+/// Shared memory a block may have; the tiles start at the first multiple of 1024 in it.
+constexpr int kSharedBytes = 227 * 1024;
+
+/// Bytes of one staging box for a tile of this many columns.
+constexpr int box_bytes(int columns) { return 64 * (columns % 64 == 0 ? 64 : 32) * 2; }
+constexpr int round_to_tile(int bytes) { return (bytes + 1023) / 1024 * 1024; }
+
+// Shared memory: barriers, biases and scales, staging boxes, (the weights that stay,)
+// the ring.
+constexpr int kVectorsAt = 1024;
+
+constexpr int kStationaryStagingAt = 4096;
+/// Boxes of each warpgroup. The residual of a whole tile comes at once.
+constexpr int stationary_boxes(int columns, Exit exit) {
+  return exit == Exit::kHalf ? 2 : exit == Exit::kHalfPlus ? columns * 128 / box_bytes(columns) : 0;
+}
+constexpr int streaming_boxes(int columns, Exit exit) {
+  return exit == Exit::kHalf || exit == Exit::kNorm ? 1 : stationary_boxes(columns, exit);
+}
+constexpr int stationary_weights_at(int columns, Exit exit) {
+  return kStationaryStagingAt + 2 * stationary_boxes(columns, exit) * box_bytes(columns);
+}
+constexpr int streaming_staging_at(int groups, int columns) {
+  return kVectorsAt + round_to_tile(groups * 3 * columns * 4);
+}
+constexpr int streaming_ring_at(int groups, int columns, Exit exit) {
+  return streaming_staging_at(groups, columns) +
+         groups * streaming_boxes(columns, exit) * box_bytes(columns);
+}
+/// Bytes of a launch, with what aligning the start may take.
+inline int shared_bytes(const GemmVariant& v, Exit exit, int k_blocks, int stages) {
+  return 1024 + (v.stationary ? stationary_weights_at(v.columns, exit) +
+                                    k_blocks * v.columns * 128 + stages * 64 * 128
+                              : streaming_ring_at(v.groups, v.columns, exit) +
+                                    stages * (v.groups * 64 + v.columns) * 128);
+}
+
+/// Which instances are built.
+bool has_stationary(int columns, Exit exit, Activation activation);
+bool has_streaming(int groups, int columns, bool convolution, Exit exit, Activation activation);
+
+void launch_stationary(const Queue& queue, int blocks, int columns, Exit exit,
+                       Activation activation, const GemmTask& task);
+void launch_streaming(const Queue& queue, int blocks, int groups, int columns, bool convolution,
+                      Exit exit, Activation activation, const GemmTask& task);
+
+}  // namespace rfseg::cuda::hopper
