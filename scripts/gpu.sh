@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
-# Tests and times the CUDA backend on this machine's GPU. Usage: scripts/gpu.sh post [test|sanitize|bench]...
-# Without steps all three. Environment:
+# Tests and times the CUDA backend on this machine's GPU. Usage: scripts/gpu.sh post [test|grid|sanitize|bench]...
+# Without steps all but grid, and that where its cases are given. Environment:
 #   RFSEG_GPU_BUILD   build folder; default build/release, built first where its programs are missing
 #   RFSEG_POST_CASES  folder of case sets: coco/ (10 survivors on average), crowd60/, crowd300/, each with
 #                     case folders of boxes.npy, logits.npy, masks.npy; without it only tests run
+#   RFSEG_GRID_CASES  folders of cases for the comparison with PyTorch on this GPU (tests/postprocess/torch_grid.py),
+#                     such as the 80 pictures with three seeds of noise; needs torch and pycocotools
 #   RFSEG_CUDA_CASES  differential cases in all (default 100000), spread over RFSEG_JOBS processes
 #   RFSEG_BENCH_SETS  other settings than the usual, see bench/postprocess/cuda_postprocess_bench.cpp
 #   RFSEG_PEERS       "no" leaves out the PyTorch sequence
+#   RFSEG_TRITON_PEER a command that times upstream's Triton path (inference-models of Roboflow, with its flag on);
+#                     it is called with the same settings as the benchmark, NAME=FOLDER[:HxW][:batch] each, and
+#                     prints its own table; without it that row is left out
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[[ "${1:-}" == post ]] || { sed -n 2,10p "$0" >&2; exit 2; }
+[[ "${1:-}" == post ]] || { sed -n 2,17p "$0" >&2; exit 2; }
 shift
 steps=("$@")
-[[ ${#steps[@]} -gt 0 ]] || steps=(test sanitize bench)
+[[ ${#steps[@]} -gt 0 ]] || steps=(test ${RFSEG_GRID_CASES:+grid} sanitize bench)
 build="${RFSEG_GPU_BUILD:-build/release}"
 jobs="${RFSEG_JOBS:-$(nproc)}"
 cases="${RFSEG_CUDA_CASES:-100000}"
@@ -36,13 +41,22 @@ run_tests() {
   [[ $failed == 0 ]] || { tail -n 20 "$logs"/*; return 1; }
 }
 
+grid() {
+  [[ -n "${RFSEG_GRID_CASES:-}" ]] || { echo "RFSEG_GRID_CASES names no folders" >&2; return 1; }
+  local folders
+  # shellcheck disable=SC2206  # a list of words
+  folders=($RFSEG_GRID_CASES)
+  python3 tests/postprocess/torch_grid.py "$build/dump_detections" "${folders[@]}"
+  python3 tests/postprocess/torch_grid.py "$build/dump_detections" "${folders[@]}" --like inference
+}
+
 sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed" >&2; return 1; }
   for tool in memcheck racecheck initcheck; do
     echo "== $tool"
     RFSEG_CUDA_CASES=${RFSEG_SANITIZE_CASES:-40} compute-sanitizer --tool "$tool" --error-exitcode 9 \
       "$build/test_postprocess_cuda" \
-      --gtest_filter='CudaDifferential.Gpu*:Cuda.BoxesAlone*' 2>&1 | tail -n 12
+      --gtest_filter='CudaDifferential.Gpu*:Cuda.BoxesAlone*:Cuda.Pixels*:Cuda.Recovers*' 2>&1 | tail -n 12
   done
 }
 
@@ -54,16 +68,22 @@ bench() {
   [[ ${#sets[@]} -gt 0 ]] || sets=("1080p_10=$c/coco:1080x1920" "640x480_10=$c/coco:480x640" "4K_10=$c/coco:2160x3840"
               "1080p_60=$c/crowd60:1080x1920" "1080p_300=$c/crowd300:1080x1920"
               "1080p_10_boxes=$c/coco:1080x1920" "1080p_10_inference=$c/coco:1080x1920"
-              "batch32_1080p_10=$c/coco:1080x1920:32")
+              "batch32_1080p_10=$c/coco:1080x1920:32"
+              "1080p_10_dense_device=$c/coco:1080x1920" "1080p_10_bits_device=$c/coco:1080x1920"
+              "1080p_10_dense_host=$c/coco:1080x1920" "1080p_10_bits_host=$c/coco:1080x1920"
+              "1080p_10_rle_device=$c/coco:1080x1920")
   "$build/bench/bench_postprocess_cuda" --calls "${RFSEG_BENCH_CALLS:-1000}" "${sets[@]}"
   [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/postprocess/peer_torch_cuda.py "${sets[@]}"
+  # shellcheck disable=SC2086  # a command with its arguments
+  [[ -z "${RFSEG_TRITON_PEER:-}" ]] || $RFSEG_TRITON_PEER "${sets[@]}"
 }
 
 for step in "${steps[@]}"; do
   case "$step" in
     test) run_tests ;;
+    grid) grid ;;
     sanitize) sanitize ;;
     bench) bench ;;
-    *) echo "unknown step $step: test, sanitize, bench" >&2; exit 2 ;;
+    *) echo "unknown step $step: test, grid, sanitize, bench" >&2; exit 2 ;;
   esac
 done

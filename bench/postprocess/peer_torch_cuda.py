@@ -45,7 +45,7 @@ for setting in args.settings:
     name, rest = setting.split("=", 1)
     parts = rest.split(":")
     height, width = map(int, parts[1].split("x")) if len(parts) > 1 else (1080, 1920)
-    if len(parts) > 2 or "boxes" in name or "inference" in name:
+    if len(parts) > 2 or any(word in name for word in ("boxes", "inference", "dense", "bits", "device")):
         continue  # the plain work, one picture at a time
     folders = sorted(p for p in pathlib.Path(parts[0]).iterdir() if (p / "masks.npy").exists())
     cases = [[torch.from_numpy(np.load(p / f"{n}.npy")).cuda() for n in ("boxes", "logits", "masks")] for p in folders]

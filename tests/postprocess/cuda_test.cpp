@@ -7,6 +7,7 @@
 #include "cuda_fixture.h"
 #include "golden_cases.h"
 #include "rfseg/error.h"
+#include "torch_grid.h"
 #include "torch_masks.h"
 
 namespace rfseg {
@@ -46,6 +47,8 @@ TEST_F(CudaGolden, BoxesClassesOrderAndRunLengthBytes) {
 TEST_F(CudaGolden, MasksEqualThoseOfTorchOnCudaInEveryPixel) {
   expect_torch_cuda_masks(Backend::kCuda);
 }
+
+TEST_F(CudaGolden, WholeCallsEqualThoseOfTorchOnCuda) { expect_torch_grid(Backend::kCuda); }
 
 /// A scene with blobs that no random oddity replaces.
 Scene blobs(uint64_t seed, int queries, int grid) {

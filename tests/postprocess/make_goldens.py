@@ -318,15 +318,24 @@ def fnv(numbers):
     return h
 
 
+def filled(p, shape):
+    """Each polygon filled with its border, as cv2.fillPoly does, and their union."""
+    again = np.zeros(shape, np.uint8)
+    for x in p:
+        cv2.fillPoly(again, [np.array(x).reshape(-1, 2)], 1)
+    return again
+
+
 def make_contours():
-    hashes, explicit = [], []
+    hashes, fills, explicit = [], [], []
     for seed in range(600):
         m = contour_mask(seed)
         p = polygons(m)
         hashes.append(str(fnv([m.size, int(m.sum()), len(p)] + [n for c in p for n in [len(c)] + c])))
+        fills.append(str(fnv(filled(p, m.shape).reshape(-1).tolist())))
         if seed < 60 and m.size < 250:
             explicit.append(dict(seed=seed, counts=encode(m), polygons=p))
-    return dict(hashes=hashes, explicit=explicit)
+    return dict(hashes=hashes, fills=fills, explicit=explicit)
 
 
 def report_polygon_overlap(cases):
@@ -339,9 +348,8 @@ def report_polygon_overlap(cases):
             if m.sum() <= 100:
                 continue
             p = polygons(m)
-            again = cv2.fillPoly(np.zeros(m.shape, np.uint8), [np.array(x).reshape(-1, 2) for x in p], 1)
-            iou = lambda a: (a & m).sum() / (a | m).sum()
-            fill.append((iou(again), m.sum()))
+            iou = lambda a: float((a & m).sum() / (a | m).sum())
+            fill.append((iou(filled(p, m.shape)), int(m.sum())))
             rings = [x for x in p if len(x) >= 6]
             if not rings:
                 continue

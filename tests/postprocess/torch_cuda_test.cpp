@@ -7,6 +7,7 @@
 #include "core/files.h"
 #include "core/npy.h"
 #include "postprocess/postprocess.h"
+#include "torch_grid.h"
 
 namespace rfseg {
 namespace {
@@ -53,6 +54,11 @@ TEST_P(TorchCudaMasks, EveryPixelIsOnTheSameSide) {
           << "pixel " << i / width << ", " << i % width;
     }
   }
+}
+
+TEST(TorchCudaGrid, WholeCallsAreTheSame) {
+  test::expect_torch_grid(Backend::kCpu);
+  test::expect_torch_grid(Backend::kReference);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -19,8 +19,10 @@ using cuda::check;
 struct CudaPostprocessor::Impl {
   /// Workspace and results of one set of capacities.
   struct Buffers {
-    explicit Buffers(Place place)
-        : results(place == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice) {}
+    explicit Buffers(Place where)
+        : place(where),
+          results(where == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice) {}
+    Place place;
     cuda::Capacity capacity;
     Buffer workspace{Buffer::Kind::kDevice}, results, header{Buffer::Kind::kPinned};
     cuda::KernelArguments arguments;
@@ -37,6 +39,14 @@ struct CudaPostprocessor::Impl {
           results.reserve(cuda::carve_results(arguments, shape, wanted, nullptr)) ? 1 : 0;
       cuda::carve_workspace(arguments, shape, wanted, workspace.data());
       cuda::carve_results(arguments, shape, wanted, results.data());
+      if (place == Place::kDevice) {  // results() copies all records, also those without a use
+        const uint8_t* const bytes = arguments.bytes;
+        check(cudaMemset(results.data(), 0,
+                         static_cast<std::size_t>(reinterpret_cast<const std::byte*>(bytes) -
+                                                  results.data())),
+              "clearing the results");
+        check(cudaDeviceSynchronize(), "clearing the results");
+      }
       counters.allocations += header.reserve(sizeof(cuda::ResultHeader)) ? 1 : 0;
       arguments.header = header.as<cuda::ResultHeader>();
       *arguments.header = cuda::ResultHeader{};
