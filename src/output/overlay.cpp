@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "core/coco_rle.h"
 #include "output/label_layout.h"
@@ -16,26 +15,6 @@ namespace rfseg {
 namespace {
 
 using Color = std::array<uint8_t, 3>;
-
-/// Linear light of an OKLCH colour (Bjoern Ottosson, "A perceptual color space for image
-/// processing"); components outside 0..1 are outside sRGB.
-std::array<double, 3> linear_rgb(double lightness, double chroma, double hue_degrees) {
-  const double hue = hue_degrees * std::numbers::pi / 180;
-  const double a = chroma * std::cos(hue), b = chroma * std::sin(hue);
-  const auto cube = [](double v) { return v * v * v; };
-  const double l = cube(lightness + 0.3963377774 * a + 0.2158037573 * b);
-  const double m = cube(lightness - 0.1055613458 * a - 0.0638541728 * b);
-  const double s = cube(lightness - 0.0894841775 * a - 1.2914855480 * b);
-  return {4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
-          -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
-          -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s};
-}
-
-uint8_t encode_srgb(double linear) {
-  const double v = std::clamp(linear, 0., 1.);
-  const double encoded = v <= 0.0031308 ? 12.92 * v : 1.055 * std::pow(v, 1 / 2.4) - 0.055;
-  return static_cast<uint8_t>(std::lround(encoded * 255));
-}
 
 double relative_luminance(const Color& color) {
   const auto linear = [](uint8_t value) {
@@ -120,24 +99,6 @@ std::string label_text(const Detection& detection, const std::vector<std::string
 }
 
 }  // namespace
-
-std::array<uint8_t, 3> class_color(int class_id) {
-  // The golden angle keeps the hues of neighbouring ids far apart; three lightnesses tell apart
-  // those that come close after many ids.
-  static constexpr double kLightness[] = {0.72, 0.64, 0.80};
-  static constexpr double kChroma[] = {0.17, 0.19, 0.14};
-  static constexpr double kGoldenAngle = 137.50776405003785;
-  const auto index = static_cast<uint32_t>(class_id);
-  const double hue = std::fmod(250 + (index % 100000) * kGoldenAngle, 360);
-  double chroma = kChroma[index % 3];
-  std::array<double, 3> rgb = linear_rgb(kLightness[index % 3], chroma, hue);
-  while (chroma > 0.01 && (*std::min_element(rgb.begin(), rgb.end()) < 0 ||
-                           *std::max_element(rgb.begin(), rgb.end()) > 1)) {
-    chroma -= 0.005;
-    rgb = linear_rgb(kLightness[index % 3], chroma, hue);
-  }
-  return {encode_srgb(rgb[0]), encode_srgb(rgb[1]), encode_srgb(rgb[2])};
-}
 
 void draw_detections(Image& image, const Detections& detections,
                      const std::vector<std::string>& class_names) {

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "output/label_layout.h"
@@ -166,22 +170,70 @@ TEST(TextPainter, MeasuresAndDrawsInsideThePicture) {
   text.draw(image, 90, 45, "WWWW", {255, 0, 0});
 }
 
-TEST(Overlay, ColoursAreFixedAndApart) {
-  // Pinned: they must not change between versions.
-  EXPECT_EQ(class_color(0), class_color(0));
-  const Color pinned[] = {class_color(0), class_color(1), class_color(2)};
-  EXPECT_EQ(pinned[0], (Color{82, 169, 254}));
-  EXPECT_EQ(pinned[1], (Color{233, 81, 71}));
-  EXPECT_EQ(pinned[2], (Color{81, 218, 167}));
-  for (int a = 0; a < 12; ++a) {
-    for (int b = 0; b < a; ++b) {
-      int distance = 0;
-      for (int c = 0; c < 3; ++c) distance += std::abs(class_color(a)[c] - class_color(b)[c]);
-      EXPECT_GT(distance, 40) << a << " and " << b;
-    }
+/// CIE 1976 L*a*b* under D65.
+std::array<double, 3> lab(const Color& color) {
+  double linear[3];
+  for (int c = 0; c < 3; ++c) {
+    const double v = color[c] / 255.;
+    linear[c] = v <= 0.04045 ? v / 12.92 : std::pow((v + 0.055) / 1.055, 2.4);
   }
+  const auto f = [](double t) {
+    return t > 216. / 24389 ? std::cbrt(t) : (24389. / 27 * t + 16) / 116;
+  };
+  const auto& [r, g, b] = linear;
+  const double x = f((0.4124564 * r + 0.3575761 * g + 0.1804375 * b) / 0.95047);
+  const double y = f(0.2126729 * r + 0.7151522 * g + 0.0721750 * b);
+  const double z = f((0.0193339 * r + 0.1191920 * g + 0.9503041 * b) / 1.08883);
+  return {116 * y - 16, 500 * (x - y), 200 * (y - z)};
+}
+
+double color_difference(int a, int b) {
+  const auto first = lab(class_color(a)), second = lab(class_color(b));
+  return std::hypot(first[0] - second[0], first[1] - second[1], first[2] - second[2]);
+}
+
+TEST(Overlay, ColoursAreFixed) {
+  // Pinned: they must not change between versions.
+  EXPECT_EQ(class_color(0), (Color{82, 169, 254}));
+  EXPECT_EQ(class_color(1), (Color{233, 81, 71}));
+  EXPECT_EQ(class_color(2), (Color{81, 218, 167}));
+  EXPECT_EQ(class_color(90), (Color{8, 182, 175}));
+  // Ids past the table, and a negative one that should never come, have a colour too.
+  EXPECT_EQ(class_color(96), class_color(0));
   class_color(-1);
   class_color(std::numeric_limits<int>::max());
+}
+
+TEST(Overlay, ColoursOfClassesThatAppearTogetherAreFarApart) {
+  for (int a = 0; a < 96; ++a) {
+    for (int b = 0; b < a; ++b)
+      EXPECT_GT(color_difference(a, b), a < 12 ? 34 : 14) << a << " " << b;
+  }
+  const auto instances =
+      nlohmann::json::parse(read_text(RFSEG_SOURCE_DIR "/assets/demo/instances.json"));
+  std::map<int64_t, std::set<int>> pictures;
+  std::set<int> all;
+  for (const auto& entry : instances["annotations"]) {
+    pictures[entry["image_id"].get<int64_t>()].insert(entry["category_id"].get<int>());
+    all.insert(entry["category_id"].get<int>());
+  }
+  EXPECT_EQ(all.size(), 48u);
+  for (const int a : all) {
+    for (const int b : all) {
+      if (b < a) EXPECT_GT(color_difference(a, b), b == 1 ? 34 : 16) << a << " and " << b;
+    }
+  }
+  std::size_t pairs = 0;
+  for (const auto& [id, classes] : pictures) {
+    for (const int a : classes) {
+      for (const int b : classes) {
+        if (b >= a) continue;
+        EXPECT_GT(color_difference(a, b), 37) << a << " and " << b << " in picture " << id;
+        ++pairs;
+      }
+    }
+  }
+  EXPECT_GT(pairs, 200u);
 }
 
 Detections two_squares() {
