@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "preprocess/color_formula.h"
 #include "rfseg/error.h"
 
 #if defined(__x86_64__)
@@ -12,62 +13,17 @@
 #define RFSEG_COLOR_X86 1
 #endif
 
-// YUV to RGB in integers. Every backend computes, per pixel (x, y) with chroma sample
-// (x / 2, y / 2):
-//
-//   Y' = Y - y_zero,  U' = U - c_zero,  V' = V - c_zero
-//   R  = clamp8((cy * Y' + crv * V'            + half) >> shift)
-//   G  = clamp8((cy * Y' + cgu * U' + cgv * V' + half) >> shift)
-//   B  = clamp8((cy * Y' + cbu * U'            + half) >> shift)
-//
-// in 32 bits, with an arithmetic shift and half = 1 << (shift - 1). P010 samples are used at their
-// full 10 bits (the 16-bit word >> 6). The coefficients have 13 fractional bits, so that they and
-// the samples are 16-bit numbers and a sum of two products is one instruction (pmaddwd):
-//
-//                       y_zero c_zero shift    cy    crv    cgu    cgv    cbu
-//   8 bit,  601 limited     16    128    13  9539  13075  -3209  -6660  16525
-//   8 bit,  601 full         0    128    13  8192  11485  -2819  -5850  14516
-//   8 bit,  709 limited     16    128    13  9539  14686  -1747  -4366  17305
-//   8 bit,  709 full         0    128    13  8192  12901  -1535  -3835  15201
-//   10 bit, limited         64    512    15  as 8 bit, limited
-//   10 bit, 601 full         0    512    15  8168  11452  -2811  -5833  14474
-//   10 bit, 709 full         0    512    15  8168  12863  -1530  -3824  15156
-//
-// They are round(2^13 * c) of the exact matrix of ITU-R BT.601 / BT.709 with the range's scale
-// (255/219 and 255/224 for limited, 1020/1023 for 10-bit full).
+// The formula is in color_formula.h.
 
 namespace rfseg {
 namespace {
 
-struct Formula {
-  int y_zero, c_zero, shift;
-  int cy, crv, cgu, cgv, cbu;
-};
+using Formula = YuvFormula;
 
-constexpr int q13(double c) { return static_cast<int>(c * 8192 + (c < 0 ? -0.5 : 0.5)); }
-
-constexpr Formula make_formula(YuvMatrix matrix, YuvRange range, bool ten_bits) {
-  const double kr = matrix == YuvMatrix::kBt601 ? 0.299 : 0.2126;
-  const double kb = matrix == YuvMatrix::kBt601 ? 0.114 : 0.0722;
-  const double kg = 1 - kr - kb;
-  const bool limited = range == YuvRange::kLimited;
-  const double full = ten_bits ? 1020.0 / 1023.0 : 1.0;
-  const double sy = limited ? 255.0 / 219.0 : full;
-  const double sc = limited ? 255.0 / 224.0 : full;
-  return {.y_zero = limited ? (ten_bits ? 64 : 16) : 0,
-          .c_zero = ten_bits ? 512 : 128,
-          .shift = ten_bits ? 15 : 13,
-          .cy = q13(sy),
-          .crv = q13(sc * 2 * (1 - kr)),
-          .cgu = q13(-sc * 2 * (1 - kb) * kb / kg),
-          .cgv = q13(-sc * 2 * (1 - kr) * kr / kg),
-          .cbu = q13(sc * 2 * (1 - kb))};
-}
-
-constexpr Formula kCheck709 = make_formula(YuvMatrix::kBt709, YuvRange::kLimited, false);
+constexpr Formula kCheck709 = make_yuv_formula(YuvMatrix::kBt709, YuvRange::kLimited, false);
 static_assert(kCheck709.cy == 9539 && kCheck709.crv == 14686 && kCheck709.cgu == -1747 &&
               kCheck709.cgv == -4366 && kCheck709.cbu == 17305);
-constexpr Formula kCheck601 = make_formula(YuvMatrix::kBt601, YuvRange::kFull, true);
+constexpr Formula kCheck601 = make_yuv_formula(YuvMatrix::kBt601, YuvRange::kFull, true);
 static_assert(kCheck601.cy == 8168 && kCheck601.crv == 11452 && kCheck601.cgu == -2811 &&
               kCheck601.cgv == -5833 && kCheck601.cbu == 14474);
 
@@ -78,15 +34,12 @@ struct YuvRow {
   const uint8_t* v;
 };
 
-uint8_t clamp8(int value) { return static_cast<uint8_t>(std::clamp(value, 0, 255)); }
-
 int sample16(const uint8_t* row, int i) {
   return (row[2 * i] | (row[2 * i + 1] << 8)) >> 6;  // P010 keeps its 10 bits at the top
 }
 
 template <PixelFormat kFormat>
 void yuv_row_plain(const YuvRow& row, int first, int width, const Formula& f, uint8_t* rgb) {
-  const int half = 1 << (f.shift - 1);
   for (int x = first; x < width; ++x) {
     const int c = x / 2;
     int y, u, v;
@@ -97,12 +50,10 @@ void yuv_row_plain(const YuvRow& row, int first, int width, const Formula& f, ui
     } else {
       y = row.y[x], u = row.u[c], v = row.v[c];
     }
-    const int luma = f.cy * (y - f.y_zero) + half;
-    u -= f.c_zero;
-    v -= f.c_zero;
-    rgb[3 * x] = clamp8((luma + f.crv * v) >> f.shift);
-    rgb[3 * x + 1] = clamp8((luma + f.cgu * u + f.cgv * v) >> f.shift);
-    rgb[3 * x + 2] = clamp8((luma + f.cbu * u) >> f.shift);
+    const Rgb pixel = yuv_to_rgb(y, u, v, f);
+    rgb[3 * x] = static_cast<uint8_t>(pixel.r);
+    rgb[3 * x + 1] = static_cast<uint8_t>(pixel.g);
+    rgb[3 * x + 2] = static_cast<uint8_t>(pixel.b);
   }
 }
 
@@ -243,7 +194,7 @@ void yuv_row(const YuvRow& row, int width, const Formula& f, uint8_t* rgb) {
 
 template <PixelFormat kFormat>
 void convert_yuv(const ImageView& image, uint8_t* rgb) {
-  const Formula f = make_formula(image.matrix, image.range, kFormat == PixelFormat::kP010);
+  const Formula f = make_yuv_formula(image.matrix, image.range, kFormat == PixelFormat::kP010);
   for (int y = 0; y < image.height; ++y) {
     YuvRow row{};
     row.y = image.planes[0] + y * image.strides[0];

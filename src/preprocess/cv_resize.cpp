@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 namespace rfseg {
 namespace {
@@ -10,11 +9,7 @@ namespace {
 constexpr int kChannels = 3;
 constexpr float kOne = 2048;  // 11 bits
 
-/// Taps of one axis: inputs low and high with weights summing to 2048.
-struct CvAxis {
-  std::vector<int> low, high;
-  std::vector<int> weight0, weight1;
-};
+}  // namespace
 
 CvAxis make_cv_axis(int in, int out, bool clamp_fraction) {
   CvAxis axis;
@@ -39,6 +34,8 @@ CvAxis make_cv_axis(int in, int out, bool clamp_fraction) {
   }
   return axis;
 }
+
+namespace {
 
 void halve(const uint8_t* rgb, int width, uint8_t* out, int out_width, int out_height,
            std::size_t out_stride) {

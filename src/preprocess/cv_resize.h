@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace rfseg {
 
@@ -11,5 +12,13 @@ namespace rfseg {
 /// Source: opencv/opencv 4.x, modules/imgproc/src/resize.cpp.
 void cv_resize_linear(const uint8_t* rgb, int width, int height, uint8_t* out, int out_width,
                       int out_height, std::size_t out_stride);
+
+/// One axis of the same: inputs low and high with weights summing to 2048.
+struct CvAxis {
+  std::vector<int> low, high;
+  std::vector<int> weight0, weight1;
+};
+/// `clamp_fraction`: of the horizontal axis.
+CvAxis make_cv_axis(int in, int out, bool clamp_fraction);
 
 }  // namespace rfseg

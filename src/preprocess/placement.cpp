@@ -90,6 +90,13 @@ PreprocessGeometry preprocess_geometry(int height, int width, const PreprocessSp
   return g;
 }
 
+bool pil_vertical_comes_first(const CropRect& input, const PreprocessSpec& spec) {
+  const int shrink = input.height - spec.network_height;
+  if (shrink <= 0) return false;
+  if (spec.resize == ResizeMode::kPil) return input.height > input.width * 100;
+  return shrink > (input.width - spec.network_width) * 2;
+}
+
 Image place_on_canvas(const ImageView& image, const CropRect& crop, const PreprocessGeometry& g,
                       const PreprocessSpec& spec) {
   Image canvas(g.intermediate_width, g.intermediate_height);

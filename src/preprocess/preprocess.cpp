@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "preprocess/cuda/cuda_preprocessor.h"
 #include "preprocess/placement.h"
 #include "preprocess/resize_kernels.h"
 #include "rfseg/error.h"
@@ -19,22 +20,10 @@ Kernels choose_kernels(Backend backend) {
 
 void check(const ImageView& image, const PreprocessSpec& spec) {
   if (image.planes[0] == nullptr) throw Error(ErrorCode::kInput, "picture without pixels");
-  if (spec.backend == Backend::kCuda) {
-    throw Error(ErrorCode::kDevice, "pre-processing has no CUDA backend in this build");
-  }
   if (spec.padding_value < 0 || spec.padding_value > 255) {
     throw Error(ErrorCode::kInput,
                 fmt::format("padding value {}: must be 0 to 255", spec.padding_value));
   }
-}
-
-/// Source: python-pillow/Pillow 12.3.0, src/PIL/Image.py, resize(), and 13.0.0,
-/// src/libImaging/Resample.c, ImagingResampleInner().
-bool pil_vertical_comes_first(const CropRect& crop, const PreprocessSpec& spec) {
-  const int shrink = crop.height - spec.network_height;
-  if (shrink <= 0) return false;
-  if (spec.resize == ResizeMode::kPil) return crop.height > crop.width * 100;
-  return shrink > (crop.width - spec.network_width) * 2;
 }
 
 void pil_stretch(RgbRows& rows, Kernels kernels, const PreprocessSpec& spec, float* out) {
@@ -97,6 +86,7 @@ void stretch(const ImageView& image, const CropRect& crop, const PreprocessSpec&
 PreprocessGeometry preprocess(const ImageView& image, const PreprocessSpec& spec, float* out) {
   const PreprocessGeometry geometry = preprocess_geometry(image.height, image.width, spec);
   check(image, spec);
+  if (spec.backend == Backend::kCuda) return preprocess_cuda(image, spec, out);
   const CropRect crop = static_crop_rect(image.height, image.width, spec);
   if (!is_two_step(spec)) {
     stretch(image, crop, spec, out);

@@ -26,13 +26,16 @@ struct PreprocessSpec {
   int padding_value = 0;                                ///< letterbox fill, 0..255
   std::array<float, 3> mean{0.485f, 0.456f, 0.406f};
   std::array<float, 3> std{0.229f, 0.224f, 0.225f};
-  Backend backend = Backend::kAuto;  ///< kReference: the plain loops; kCpu: vectorised, same bits
+  /// kReference: the plain loops; kCpu: vectorised, same bits; kCuda: on a GPU, same bits.
+  Backend backend = Backend::kAuto;
+  int cuda_device = 0;  ///< of kCuda
 };
 
 /// Writes one picture as normalised float32 [3, network_height, network_width], R,G,B planes:
 /// (x/255 - mean)/std in float32. `out` may not alias the picture. Thread-safe; works on the
 /// calling thread alone. Throws Error(kInput) for an empty picture or a size over 65535. Returns
 /// how to go back from network to picture coordinates.
+/// Batches and frames in GPU memory: cuda/cuda_preprocessor.h.
 PreprocessGeometry preprocess(const ImageView& image, const PreprocessSpec& spec, float* out);
 
 /// The geometry alone.

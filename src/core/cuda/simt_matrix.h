@@ -1,0 +1,126 @@
+#pragma once
+
+// Wide loads, byte shuffles and 8-bit matrix products of a warp, beside core/cuda/simt.h, with the
+// same two implementations.
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/cuda/simt.h"
+
+namespace rfseg::cuda {
+
+#if defined(RFSEG_SIMT_EMULATION)
+#define RFSEG_NO_UNROLL
+#else
+#define RFSEG_NO_UNROLL _Pragma("unroll 1")
+#endif
+
+struct alignas(8) Words2 {
+  uint32_t w[2];
+};
+struct alignas(16) Words4 {
+  uint32_t w[4];
+};
+
+#if defined(RFSEG_SIMT_EMULATION)
+
+template <class T>
+T load_constant(const T* p) {
+  return *p;
+}
+/// Bytes of b:a (a has 0..3) chosen by the four low hexadecimal digits of `digits`.
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t digits) {
+  const uint64_t both = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(both >> (8 * (digits >> (4 * i) & 7)) & 255) << (8 * i);
+  }
+  return result;
+}
+/// The low word of high:low >> bits, 0 <= bits < 32.
+inline uint32_t shift_words(uint32_t low, uint32_t high, int bits) {
+  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> bits);
+}
+
+namespace emulator {
+
+// Lane g * 4 + t has of row g and row g + 8 the bytes 4t..4t+3 of each 16, of column g likewise.
+template <int depth>
+void multiply_bytes(int32_t (&c)[4], const uint32_t (&a)[depth / 8],
+                    const uint32_t (&b)[depth / 16]) {
+  constexpr int kSixteens = depth / 16;
+  uint64_t rows[kSixteens][32], columns[32];
+  for (int s = 0; s < kSixteens; ++s) {
+    std::memcpy(rows[s], warp_exchange(static_cast<uint64_t>(a[2 * s + 1]) << 32 | a[2 * s]),
+                sizeof(rows[s]));
+  }
+  const uint64_t own = static_cast<uint64_t>(b[kSixteens - 1]) << (32 * (kSixteens - 1)) | b[0];
+  std::memcpy(columns, warp_exchange(own), sizeof(columns));
+  const int lane = position().thread % 32, g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int column = 2 * t + i % 2;
+    uint32_t sum = static_cast<uint32_t>(c[i]);
+    for (int s = 0; s < kSixteens; ++s) {
+      for (int k = 0; k < 16; ++k) {
+        const uint64_t row = rows[s][g * 4 + k / 4] >> (i / 2 * 32);
+        const uint64_t other = columns[column * 4 + k / 4] >> (s * 32);
+        sum += static_cast<uint32_t>((row >> (k % 4 * 8) & 255) * (other >> (k % 4 * 8) & 255));
+      }
+    }
+    c[i] = static_cast<int32_t>(sum);
+  }
+}
+
+}  // namespace emulator
+
+inline void multiply_bytes_32(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  emulator::multiply_bytes<32>(c, a, b);
+}
+inline void multiply_bytes_16(int32_t (&c)[4], const uint32_t (&a)[2], const uint32_t (&b)[1]) {
+  emulator::multiply_bytes<16>(c, a, b);
+}
+
+#else
+
+/// A load of what no kernel writes while this one runs.
+RFSEG_DEVICE Words4 load_constant(const Words4* p) {
+  const uint4 v = __ldg(reinterpret_cast<const uint4*>(p));
+  return {{v.x, v.y, v.z, v.w}};
+}
+RFSEG_DEVICE Words2 load_constant(const Words2* p) {
+  const uint2 v = __ldg(reinterpret_cast<const uint2*>(p));
+  return {{v.x, v.y}};
+}
+RFSEG_DEVICE uint32_t load_constant(const uint32_t* p) { return __ldg(p); }
+RFSEG_DEVICE int32_t load_constant(const int32_t* p) { return __ldg(p); }
+RFSEG_DEVICE float load_constant(const float* p) { return __ldg(p); }
+RFSEG_DEVICE uint8_t load_constant(const uint8_t* p) { return __ldg(p); }
+RFSEG_DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t digits) {
+  return __byte_perm(a, b, digits);
+}
+RFSEG_DEVICE uint32_t shift_words(uint32_t low, uint32_t high, int bits) {
+  return __funnelshift_r(low, high, static_cast<unsigned>(bits));
+}
+
+/// c += a * b for a of 16 rows x 32 unsigned bytes, b of 32 x 8, c of 16 x 8, spread over a warp as
+/// PTX's mma.m16n8k32 has them. Sums wrap.
+RFSEG_DEVICE void multiply_bytes_32(int32_t (&c)[4], const uint32_t (&a)[4],
+                                    const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/// The same with 16 instead of 32 bytes (mma.m16n8k16).
+RFSEG_DEVICE void multiply_bytes_16(int32_t (&c)[4], const uint32_t (&a)[2],
+                                    const uint32_t (&b)[1]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
+
+#endif
+
+}  // namespace rfseg::cuda

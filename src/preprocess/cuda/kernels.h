@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "preprocess/cuda/records.h"
+
+namespace rfseg::cuda {
+
+/// Lifts the kernels' shared memory limit on the current device; `raw_bytes` is what one block can
+/// have for source rows.
+cudaError_t configure_preprocess(int* raw_bytes);
+/// One kernel for the whole batch, on at most `processors` times what fits on a multiprocessor.
+cudaError_t launch_preprocess(const PreprocessArguments& arguments, int processors,
+                              cudaStream_t stream);
+
+}  // namespace rfseg::cuda
