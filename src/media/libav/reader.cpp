@@ -128,7 +128,9 @@ void StreamReader::open_input() {
 
   const std::string format = format_->iformat->name;
   if (is_picture_format(format)) {
-    throw Error(ErrorCode::kInput, name_ + ": is a picture (" + format + "), expected a video");
+    throw Error(ErrorCode::kInput, name_ + ": is a picture (" + format +
+                                       "), expected a video; a picture's name ends in .jpg, .png, "
+                                       ".webp, .tif, .bmp or .ppm");
   }
   if (is_text_format(format)) throw Error(ErrorCode::kInput, name_ + ": is not a video");
 }
