@@ -31,9 +31,13 @@ constexpr Entry entry(const char* name) {
 constexpr Math kHalf = Math::kFp16;
 constexpr Entry kFp16Wide[] = {
     entry<AttentionTile<kHalf, 64, 2, 4, 1, 32, 4>>("128x32 4x1 4"),
-    entry<AttentionTile<kHalf, 64, 1, 4, 1, 64, 3, 2>>("64x64 4x1 3"),
+    entry<AttentionTile<kHalf, 64, 2, 8, 1, 32, 4>>("256x32 8x1 4"),
+    entry<AttentionTile<kHalf, 64, 1, 8, 1, 64, 3>>("128x64 8x1 3"),
+    entry<AttentionTile<kHalf, 64, 1, 4, 1, 64, 3, 3>>("64x64 4x1 3"),
+    entry<AttentionTile<kHalf, 64, 2, 2, 4, 16, 4>>("64x16 2x4 4"),
     entry<AttentionTile<kHalf, 64, 2, 1, 4, 32, 2>>("32x32 1x4 2"),
     entry<AttentionTile<kHalf, 64, 2, 1, 8, 16, 2>>("32x16 1x8 2"),
+    entry<AttentionTile<kHalf, 64, 1, 2, 4, 32, 2>>("32x32 2x4 2"),
 };
 constexpr Entry kFp16Narrow[] = {
     entry<AttentionTile<kHalf, 32, 2, 1, 4, 32, 2>>("32x32 1x4 2"),

@@ -1,0 +1,327 @@
+// Times of the network's matrix products and attention on the GPU at the shapes of seg-nano, each
+// by replays of a graph of 20 launches in a chain, next to cuBLASLt's for the same product.
+//
+//   bench_engine_cuda [--batch 1,8,32] [--tiles] [--only NAME]
+//
+// Medians of 20 replays on random data; where one product touches more than the L2 keeps, the
+// launches take turns among several sets of buffers. --tiles times every tile.
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/cuda/device.h"
+#include "core/cuda/usable.h"
+#include "core/half.h"
+#include "engine/cublas_lt.h"
+#include "engine/cuda/portable.h"
+#include "rfseg/error.h"
+
+namespace rfseg::bench {
+namespace {
+
+using namespace rfseg::cuda;
+
+constexpr int kChain = 20, kReplays = 20;
+
+/// Microseconds of one of `kChain` calls of enqueue(queue, i).
+double time_chain(Stream& stream, bool overlap,
+                  const std::function<void(const Queue&, int)>& enqueue) {
+  Graph graph;
+  const Queue queue{stream, overlap};
+  enqueue(queue, 0);  // loads the kernel
+  stream.synchronize("warming up");
+  graph.capture(stream, [&] {
+    for (int i = 0; i < kChain; ++i) enqueue(queue, i);
+  });
+  for (int i = 0; i < 3; ++i) graph.launch(stream);
+  std::vector<double> times;
+  for (int i = 0; i < kReplays; ++i) {
+    Event from(true), to(true);
+    check(cudaEventRecord(from, stream), "timing");
+    graph.launch(stream);
+    check(cudaEventRecord(to, stream), "timing");
+    stream.synchronize("timing");
+    times.push_back(static_cast<double>(elapsed_ms(from, to)) * 1000 / kChain);
+  }
+  std::nth_element(times.begin(), times.begin() + kReplays / 2, times.end());
+  return times[kReplays / 2];
+}
+
+/// Random halves, or floats.
+void fill(Buffer& buffer, std::size_t count, bool half, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  // A period that is no multiple of anything keeps the host's part short.
+  constexpr std::size_t kPeriod = 100'003;
+  std::vector<float> period(std::min(count, kPeriod));
+  for (float& v : period) v = uniform(random);
+  const std::size_t bytes = half ? 2 : 4;
+  std::vector<std::byte> host(count * bytes);
+  std::vector<uint16_t> halves;
+  for (const float v : period) halves.push_back(float_to_half(v));
+  for (std::size_t i = 0; i < count; i += period.size()) {
+    std::memcpy(
+        host.data() + i * bytes,
+        half ? static_cast<const void*>(halves.data()) : static_cast<const void*>(period.data()),
+        std::min(period.size(), count - i) * bytes);
+  }
+  buffer.reserve(host.size());
+  check(cudaMemcpy(buffer.data(), host.data(), host.size(), cudaMemcpyHostToDevice), "copying");
+}
+
+struct Product {
+  const char* name;
+  RowSource source;
+  int m, n, k;  ///< of one picture
+  Activation activation;
+  bool stream;   ///< added to a residual stream of floats, scaled
+  int side = 0;  ///< of the map, kConv3x3
+  bool norm = false;
+};
+
+constexpr Product kProducts[] = {
+    {"patch", RowSource::kRows, 676, 384, 432, Activation::kNone, true},
+    {"qkv normed", RowSource::kNormed, 677, 1152, 384, Activation::kNone, false},
+    {"qkv", RowSource::kRows, 677, 1152, 384, Activation::kNone, false},
+    {"proj", RowSource::kRows, 677, 384, 384, Activation::kNone, true},
+    {"fc1 normed", RowSource::kNormed, 677, 1536, 384, Activation::kGelu, false},
+    {"fc1", RowSource::kRows, 677, 1536, 384, Activation::kGelu, false},
+    {"fc2", RowSource::kRows, 677, 384, 1536, Activation::kNone, true},
+    {"cv1", RowSource::kRows, 676, 256, 1536, Activation::kSilu, false, 0, true},
+    {"conv", RowSource::kConv3x3, 676, 128, 1152, Activation::kSilu, false, 26, true},
+    {"cv2", RowSource::kRows, 676, 256, 640, Activation::kSilu, false, 0, true},
+    {"enc_output", RowSource::kRows, 676, 256, 256, Activation::kNone, false, 0, true},
+    {"class", RowSource::kRows, 676, 91, 256, Activation::kNone, false},
+    {"values", RowSource::kRows, 676, 1024, 256, Activation::kNone, false},
+    {"dec in", RowSource::kRows, 100, 768, 256, Activation::kNone, false},
+    {"dec out", RowSource::kRows, 100, 256, 256, Activation::kNone, false, 0, true},
+    {"dec offsets", RowSource::kRows, 100, 96, 256, Activation::kNone, false},
+    {"dec fc1", RowSource::kRows, 100, 2048, 256, Activation::kRelu, false},
+    {"dec fc2", RowSource::kRows, 100, 256, 2048, Activation::kNone, false, 0, true},
+    {"seg pw", RowSource::kRows, 6084, 256, 256, Activation::kGelu, true},
+};
+
+class Bench {
+ public:
+  Bench(bool all_tiles, std::string only) : all_tiles_(all_tiles), only_(std::move(only)) {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, 0), "asking the device");
+    overlap_ = properties.major >= 9;
+    sms_ = properties.multiProcessorCount;
+    int clock = 0;
+    check(cudaDeviceGetAttribute(&clock, cudaDevAttrClockRate, 0), "asking the device");
+    // Dense fp16 products of a multiprocessor and clock: 2048 on 9.0, 1024 on 8.0.
+    peak_ = 2.0 *
+            (properties.major == 9   ? 2048
+             : properties.minor == 0 ? 1024
+                                     : 512) *
+            sms_ * clock * 1e-9;
+    std::printf("%s, %d multiprocessors, fp16 peak at %d MHz %.0f TFLOP/s\n", properties.name, sms_,
+                clock / 1000, peak_);
+    if (!library_.missing().empty()) std::printf("no yardstick: %s\n", library_.missing().c_str());
+  }
+
+  void run(int batch) {
+    std::printf("\nbatch %d\n%-12s %7s %5s %5s | %9s %8s %6s | %9s %6s | tile\n", batch, "product",
+                "m", "n", "k", "us", "TFLOP/s", "% peak", "cuBLASLt", "ratio");
+    for (const Product& p : kProducts) {
+      if (!only_.empty() && std::string(p.name).find(only_) == std::string::npos) continue;
+      product(p, batch);
+    }
+    attention_case("attention", batch, 677, 6, 64);
+    attention_case("dec attn", batch, 100, 8, 32);
+  }
+
+ private:
+  void product(const Product& p, int batch) {
+    const int m = p.m * batch;
+    const std::size_t rows = static_cast<std::size_t>(m), n = static_cast<std::size_t>(p.n),
+                      k = static_cast<std::size_t>(p.k);
+    const bool normed = p.source == RowSource::kNormed;
+    const std::size_t lda = p.source == RowSource::kConv3x3 ? k / 9 : k;
+    const std::size_t bytes = rows * lda * 2 + rows * n * 4;
+    const std::size_t sets = std::clamp<std::size_t>((100u << 20) / bytes, 1, 4);
+    const std::size_t turns = bytes > (8u << 20) ? std::max<std::size_t>(sets, 2) : 1;
+    std::vector<Buffer> a, out;
+    for (std::size_t i = 0; i < turns; ++i) {
+      a.emplace_back(Buffer::Kind::kDevice);
+      out.emplace_back(Buffer::Kind::kDevice);
+      // The yardstick reads all k columns, also of a convolution.
+      fill(a.back(), rows * k, !normed, i);
+      fill(out.back(), rows * n, false, 10 + i);
+    }
+    Buffer b(Buffer::Kind::kDevice), vectors(Buffer::Kind::kDevice), scratch(Buffer::Kind::kDevice);
+    fill(b, n * k, true, 20);
+    fill(vectors, n, false, 21);
+    scratch.reserve(rows * n * 4);
+    GemmArguments g;
+    g.source = p.source;
+    g.lda = static_cast<int64_t>(lda);
+    g.eps = 1e-6f;
+    g.map_rows = g.map_cols = g.out_rows = g.out_cols = p.side;
+    g.channels = p.k / 9;
+    g.b = b.data();
+    g.b_fixed = true;
+    g.ldb = p.k;
+    g.m = m;
+    g.n = p.n;
+    g.k = p.k;
+    g.bias = vectors.as<float>();
+    g.activation = p.norm ? Activation::kNone : p.activation;
+    g.ldo = g.ldr = p.n;
+    g.out_float = p.stream;
+    if (p.stream) g.scale = vectors.as<float>();
+    const auto at = [&](int i) {
+      GemmArguments one = g;
+      const std::size_t set = static_cast<std::size_t>(i) % turns;
+      one.a = a[set].data();
+      one.out = out[set].data();
+      if (p.stream) one.residual = one.out;
+      return one;
+    };
+    const auto norm_at = [&](int i) {
+      GemmNormArguments one;
+      one.product = at(i);
+      one.gamma = one.beta = vectors.as<float>();
+      one.eps = 1e-6f;
+      one.activation = p.activation;
+      one.out = one.product.out;
+      one.ldo = p.n;
+      one.scratch = scratch.as<float>();
+      return one;
+    };
+    double yardstick = 0;
+    for (int algorithm = 0; algorithm < 3; ++algorithm) {
+      if (!library_.multiply(stream_, m, p.n, p.k, a[0].data(), b.data(), out[0].data(),
+                             algorithm)) {
+        break;
+      }
+      const double t = time_chain(stream_, false, [&](const Queue& queue, int i) {
+        const std::size_t set = static_cast<std::size_t>(i) % turns;
+        library_.multiply(queue.stream, m, p.n, p.k, a[set].data(), b.data(), out[set].data(),
+                          algorithm);
+      });
+      yardstick = yardstick == 0 ? t : std::min(t, yardstick);
+    }
+    const double flops = 2.0 * m * p.n * p.k;
+    const auto line = [&](const char* name, double us, const char* tile) {
+      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9.2f %6.2f | %s\n", name, m, p.n, p.k,
+                  us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, yardstick, us / yardstick,
+                  tile);
+    };
+    const int chosen = portable::gemm_tile(Math::kFp16, g);
+    for (int tile = 0; tile < portable::gemm_tiles(Math::kFp16, p.source); ++tile) {
+      if (!all_tiles_ && tile != chosen) continue;
+      if (!portable::gemm_by_tile({stream_, false}, Math::kFp16, at(0), tile)) continue;
+      const double us = time_chain(stream_, overlap_, [&](const Queue& queue, int i) {
+        portable::gemm_by_tile(queue, Math::kFp16, at(i), tile);
+      });
+      const std::string name = std::string(portable::gemm_tile_name(Math::kFp16, p.source, tile)) +
+                               (tile == chosen ? "  <- chosen" : "");
+      line(p.name, us, name.c_str());
+    }
+    if (!p.norm) return;
+    line(p.name,
+         time_chain(stream_, overlap_,
+                    [&](const Queue& queue, int i) {
+                      portable::gemm_norm_in_two(queue, Math::kFp16, norm_at(i));
+                    }),
+         "and norm, two kernels");
+    if (portable::gemm_norm_in_one({stream_, false}, Math::kFp16, norm_at(0))) {
+      line(p.name,
+           time_chain(stream_, overlap_,
+                      [&](const Queue& queue, int i) {
+                        portable::gemm_norm_in_one(queue, Math::kFp16, norm_at(i));
+                      }),
+           "and norm, one kernel");
+    }
+  }
+
+  void attention_case(const char* name, int batch, int length, int heads, int head_dim) {
+    if (!only_.empty() && std::string(name).find(only_) == std::string::npos) return;
+    const std::size_t rows = static_cast<std::size_t>(batch * length);
+    const std::size_t width = static_cast<std::size_t>(heads * head_dim);
+    Buffer qkv(Buffer::Kind::kDevice), out(Buffer::Kind::kDevice);
+    fill(qkv, rows * width * 3, true, 30);
+    out.reserve(rows * width * 2);
+    AttentionArguments g;
+    g.q = qkv.data();
+    g.k = qkv.data() + width * 2;
+    g.v = qkv.data() + width * 4;
+    g.ldq = g.ldk = g.ldv = static_cast<int64_t>(width * 3);
+    g.out = out.data();
+    g.ldo = static_cast<int64_t>(width);
+    g.sequences = batch;
+    g.length = length;
+    g.heads = heads;
+    g.head_dim = head_dim;
+    g.scale = 0.125f;
+    const double flops = 4.0 * batch * heads * head_dim * length * length;
+    const int chosen = portable::attention_tile(Math::kFp16, g);
+    for (int tile = 0; tile < portable::attention_tiles(Math::kFp16, head_dim); ++tile) {
+      if (!all_tiles_ && tile != chosen) continue;
+      const double us = time_chain(stream_, overlap_, [&](const Queue& queue, int) {
+        portable::attention_by_tile(queue, Math::kFp16, g, tile);
+      });
+      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9s %6s | %s%s\n", name, batch * length,
+                  heads, head_dim, us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, "", "",
+                  portable::attention_tile_name(Math::kFp16, head_dim, tile),
+                  tile == chosen ? "  <- chosen" : "");
+    }
+  }
+
+  bool all_tiles_;
+  std::string only_;
+  Stream stream_;
+  CublasLt library_;
+  bool overlap_ = false;
+  int sms_ = 0;
+  double peak_ = 0;
+};
+
+int run(int argc, char** argv) {
+  std::string batches = "1,8,32", only;
+  bool tiles = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    if (option == "--tiles") {
+      tiles = true;
+    } else if (option == "--batch" && i + 1 < argc) {
+      batches = argv[++i];
+    } else if (option == "--only" && i + 1 < argc) {
+      only = argv[++i];
+    } else {
+      std::fprintf(stderr, "bench_engine_cuda [--batch 1,8,32] [--tiles] [--only NAME]\n");
+      return 2;
+    }
+  }
+  std::string why;
+  if (!usable(&why)) {
+    std::fprintf(stderr, "%s\n", why.c_str());
+    return 5;
+  }
+  Bench bench(tiles, only);
+  for (std::size_t at = 0; at < batches.size();) {
+    std::size_t used = 0;
+    bench.run(std::stoi(batches.substr(at), &used));
+    at += used + 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace rfseg::bench
+
+int main(int argc, char** argv) {
+  try {
+    return rfseg::bench::run(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "bench_engine_cuda: %s\n", e.what());
+    return 1;
+  }
+}
