@@ -63,7 +63,7 @@ RFSEG_DEVICE void stage_vectors(const EpilogueArguments& e, int column, int thre
 }
 
 template <int kColumns>
-constexpr int box_columns() {
+RFSEG_DEVICE constexpr int box_columns() {
   return kColumns % 64 == 0 ? 64 : 32;
 }
 

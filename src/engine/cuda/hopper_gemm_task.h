@@ -2,6 +2,7 @@
 
 #include <cuda.h>
 
+#include "core/cuda/host_device.h"
 #include "engine/cuda/hopper_gemm.h"
 
 // Between the host's choice (hopper_gemm.cpp) and the kernels.
@@ -58,8 +59,10 @@ constexpr int kMostWeightBlocks = 32;
 constexpr int kSharedBytes = 227 * 1024;
 
 /// Bytes of one staging box for a tile of this many columns.
-constexpr int box_bytes(int columns) { return 64 * (columns % 64 == 0 ? 64 : 32) * 2; }
-constexpr int round_to_tile(int bytes) { return (bytes + 1023) / 1024 * 1024; }
+RFSEG_HOST_DEVICE constexpr int box_bytes(int columns) {
+  return 64 * (columns % 64 == 0 ? 64 : 32) * 2;
+}
+RFSEG_HOST_DEVICE constexpr int round_to_tile(int bytes) { return (bytes + 1023) / 1024 * 1024; }
 
 // Shared memory: barriers, biases and scales, staging boxes, (the weights that stay,)
 // the ring.
@@ -67,19 +70,19 @@ constexpr int kVectorsAt = 1024;
 
 constexpr int kStationaryStagingAt = 4096;
 /// Boxes of each warpgroup. The residual of a whole tile comes at once.
-constexpr int stationary_boxes(int columns, Exit exit) {
+RFSEG_HOST_DEVICE constexpr int stationary_boxes(int columns, Exit exit) {
   return exit == Exit::kHalf ? 2 : exit == Exit::kHalfPlus ? columns * 128 / box_bytes(columns) : 0;
 }
-constexpr int streaming_boxes(int columns, Exit exit) {
+RFSEG_HOST_DEVICE constexpr int streaming_boxes(int columns, Exit exit) {
   return exit == Exit::kHalf || exit == Exit::kNorm ? 1 : stationary_boxes(columns, exit);
 }
-constexpr int stationary_weights_at(int columns, Exit exit) {
+RFSEG_HOST_DEVICE constexpr int stationary_weights_at(int columns, Exit exit) {
   return kStationaryStagingAt + 2 * stationary_boxes(columns, exit) * box_bytes(columns);
 }
-constexpr int streaming_staging_at(int groups, int columns) {
+RFSEG_HOST_DEVICE constexpr int streaming_staging_at(int groups, int columns) {
   return kVectorsAt + round_to_tile(groups * 3 * columns * 4);
 }
-constexpr int streaming_ring_at(int groups, int columns, Exit exit) {
+RFSEG_HOST_DEVICE constexpr int streaming_ring_at(int groups, int columns, Exit exit) {
   return streaming_staging_at(groups, columns) +
          groups * streaming_boxes(columns, exit) * box_bytes(columns);
 }
