@@ -80,7 +80,8 @@ void sine_embedding(const float* boxes, int64_t n, int dim, float* out) {
   const int half = dim / 2;
   std::vector<float> wave(half);
   for (int k = 0; k < half; ++k) {
-    wave[k] = std::pow(10000.0f, static_cast<float>(2 * (k / 2)) / static_cast<float>(half));
+    const int even = k - k % 2;
+    wave[k] = std::pow(10000.0f, static_cast<float>(even) / static_cast<float>(half));
   }
   constexpr int kOrder[] = {1, 0, 2, 3};
   for (int64_t i = 0; i < n; ++i) {

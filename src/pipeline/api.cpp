@@ -35,9 +35,10 @@ struct Predictor::Impl {
   ResolvedOptions options;
 };
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): as the public header has it.
 Predictor::Predictor(Model model, PredictOptions options) {
   ResolvedOptions resolved = resolve_options(options, model.impl()->config);
-  impl_.reset(new Impl{std::move(model), std::move(resolved)});
+  impl_ = std::make_unique<Impl>(Impl{std::move(model), std::move(resolved)});
 }
 Predictor::~Predictor() = default;
 Predictor::Predictor(Predictor&&) noexcept = default;

@@ -55,7 +55,8 @@ void sample(const float* cells, const MapSize& map, int64_t channels, int64_t d,
             float weight, float* out) {
   const float x0 = std::floor(px), y0 = std::floor(py);
   for (int corner = 0; corner < 4; ++corner) {
-    const float x = x0 + static_cast<float>(corner % 2), y = y0 + static_cast<float>(corner / 2);
+    const int right = corner % 2, lower = corner / 2;
+    const float x = x0 + static_cast<float>(right), y = y0 + static_cast<float>(lower);
     // Compared as floats: positions are unbounded and may not fit an integer.
     const bool inside =
         x >= 0 && x < static_cast<float>(map.cols) && y >= 0 && y < static_cast<float>(map.rows);
