@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,7 @@ enum class PickleKind : uint8_t {
 };
 
 using PickleId = uint32_t;
+inline constexpr PickleId kNoNode = std::numeric_limits<PickleId>::max();
 
 struct PickleNode {
   PickleKind kind = PickleKind::kNone;
