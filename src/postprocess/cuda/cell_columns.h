@@ -34,6 +34,22 @@ RFSEG_DEVICE bool in_tile(const MaskSource& source, const CellTile& tile, int ce
   return cell >= tile.first_cell && next < tile.first_cell + tile.span;
 }
 
+/// The first pixel row of each row of cells, of a plain axis. All threads.
+RFSEG_DEVICE void fill_starts(const AxisMap& map, int32_t* start) {
+  if (map.cells > kMaxRows) return;
+  for (int p = map.begin + thread_index(); p < map.end; p += kMaskThreads) {
+    const int here = plain_taps(map, p).i0;
+    const int before = p == map.begin ? -1 : plain_taps(map, p - 1).i0;
+    for (int c = before + 1; c <= here; ++c) start[c] = p;
+    if (p == map.end - 1) {
+      for (int c = here + 1; c <= map.cells; ++c) start[c] = map.end;
+    }
+  }
+  for (int c = thread_index(); map.begin >= map.end && c <= map.cells; c += kMaskThreads) {
+    start[c] = map.end;
+  }
+}
+
 /// Loads the cells of the pixel columns [from, n + from) and returns n: up to kMaskThreads, up to
 /// `to`, and no more than the tile has room for. With `usable` false they are not loaded. All
 /// threads; ends with a barrier.
@@ -66,8 +82,9 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     constexpr int kLoads = 4;  // in flight a thread
     const float inverse = 1.0f / static_cast<float>(span);
     const int total = rows * span;
-    const int start =
-        thread <= rows ? source.start[thread] : 0;  // stored once the cells are asked for
+    const bool starts = source.start != nullptr;  // else they are in the tile already
+    // Stored once the cells are asked for.
+    const int start = starts && thread <= rows ? source.start[thread] : 0;
     for (int from_cell = thread; from_cell < total; from_cell += kLoads * kMaskThreads) {
       float values[kLoads];
       RFSEG_UNROLL
@@ -85,8 +102,8 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
         if (i < total) tile.cells[i] = values[k];
       }
     }
-    if (thread <= rows) tile.start[thread] = start;
-    for (int i = thread + kMaskThreads; i <= rows; i += kMaskThreads) {
+    if (starts && thread <= rows) tile.start[thread] = start;
+    for (int i = thread + kMaskThreads; starts && i <= rows; i += kMaskThreads) {
       tile.start[i] = source.start[i];
     }
     usable = !block_any(odd);

@@ -16,6 +16,17 @@ namespace rfseg {
 using cuda::Buffer;
 using cuda::check;
 
+namespace {
+
+/// Whether two calls select the same from the same outputs.
+bool same_call(const PostprocessSpec& a, const PostprocessSpec& b) {
+  return a.like == b.like && a.threshold == b.threshold &&
+         a.class_thresholds == b.class_thresholds && a.class_map == b.class_map &&
+         a.num_select == b.num_select && a.max_detections == b.max_detections;
+}
+
+}  // namespace
+
 struct CudaPostprocessor::Impl {
   /// Workspace and results of one set of capacities.
   struct Buffers {
@@ -58,7 +69,9 @@ struct CudaPostprocessor::Impl {
   int device = 0;
   int cluster = 1;
   bool early = false;  ///< a kernel may start before the end of the one before
-  int resident_blocks = 1;
+  int multiprocessors = 1;
+  bool alone = false;            ///< the mask kernel selects, too
+  bool many_candidates = false;  ///< which was too much for it, with last_spec
   Limits limits;
   Counters counters;
   uint64_t generation = 0;
@@ -83,10 +96,22 @@ struct CudaPostprocessor::Impl {
                std::span<const PreprocessGeometry> pictures) const {
     return next == shape && pictures.size() == last_pictures.size() &&
            std::memcmp(pictures.data(), last_pictures.data(), pictures.size_bytes()) == 0 &&
-           spec.like == last_spec.like && spec.threshold == last_spec.threshold &&
-           spec.class_thresholds == last_spec.class_thresholds &&
-           spec.class_map == last_spec.class_map && spec.num_select == last_spec.num_select &&
-           spec.max_detections == last_spec.max_detections;
+           same_call(spec, last_spec);
+  }
+
+  /// Whether the mask kernel may select, too: see alone.h. `parameters` are those of the call.
+  bool may_select_alone(const cuda::Shape& next, const cuda::Capacity& wanted,
+                        const std::byte* block) const {
+    if (limits.selection_apart || many_candidates || !early || cluster < cuda::kMaxBlocksPerMask ||
+        !next.masks || next.batch != 1 || wanted.masks == 0 || wanted.side != 0) {
+      return false;
+    }
+    cuda::KernelArguments host;
+    cuda::point_to_parameters(host, next, const_cast<std::byte*>(block));
+    constexpr int64_t kMostPairs = 1 << 16;  // every cluster reads them
+    return int64_t{next.queries} * next.classes <= kMostPairs &&
+           host.pictures[0].x.sampling == Sampling::kPlain &&
+           host.pictures[0].y.sampling == Sampling::kPlain;
   }
 
   void use_device() const { check(cudaSetDevice(device), "choosing the device"); }
@@ -112,18 +137,21 @@ struct CudaPostprocessor::Impl {
     a.columns = shape.columns;
     cuda::point_to_parameters(a, shape, device_parameters.data());
     if (!shape.masks) a.masks = nullptr;
+    // Clearing in vain costs little on the device, and much on the way to the host.
+    a.clear_early = limits.place == Place::kDevice;
     return a;
   }
 
-  void launch(const Buffers& to, const DeviceOutputs& outputs, cudaStream_t stream) {
+  void launch(const Buffers& to, const DeviceOutputs& outputs, cudaStream_t stream,
+              bool by_itself) {
     const cuda::KernelArguments a = arguments(to, outputs);
-    check(cuda::launch_select(a, stream), "launching the selection kernel");
-    ++counters.launches;
+    if (!by_itself) {
+      check(cuda::launch_select(a, stream), "launching the selection kernel");
+      ++counters.launches;
+    }
     if (shape.masks && to.capacity.blocks > 0) {
-      check(limits.mask_bytes == cuda::MaskBytes::kRle
-                ? cuda::launch_masks(a, to.capacity.blocks, cluster, stream)
-                : cuda::launch_dense(a, limits.mask_bytes, to.capacity.blocks, early, stream),
-            "launching the mask kernel");
+      const cuda::MaskLaunch how{to.capacity.blocks, cluster, early, by_itself};
+      check(cuda::launch_masks(a, limits.mask_bytes, how, stream), "launching the mask kernel");
       ++counters.launches;
     }
   }
@@ -162,10 +190,7 @@ CudaPostprocessor::CudaPostprocessor(int device, const Limits& limits)
   if (limits.blocks_per_mask > 0) {
     impl_->cluster = std::min(impl_->cluster, limits.blocks_per_mask);
   }
-  const int clusters = std::max(1, properties.multiProcessorCount * 3 / impl_->cluster);
-  impl_->resident_blocks = limits.mask_bytes == cuda::MaskBytes::kRle
-                               ? clusters * impl_->cluster
-                               : properties.multiProcessorCount * cuda::kDenseBlocks;
+  impl_->multiprocessors = properties.multiProcessorCount;
   check(cudaStreamCreateWithFlags(&impl_->own_stream, cudaStreamNonBlocking), "making a stream");
 }
 
@@ -209,11 +234,12 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
     wanted.masks = shape.masks ? std::min(wanted.detections, shape.queries) : 0;
   }
   wanted.spill = impl.limits.toggles_per_block;
-  if (impl.limits.mask_bytes == cuda::MaskBytes::kRle) {
+  const bool pixels = impl.limits.mask_bytes != cuda::MaskBytes::kRle;
+  if (!same_call(spec, impl.last_spec)) impl.many_candidates = false;
+  const bool alone = impl.may_select_alone(shape, wanted, impl.next_parameters.data());
+  if (!pixels) {
     wanted.bytes = std::max(impl.limits.bytes,
                             impl.limits.bytes_per_picture * static_cast<uint64_t>(shape.batch));
-    const int64_t most = int64_t{shape.batch} * wanted.masks * impl.cluster;
-    wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, impl.resident_blocks));
   } else {
     wanted.spill = 0;
     const uint64_t masks =
@@ -223,9 +249,13 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
                                                impl.limits.mask_bytes);
     }
     wanted.bytes = std::min(wanted.bytes, impl.limits.dense_bytes);
-    wanted.blocks = wanted.masks > 0 ? impl.resident_blocks : 0;
   }
-  if (shape != impl.shape || !impl.buffers.capacity.holds(wanted)) {
+  const int64_t most = pixels ? (wanted.masks > 0 ? INT64_MAX : 0)
+                              : int64_t{shape.batch} * wanted.masks * impl.cluster;
+  const int each = pixels ? cuda::kDenseBlocks : alone ? cuda::kAloneBlocks : cuda::kMaskBlocks;
+  const int clusters = std::max(1, impl.multiprocessors * each / impl.cluster);
+  wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, clusters * impl.cluster));
+  if (shape != impl.shape || !impl.buffers.capacity.holds(wanted) || alone != impl.alone) {
     const bool same_shape = shape == impl.shape;
     impl.shape = shape;
     impl.buffers.arrange(shape, same_shape ? impl.buffers.capacity.grown_to(wanted) : wanted,
@@ -234,6 +264,14 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
     impl.counters.allocations += impl.staging.reserve(bytes) ? 1 : 0;
     impl.counters.allocations += impl.device_parameters.reserve(bytes) ? 1 : 0;
     impl.parameters.clear();
+    // What a kernel alone expects cleared, and leaves so.
+    const cuda::KernelArguments& to = impl.buffers.arguments;
+    check(cudaMemsetAsync(to.usage, 0, sizeof(cuda::Usage), stream), "clearing the usage");
+    check(cudaMemsetAsync(to.last_masks, 0,
+                          static_cast<std::size_t>(impl.buffers.capacity.blocks) * sizeof(int32_t),
+                          stream),
+          "clearing the last call's masks");
+    impl.alone = alone;
     ++impl.generation;
   }
   if (impl.parameters != impl.next_parameters) {
@@ -252,15 +290,24 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
 void CudaPostprocessor::enqueue(const DeviceOutputs& outputs, CUstream_st* stream) {
   impl_->enqueued = outputs;
   impl_->in_flight = true;
-  impl_->launch(impl_->buffers, outputs, stream);
+  impl_->launch(impl_->buffers, outputs, stream, impl_->alone);
 }
 
 CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
   Impl& impl = *impl_;
   impl.recovery.reset();
   impl.synchronise(stream);
-  if (impl.buffers.arguments.header->overflow != 0) {
-    impl.buffers.arguments.header->overflow = 0;
+  cuda::ResultHeader& header = *impl.buffers.arguments.header;
+  if (header.overflow == cuda::kTooManyCandidates) {
+    header.overflow = 0;
+    ++impl.counters.reruns;
+    impl.many_candidates = true;
+    impl.last_pictures.clear();  // so that the next prepare looks at it
+    impl.launch(impl.buffers, impl.enqueued, stream, false);
+    impl.synchronise(stream);
+  }
+  if (header.overflow != 0) {
+    header.overflow = 0;
     ++impl.counters.reruns;
     cuda::Usage usage;
     check(cudaMemcpyAsync(&usage, impl.buffers.arguments.usage, sizeof(usage),
@@ -277,7 +324,7 @@ CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
     }
     auto larger = std::make_unique<Impl::Buffers>(impl.limits.place);
     larger->arrange(impl.shape, needed, impl.counters);
-    impl.launch(*larger, impl.enqueued, stream);
+    impl.launch(*larger, impl.enqueued, stream, false);
     impl.synchronise(stream);
     if (larger->arguments.header->overflow != 0) {
       throw Error(ErrorCode::kInternal, "CUDA: a rerun with the exact capacities overflowed");

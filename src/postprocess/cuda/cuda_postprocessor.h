@@ -25,9 +25,9 @@ struct DeviceOutputs {
 };
 
 /// postprocess() on a GPU, for batches: the same boxes, scores and mask bytes as the CPU backends.
-/// Two kernels a call, one host synchronisation, no allocation once shapes and capacities have been
-/// seen. Masks are run lengths, bytes or bits of pixels; results land in pinned host memory, in
-/// proportion to their size, or stay on the device. Not thread-safe.
+/// One or two kernels a call, one host synchronisation, no allocation once shapes and capacities
+/// have been seen. Masks are run lengths, bytes or bits of pixels; results land in pinned host
+/// memory, in proportion to their size, or stay on the device. Not thread-safe.
 ///
 /// A call is prepare, enqueue, wait, results; run does all four. What enqueue launches may be
 /// captured into a CUDA graph: pictures' sizes, transforms, thresholds and class maps are read from
@@ -47,6 +47,10 @@ class CudaPostprocessor {
     uint64_t bytes_per_picture = uint64_t{1} << 20;  ///< at least; about 10 are reserved for a run
     int32_t detections = 300;                        ///< a picture; more only on request
     int blocks_per_mask = 0;  ///< 0: the best known; 1 to 8, 1 where the GPU has no clusters
+    /// Selection always by a kernel of its own. Else one picture with up to 32 candidates in an
+    /// eighth of its logits is done by one kernel; with more, the call runs again with two, and so
+    /// do calls with the same thresholds and class map from then on.
+    bool selection_apart = false;
     cuda::MaskBytes mask_bytes = cuda::MaskBytes::kRle;
     Place place = Place::kHost;
     /// Not for run lengths: room for so many masks a picture, but for no more than `dense_bytes`.

@@ -1,9 +1,10 @@
 #pragma once
 
-// The second kernel where masks are wanted pixel by pixel: every block writes an equal share of the
-// bytes of all masks, row after row, a thread 16 pixels of each. Values are computed as the
-// reference has them; where the cells around have one sign, no value is needed to tell it.
+// Masks pixel by pixel: every block writes an equal share of the bytes of all masks, row after row,
+// a thread 16 pixels of each. Where the cells around have one sign, no value is needed to tell it;
+// the places where they do not are gathered, and computed as the reference has them by all threads.
 
+#include "postprocess/cuda/alone.h"
 #include "postprocess/cuda/axis_tables.h"
 #include "postprocess/cuda/hand_over.h"
 #include "postprocess/cuda/mask_source.h"
@@ -14,38 +15,51 @@ namespace rfseg::cuda {
 
 constexpr int kRun = 16;          ///< pixels that a thread writes at once
 constexpr int kBandRows = 64;     ///< pixel rows that a block prepares at once
-constexpr int kBandCells = 8192;  ///< cells of those
-constexpr int kBandWords = 1024;  ///< words of their signs
+constexpr int kBandCells = 6144;  ///< cells of those
+constexpr int kBandWords = 512;   ///< words of their signs
+constexpr int kBorders = 1024;    ///< runs with a border that are gathered
 constexpr int kOutside = -2;      ///< no row of cells: background
 constexpr int kManyTaps = -1;     ///< not two taps
 
 struct BandRow {
   int32_t cell;  ///< its first row of cells, kOutside, or kManyTaps, which no usable band has
   float w0, w1;
+  int32_t end;  ///< first row after it, within the band, with other cells
+};
+
+/// Rows [row, end) of the band, 16 pixels of each, whose cells have both signs.
+struct Border {
+  int32_t run;
+  uint16_t row, end;
 };
 
 struct DenseShared {
   float cells[kBandCells];
   uint32_t positive[kBandWords];  ///< [rows, words] one bit a cell > 0
   uint32_t solid[kBandWords];     ///< cells whose blends are > 0, too: see kernels.inc
-  BandRow rows[kBandRows];
+  alignas(16) BandRow rows[kBandRows];
+  Border borders[kBorders];
+  uint32_t border_count;
   PictureParams picture;
   MaskSource source;  ///< of the mask at work
+  AloneShared alone;
 };
 
 /// The cells of one band, and how its masks read them.
 struct Band {
-  int first_cell;  ///< row of cells at the top of the tile
-  int words;       ///< of one row's signs
-  bool usable;     ///< the tile is loaded, and two taps tell all
+  int begin, rows;  ///< pixel rows
+  int first_cell;   ///< row of cells at the top of the tile
+  int words;        ///< of one row's signs
+  bool usable;      ///< the tile is loaded, and two taps tell all
 };
 
-/// 16 pixels in the making.
+/// 16 pixels.
 template <MaskBytes format>
 struct Pixels;
 
 template <>
 struct Pixels<MaskBytes::kDense> {
+  static constexpr int kBytes = kRun;
   uint32_t words[4] = {};
   RFSEG_DEVICE void set(int k, bool value) { words[k / 4] |= value ? 1u << (k % 4 * 8) : 0u; }
   RFSEG_DEVICE void fill(bool value) {
@@ -55,35 +69,37 @@ struct Pixels<MaskBytes::kDense> {
     struct alignas(16) Quad {
       uint32_t w[4];
     };
-    *reinterpret_cast<Quad*>(row + kRun * run) = Quad{{words[0], words[1], words[2], words[3]}};
+    *reinterpret_cast<Quad*>(row + kBytes * run) = Quad{{words[0], words[1], words[2], words[3]}};
   }
 };
 
 template <>
 struct Pixels<MaskBytes::kBits> {
+  static constexpr int kBytes = kRun / 8;
   uint32_t bits = 0;
   RFSEG_DEVICE void set(int k, bool value) { bits |= value ? 1u << (k / 8 * 8 + 7 - k % 8) : 0u; }
   RFSEG_DEVICE void fill(bool value) { bits = value ? 0xffffu : 0u; }
   RFSEG_DEVICE void store(uint8_t* row, int run) const {
-    *reinterpret_cast<uint16_t*>(row + kRun / 8 * run) = static_cast<uint16_t>(bits);
+    *reinterpret_cast<uint16_t*>(row + kBytes * run) = static_cast<uint16_t>(bits);
   }
 };
 
 /// Taps of one pixel row.
 RFSEG_DEVICE BandRow band_row(const MaskSource& source, int row) {
   const AxisMap& y = source.y;
-  if (row < y.begin || row >= y.end) return {kOutside, 0, 0};
+  if (row < y.begin || row >= y.end) return {kOutside, 0, 0, 0};
   if (y.sampling == Sampling::kPlain) {
     const PlainTaps taps = plain_taps(y, row);
-    return {taps.i0, taps.w0, taps.w1};
+    return {taps.i0, taps.w0, taps.w1, 0};
   }
   const int k = row - y.begin;
-  return {source.y_cells[k], source.y_weights[2 * k], source.y_weights[2 * k + 1]};
+  return {source.y_cells[k], source.y_weights[2 * k], source.y_weights[2 * k + 1], 0};
 }
 
-/// Loads the rows [from, from + n) with their cells and returns n: up to kBandRows, up to `to`, and
-/// no more than the tile has room for. All threads; ends with a barrier.
-RFSEG_DEVICE int load_band(const MaskSource& source, int from, int to, DenseShared& s, Band& band) {
+/// Loads rows from `from` on with their cells: up to kBandRows, up to `to`, and no more than the
+/// tile has room for. All threads; ends with a barrier.
+RFSEG_DEVICE Band load_band(const MaskSource& source, int from, int to, DenseShared& s) {
+  Band band;
   const int thread = thread_index(), lane = thread % kWarp, warp = thread / kWarp;
   const AxisMap &x = source.x, &y = source.y;
   const bool plain = x.sampling == Sampling::kPlain;
@@ -111,35 +127,45 @@ RFSEG_DEVICE int load_band(const MaskSource& source, int from, int to, DenseShar
     if (band.usable || n == 1) break;
     n = (n + 1) / 2;
   }
+  constexpr int kLoads = 4;  // in flight a thread
+  const float inverse = 1.0f / static_cast<float>(columns);
+  const int total = band.usable ? count * columns : 0;
+  float values[kLoads];
+  const auto load = [&](int at) {
+    RFSEG_UNROLL
+    for (int k = 0; k < kLoads; ++k) {
+      const int i = at + k * kDenseThreads;
+      // i / columns: the half keeps the product away from integers by more than its error
+      const int row = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
+      values[k] = i < total ? source.cell(first + row, i - row * columns) : 0.0f;
+    }
+  };
+  load(thread);
   bool odd = false;
-  if (thread < n) {
+  if (thread == 0) s.border_count = 0;
+  if (thread < n) {  // while the cells come
     s.rows[thread] = band_row(source, from + thread);
     odd = s.rows[thread].cell == kManyTaps;
   }
-  if (band.usable) {
-    constexpr int kLoads = 4;  // in flight a thread
-    const float inverse = 1.0f / static_cast<float>(columns);
-    const int total = count * columns;
-    for (int at = thread; at < total; at += kLoads * kDenseThreads) {
-      float values[kLoads];
-      RFSEG_UNROLL
-      for (int k = 0; k < kLoads; ++k) {
-        const int i = at + k * kDenseThreads;
-        // i / columns: the half keeps the product away from integers by more than its error
-        const int row = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
-        values[k] = i < total ? source.cell(first + row, i - row * columns) : 0.0f;
-      }
-      RFSEG_UNROLL
-      for (int k = 0; k < kLoads; ++k) {
-        const int i = at + k * kDenseThreads;
-        odd = odd || (float_bits(values[k]) & 0x7f800000u) == 0x7f800000u;  // infinite, NaN
-        if (i < total) s.cells[i] = values[k];
-      }
-    }
-    // Two taps leave out those without a weight, which matter beside such a cell.
-    odd = block_any(odd);
-    if (!plain && odd) band.usable = false;
+  block_sync();
+  if (thread < n) {
+    const int cell = s.rows[thread].cell;
+    int end = thread + 1;
+    while (end < n && s.rows[end].cell == cell) ++end;
+    s.rows[thread].end = end;
   }
+  for (int at = thread; at < total; at += kLoads * kDenseThreads) {
+    if (at != thread) load(at);
+    RFSEG_UNROLL
+    for (int k = 0; k < kLoads; ++k) {
+      const int i = at + k * kDenseThreads;
+      odd = odd || (float_bits(values[k]) & 0x7f800000u) == 0x7f800000u;  // infinite, NaN
+      if (i < total) s.cells[i] = values[k];
+    }
+  }
+  // Two taps leave out those without a weight, which matter beside such a cell.
+  odd = block_any(odd);
+  if (!plain && odd) band.usable = false;
   if (band.usable) {
     for (int i = warp; i < count * words; i += kDenseThreads / kWarp) {
       const int row = i / words, column = (i - row * words) * 32 + lane;
@@ -152,10 +178,12 @@ RFSEG_DEVICE int load_band(const MaskSource& source, int from, int to, DenseShar
       }
     }
   }
+  band.begin = from;
+  band.rows = n;
   band.first_cell = first;
   band.words = words;
   block_sync();
-  return n;
+  return band;
 }
 
 /// 16 pixels one by one.
@@ -169,11 +197,11 @@ RFSEG_DEVICE_CALL Pixels<format> pixels_one_by_one(const MaskSource& source, int
   return pixels;
 }
 
-/// Pixels [16 run, 16 run + 16) of the band's rows [first, last).
+/// Pixels [16 run, 16 run + 16) of the band's rows [first, last), but those of borders, which are
+/// gathered. With `zeroed`, nothing is written where the mask is background.
 template <MaskBytes format, bool plain>
-RFSEG_DEVICE void write_run(const MaskSource& source, const DenseShared& s, const Band& band,
-                            int band_begin, int run, int first, int last, uint8_t* rows,
-                            int64_t pitch) {
+RFSEG_DEVICE void write_run(const MaskSource& source, DenseShared& s, const Band& band, int run,
+                            int first, int last, bool zeroed, uint8_t* mask, int64_t pitch) {
   const AxisMap& x = source.x;
   const int column = kRun * run, columns = x.cells;
   // The pixels that have cells, and which cells those are. They do not fall along x.
@@ -203,94 +231,138 @@ RFSEG_DEVICE void write_run(const MaskSource& source, const DenseShared& s, cons
     const uint64_t both = bits[word] | (word + 1 < band.words ? uint64_t{bits[word + 1]} << 32 : 0);
     return static_cast<uint32_t>(both >> (low & 31)) & window;
   };
-  if (begin < end && !two_taps) {
-    for (int row = first; row < last; ++row) {
-      Pixels<format> pixels;
-      pixels.fill(false);
-      if (row >= source.y.begin && row < source.y.end) {
-        pixels = pixels_one_by_one<format>(source, column, row);
+  uint8_t* out = mask + (band.begin + first) * pitch;
+  for (int row = first; row < last;) {
+    const int cell = s.rows[row].cell;
+    const int stop = s.rows[row].end < last ? s.rows[row].end : last;
+    bool all = false;
+    if (cell != kOutside && begin < end) {
+      bool border = !two_taps || !signs;
+      if (!border) {
+        const int above = (cell - band.first_cell) * band.words;
+        const int below = cell < source.y.cells - 1 ? above + band.words : above;
+        const uint32_t any = in_window(s.positive + above) | in_window(s.positive + below);
+        all = whole && (in_window(s.solid + above) & in_window(s.solid + below)) == window;
+        border = any != 0 && !all;
       }
-      pixels.store(rows + row * pitch, run);
+      if (border) {
+        const uint32_t at = two_taps ? atomic_add(&s.border_count, 1u) : kBorders;
+        if (at < kBorders) {
+          s.borders[at] = {run, static_cast<uint16_t>(row), static_cast<uint16_t>(stop)};
+        } else {
+          for (int r = row; r < stop; ++r) {
+            pixels_one_by_one<format>(source, column, band.begin + r)
+                .store(mask + (band.begin + r) * pitch, run);
+          }
+        }
+        out += (stop - row) * pitch;
+        row = stop;
+        continue;
+      }
     }
-    return;
-  }
-  float upper[kRun], lower[kRun];
-  enum Kind { kNone, kAll, kMixed } kind = kNone;
-  int cell = kOutside;
-  Pixels<format> pixels;
-  pixels.fill(false);
-  uint8_t* out = rows + first * pitch;
-  for (int row = first; row < last; ++row, out += pitch) {
-    const BandRow taps = s.rows[row - band_begin];
-    if (taps.cell == kOutside || high < low) {
-      Pixels<format> none;
-      none.fill(false);
-      none.store(out, run);
+    if (zeroed && !all) {
+      out += (stop - row) * pitch;
+      row = stop;
       continue;
     }
-    if (taps.cell != cell) {
-      cell = taps.cell;
-      const int above = cell - band.first_cell;
-      const int below = above + (cell < source.y.cells - 1 ? 1 : 0);
-      kind = kMixed;
-      if (signs) {
-        const uint32_t* bits = s.positive;
-        if ((in_window(bits + above * band.words) | in_window(bits + below * band.words)) == 0) {
-          kind = kNone;
-        } else if (whole && (in_window(s.solid + above * band.words) &
-                             in_window(s.solid + below * band.words)) == window) {
-          kind = kAll;
+    Pixels<format> pixels;
+    pixels.fill(all);
+    for (; row < stop; ++row, out += pitch) pixels.store(out, run);
+  }
+}
+
+/// The gathered borders, a lane a pixel of each of two.
+template <MaskBytes format, bool plain>
+RFSEG_DEVICE void write_borders(const MaskSource& source, const DenseShared& s, const Band& band,
+                                uint8_t* mask, int64_t pitch) {
+  const AxisMap& x = source.x;
+  const int lane = thread_index() % kWarp, warp = thread_index() / kWarp, columns = x.cells;
+  const int count =
+      static_cast<int>(s.border_count < kBorders ? s.border_count : uint32_t{kBorders});
+  // Bits of a byte begin with the highest.
+  const int within = lane % kRun;
+  const int k = format == MaskBytes::kBits ? within / 8 * 8 + 7 - within % 8 : within;
+  for (int base = 2 * warp; base < count; base += 2 * kDenseThreads / kWarp) {
+    const Border one = s.borders[base], other = s.borders[base + 1 < count ? base + 1 : base];
+    const bool valid = base + lane / kRun < count;
+    const Border mine = lane < kRun ? one : other;
+    const int rows_of_one = one.end - one.row, rows_of_other = other.end - other.row;
+    const int rows = rows_of_one > rows_of_other ? rows_of_one : rows_of_other;
+    const int pixel = kRun * mine.run + k;
+    const XTaps taps = pixel >= x.begin && pixel < x.end ? x_taps<plain>(source, pixel) : XTaps{};
+    const int next = taps.cell < columns - 1 ? 1 : 0;
+    const int cell = s.rows[mine.row].cell;
+    const float* a = s.cells + (cell - band.first_cell) * columns + taps.cell;
+    const float* b = cell < source.y.cells - 1 ? a + columns : a;
+    const float upper = blend_two<plain>(taps.w0, a[0], taps.w1, a[next]);
+    const float lower = blend_two<plain>(taps.w0, b[0], taps.w1, b[next]);
+    uint8_t* out = mask + (band.begin + mine.row) * pitch + Pixels<format>::kBytes * mine.run +
+                   (format == MaskBytes::kBits ? 0 : k);
+    for (int r = 0; r < rows; ++r, out += pitch) {
+      const bool active = valid && mine.row + r < mine.end;
+      const BandRow row = s.rows[active ? mine.row + r : mine.row];
+      const bool set = blend_two<plain>(row.w0, upper, row.w1, lower) > 0.0f;
+      if (format == MaskBytes::kBits) {
+        const uint32_t bits = warp_ballot(set);
+        if (active && within == 0) {
+          *reinterpret_cast<uint16_t*>(out) = static_cast<uint16_t>(bits >> (lane & kRun));
         }
-      }
-      if (kind == kMixed) {
-        const float* a = s.cells + above * columns;
-        const float* b = s.cells + below * columns;
-        const int from = opaque(column);  // taps again rather than 48 registers for all rows
-        RFSEG_UNROLL
-        for (int k = 0; k < kRun; ++k) {
-          const int pixel = from + k;
-          const XTaps at = pixel >= begin && pixel < end ? x_taps<plain>(source, pixel) : XTaps{};
-          const int next = at.cell + (at.cell < columns - 1 ? 1 : 0);
-          upper[k] = blend_two<plain>(at.w0, a[at.cell], at.w1, a[next]);
-          lower[k] = blend_two<plain>(at.w0, b[at.cell], at.w1, b[next]);
-        }
-      } else {
-        pixels.fill(kind == kAll);
+      } else if (active) {
+        *out = set ? 1 : 0;
       }
     }
-    if (kind == kMixed) {
-      pixels.fill(false);
-      RFSEG_UNROLL
-      for (int k = 0; k < kRun; ++k) {
-        pixels.set(k, blend_two<plain>(taps.w0, upper[k], taps.w1, lower[k]) > 0.0f);
-      }
-    }
-    pixels.store(out, run);
   }
 }
 
 /// Rows [from, to) of one mask. All threads; begins with a barrier.
 template <MaskBytes format, bool plain>
 RFSEG_DEVICE void write_rows(const MaskSource& source, DenseShared& s, int from, int to,
-                             uint8_t* mask, int64_t pitch) {
-  const int runs = static_cast<int>(pitch / (format == MaskBytes::kBits ? kRun / 8 : kRun));
+                             bool zeroed, uint8_t* mask, int64_t pitch) {
+  const int runs = static_cast<int>(pitch / Pixels<format>::kBytes);
   const int teams = runs < kDenseThreads ? kDenseThreads / runs : 1;  // shares of the band's rows
   const int thread = thread_index();
   for (int at = from; at < to;) {
     block_sync();
-    Band band;
-    const int n = load_band(source, at, to, s, band);
-    const int share = (n + teams - 1) / teams;
+    const Band band = load_band(source, at, to, s);
+    const int share = (band.rows + teams - 1) / teams;
     const int team = teams > 1 ? thread / runs : 0;
-    const int first = at + team * share;
-    const int last = first + share < at + n ? first + share : at + n;
+    const int first = team * share;
+    const int last = first + share < band.rows ? first + share : band.rows;
     if (team < teams) {
       for (int run = teams > 1 ? thread - team * runs : thread; run < runs; run += kDenseThreads) {
-        write_run<format, plain>(source, s, band, at, run, first, last, mask, pitch);
+        write_run<format, plain>(source, s, band, run, first, last, zeroed, mask, pitch);
       }
     }
-    at += n;
+    block_sync();
+    write_borders<format, plain>(source, s, band, mask, pitch);
+    at += band.rows;
   }
+}
+
+/// Part `part` of `parts` equal ones of `n`: where it begins.
+RFSEG_DEVICE uint64_t part_of(uint64_t n, uint64_t part, uint64_t parts) {
+  return n / parts * part + n % parts * part / parts;
+}
+
+/// Rows [from, to) of mask `mask` of the picture in s.picture, which is of query `query`.
+template <MaskBytes format, bool alone>
+RFSEG_DEVICE void write_mask(const KernelArguments& a, DenseShared& s, int picture_index, int query,
+                             int from, int to, bool zeroed, uint8_t* mask) {
+  const int64_t pitch = row_pitch(s.picture.width, format);
+  block_sync();
+  if (thread_index() == 0) s.source = mask_source(a, s.picture, picture_index, query);
+  block_sync();
+  if (alone || s.picture.x.sampling == Sampling::kPlain) {
+    write_rows<format, true>(s.source, s, from, to, zeroed, mask, pitch);
+  } else {
+    write_rows<format, false>(s.source, s, from, to, zeroed, mask, pitch);
+  }
+}
+
+/// First row of `pitch` bytes that begins at byte `at` or after.
+RFSEG_DEVICE int64_t row_from(uint64_t at, int64_t pitch) {
+  return static_cast<int64_t>((at + static_cast<uint64_t>(pitch) - 1) /
+                              static_cast<uint64_t>(pitch));
 }
 
 /// Any number of blocks of kDenseThreads write all masks of the batch.
@@ -307,45 +379,93 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
   if (total > a.byte_capacity) {
     if (block == 0 && thread_index() == 0) {
       a.usage->bytes = total;
-      a.header->overflow = 1;
+      a.header->overflow = kBuffersTooSmall;
     }
     return;
   }
   // A row belongs to the block in whose share it begins.
-  const uint64_t begin = total / blocks * block + total % blocks * block / blocks;
-  const uint64_t end = total / blocks * (block + 1) + total % blocks * (block + 1) / blocks;
-  for (uint64_t at = begin; at < end;) {
+  const uint64_t end = part_of(total, block + 1, blocks);
+  for (uint64_t at = part_of(total, block, blocks); at < end;) {
     places.find(at);
-    const int picture_index = places.picture;
-    if (picture_index != loaded) {
+    if (places.picture != loaded) {
       block_sync();
-      loaded = picture_index;
+      loaded = places.picture;
       load_picture(a, loaded, s.picture);
     }
     block_sync();
-    const PictureParams& picture = s.picture;
-    const int64_t pitch = row_pitch(picture.width, format);
-    const uint64_t size = mask_bytes(picture.height, picture.width, format);
+    const int64_t pitch = row_pitch(s.picture.width, format);
+    const uint64_t size = mask_bytes(s.picture.height, s.picture.width, format);
     const uint64_t mask = (at - places.start) / size;
-    const uint64_t mask_start = places.start + mask * size;
-    const uint64_t mask_end = mask_start + size;
-    const uint64_t p = static_cast<uint64_t>(pitch);
-    const int from = static_cast<int>((at - mask_start + p - 1) / p);
-    const int to = static_cast<int>(((end < mask_end ? end : mask_end) - mask_start + p - 1) / p);
+    const uint64_t begin = places.start + mask * size;
+    const int from = static_cast<int>(row_from(at - begin, pitch));
+    const uint64_t until = end < begin + size ? end : begin + size;
+    const int to = static_cast<int>(row_from(until - begin, pitch));
     if (from < to) {
-      const int64_t slot = int64_t{picture_index} * a.mask_pitch + static_cast<int64_t>(mask);
-      if (thread_index() == 0) {
-        s.source = mask_source(a, picture, picture_index, a.mask_query[slot]);
-      }
-      block_sync();
-      uint8_t* const out = a.bytes + mask_start;
-      if (picture.x.sampling == Sampling::kPlain) {
-        write_rows<format, true>(s.source, s, from, to, out, pitch);
-      } else {
-        write_rows<format, false>(s.source, s, from, to, out, pitch);
-      }
+      const int64_t slot = int64_t{loaded} * a.mask_pitch + static_cast<int64_t>(mask);
+      write_mask<format, false>(a, s, loaded, a.mask_query[slot], from, to, false, a.bytes + begin);
     }
-    at = mask_end;
+    at = begin + size;
+  }
+}
+
+/// The same for one picture whose axes are plain, with the selection. While that goes on, as many
+/// masks are cleared as the last call had; each block clears what it writes later.
+template <MaskBytes format>
+RFSEG_DEVICE void dense_kernel_alone(const KernelArguments& a, DenseShared& s) {
+  if (cluster_size() > 1) cluster_arrive();
+  const uint64_t blocks = static_cast<uint64_t>(grid_x());
+  const uint64_t block = static_cast<uint64_t>(block_x());
+  const int height = a.pictures[0].height, width = a.pictures[0].width;
+  const int64_t pitch = row_pitch(width, format);
+  const uint64_t size = mask_bytes(height, width, format);
+  int32_t* const last_masks = a.last_masks + block_x();
+  uint64_t cleared = a.clear_early ? size * static_cast<uint64_t>(*last_masks) : 0;
+  if (cleared > a.byte_capacity) cleared = 0;
+  // Rows are counted through all masks.
+  const int64_t cleared_from = row_from(part_of(cleared, block, blocks), pitch);
+  const int64_t cleared_to = row_from(part_of(cleared, block + 1, blocks), pitch);
+  load_picture(a, 0, s.picture);
+  const AloneCall call = select_alone(
+      a, s.alone,
+      [&] {
+        struct alignas(16) Quad {
+          uint32_t w[4];
+        };
+        Quad* const to = reinterpret_cast<Quad*>(a.bytes + cleared_to * pitch);
+        Quad* at = reinterpret_cast<Quad*>(a.bytes + cleared_from * pitch) + thread_index();
+        for (; at < to; at += kDenseThreads) *at = Quad{};
+      },
+      [] {});
+  if (!call.fits) {
+    if (block == 0 && thread_index() == 0) a.header->overflow = kTooManyCandidates;
+    return;
+  }
+  const uint64_t total = size * static_cast<uint64_t>(call.counts.masks);
+  if (total > a.byte_capacity) {
+    if (block == 0 && thread_index() == 0) {
+      a.usage->bytes = total;
+      a.header->overflow = kBuffersTooSmall;
+    }
+    return;
+  }
+  if (thread_index() == 0) *last_masks = call.counts.masks;
+  if (block == blocks - 1) hand_over_alone(a, s.alone, call, s.picture);
+  const int64_t rows = int64_t{call.counts.masks} * height, cleared_rows = row_from(cleared, pitch);
+  const uint64_t rest = rows > cleared_rows ? static_cast<uint64_t>(rows - cleared_rows) : 0;
+  for (int again = 0; again < 2; ++again) {
+    int64_t from = cleared_from, to = cleared_to < rows ? cleared_to : rows;
+    if (again == 1) {
+      from = cleared_rows + static_cast<int64_t>(part_of(rest, block, blocks));
+      to = cleared_rows + static_cast<int64_t>(part_of(rest, block + 1, blocks));
+    }
+    while (from < to) {
+      const int64_t mask = from / height, first = mask * height;
+      const int64_t stop = to < first + height ? to : first + height;
+      write_mask<format, true>(a, s, 0, s.alone.mask_query[mask], static_cast<int>(from - first),
+                               static_cast<int>(stop - first), again == 0,
+                               a.bytes + static_cast<uint64_t>(mask) * size);
+      from = stop;
+    }
   }
 }
 

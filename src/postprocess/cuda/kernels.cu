@@ -14,9 +14,14 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   select_kernel(arguments, *reinterpret_cast<SelectShared*>(dynamic_shared));
 }
 
-__global__ void __launch_bounds__(kMaskThreads, 3)
+__global__ void __launch_bounds__(kMaskThreads, kMaskBlocks)
     rfseg_masks(const __grid_constant__ KernelArguments arguments) {
   mask_kernel(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
+}
+
+__global__ void __launch_bounds__(kMaskThreads, kAloneBlocks)
+    rfseg_masks_alone(const __grid_constant__ KernelArguments arguments) {
+  mask_kernel_alone(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
 }
 
 template <MaskBytes format>
@@ -25,11 +30,10 @@ __global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
   dense_kernel<format>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
 }
 
-cudaLaunchAttribute started_early() {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  return attribute;
+template <MaskBytes format>
+__global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
+    rfseg_dense_alone(const __grid_constant__ KernelArguments arguments) {
+  dense_kernel_alone<format>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
 }
 
 }  // namespace
@@ -38,17 +42,24 @@ cudaError_t configure_kernels(int* cluster) {
   cudaFuncAttributes attributes;
   cudaError_t status = cudaFuncGetAttributes(&attributes, rfseg_masks);
   if (status != cudaSuccess) return status;
-  *cluster = attributes.ptxVersion >= 90 ? kMaxCluster : 1;
-  status = cudaFuncSetAttribute(rfseg_select, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(sizeof(SelectShared)));
-  if (status != cudaSuccess) return status;
-  for (const auto dense : {rfseg_dense<MaskBytes::kDense>, rfseg_dense<MaskBytes::kBits>}) {
-    status = cudaFuncSetAttribute(dense, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(sizeof(DenseShared)));
-    if (status != cudaSuccess) return status;
+  *cluster = attributes.ptxVersion >= 90 ? kMaxBlocksPerMask : 1;
+  const auto allow = [](auto kernel, std::size_t shared) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(shared));
+  };
+  const cudaError_t all[] = {
+      allow(rfseg_select, sizeof(SelectShared)),
+      allow(rfseg_masks, sizeof(MaskShared)),
+      allow(rfseg_masks_alone, sizeof(MaskShared)),
+      allow(rfseg_dense<MaskBytes::kDense>, sizeof(DenseShared)),
+      allow(rfseg_dense<MaskBytes::kBits>, sizeof(DenseShared)),
+      allow(rfseg_dense_alone<MaskBytes::kDense>, sizeof(DenseShared)),
+      allow(rfseg_dense_alone<MaskBytes::kBits>, sizeof(DenseShared)),
+  };
+  for (const cudaError_t one : all) {
+    if (one != cudaSuccess) return one;
   }
-  return cudaFuncSetAttribute(rfseg_masks, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(sizeof(MaskShared)));
+  return cudaSuccess;
 }
 
 cudaError_t launch_select(const KernelArguments& arguments, cudaStream_t stream) {
@@ -61,38 +72,48 @@ cudaError_t launch_select(const KernelArguments& arguments, cudaStream_t stream)
   return cudaLaunchKernelEx(&config, rfseg_select, arguments);
 }
 
-cudaError_t launch_masks(const KernelArguments& arguments, int blocks, int cluster,
-                         cudaStream_t stream) {
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[0].val.clusterDim.y = 1;
-  attributes[0].val.clusterDim.z = 1;
-  attributes[1] = started_early();
+namespace {
+
+template <class Kernel>
+cudaError_t launch(Kernel kernel, const KernelArguments& arguments, int blocks, int threads,
+                   std::size_t shared, int cluster, bool early, cudaStream_t stream) {
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
+    attributes[count].val.clusterDim.y = attributes[count].val.clusterDim.z = 1;
+    ++count;
+  }
+  if (early) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count].val.programmaticStreamSerializationAllowed = 1;
+    ++count;
+  }
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kMaskThreads);
-  config.dynamicSmemBytes = sizeof(MaskShared);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 0;  // both came with the same generation
-  return cudaLaunchKernelEx(&config, rfseg_masks, arguments);
+  config.numAttrs = count;
+  return cudaLaunchKernelEx(&config, kernel, arguments);
 }
 
-cudaError_t launch_dense(const KernelArguments& arguments, MaskBytes format, int blocks, bool early,
+}  // namespace
+
+cudaError_t launch_masks(const KernelArguments& arguments, MaskBytes format, const MaskLaunch& how,
                          cudaStream_t stream) {
-  cudaLaunchAttribute attribute = started_early();
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kDenseThreads);
-  config.dynamicSmemBytes = sizeof(DenseShared);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = early ? 1 : 0;
-  return cudaLaunchKernelEx(
-      &config,
-      format == MaskBytes::kBits ? rfseg_dense<MaskBytes::kBits> : rfseg_dense<MaskBytes::kDense>,
-      arguments);
+  if (format == MaskBytes::kRle) {
+    return launch(how.alone ? rfseg_masks_alone : rfseg_masks, arguments, how.blocks, kMaskThreads,
+                  sizeof(MaskShared), how.cluster, how.early && !how.alone, stream);
+  }
+  const auto kernel =
+      format == MaskBytes::kDense
+          ? (how.alone ? rfseg_dense_alone<MaskBytes::kDense> : rfseg_dense<MaskBytes::kDense>)
+          : (how.alone ? rfseg_dense_alone<MaskBytes::kBits> : rfseg_dense<MaskBytes::kBits>);
+  return launch(kernel, arguments, how.blocks, kDenseThreads, sizeof(DenseShared),
+                how.alone ? how.cluster : 1, how.early && !how.alone, stream);
 }
 
 }  // namespace rfseg::cuda

@@ -6,18 +6,21 @@
 
 namespace rfseg::cuda {
 
-constexpr int kDenseBlocks = 2;  ///< of the dense kernel on a multiprocessor
+/// Blocks on a multiprocessor that the kernels are compiled for.
+constexpr int kMaskBlocks = 3, kAloneBlocks = 2, kDenseBlocks = 2;
 
 /// Blocks of a cluster of the mask kernel as compiled for the current device: 1 where the code that
 /// runs there has no clusters, and no early start of a kernel. Also lifts the kernels' shared
 /// memory limits.
 cudaError_t configure_kernels(int* cluster);
 cudaError_t launch_select(const KernelArguments& arguments, cudaStream_t stream);
-/// `blocks` is a multiple of `cluster`. May start before the select kernel's end.
-cudaError_t launch_masks(const KernelArguments& arguments, int blocks, int cluster,
-                         cudaStream_t stream);
-/// Masks of `format`, kDense or kBits, by any number of blocks. With `early` as launch_masks.
-cudaError_t launch_dense(const KernelArguments& arguments, MaskBytes format, int blocks, bool early,
+struct MaskLaunch {
+  int blocks = 0;      ///< a multiple of `cluster`
+  int cluster = 1;     ///< blocks that share masks, or a selection
+  bool early = false;  ///< may start before the selection kernel's end
+  bool alone = false;  ///< selects, too: no selection kernel is before it
+};
+cudaError_t launch_masks(const KernelArguments& arguments, MaskBytes format, const MaskLaunch& how,
                          cudaStream_t stream);
 
 }  // namespace rfseg::cuda

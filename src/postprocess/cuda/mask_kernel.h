@@ -5,6 +5,7 @@
 // mask is handled as the positions at which it changes ("toggles"), in column-major order.
 
 #include "core/cuda/simt.h"
+#include "postprocess/cuda/alone.h"
 #include "postprocess/cuda/cell_columns.h"
 #include "postprocess/cuda/hand_over.h"
 #include "postprocess/cuda/pixel_columns.h"
@@ -13,7 +14,6 @@
 namespace rfseg::cuda {
 
 constexpr int kMaskWarps = kMaskThreads / kWarp;
-constexpr int kMaxCluster = 8;
 constexpr uint32_t kListToggles = 1024;  ///< toggles of a block that stay in shared memory
 constexpr int kMaxGroups = 7;            ///< bytes of one count
 
@@ -37,6 +37,7 @@ struct alignas(16) MaskShared {
   ScanScratch scan;
   Exchange exchange;
   PictureParams picture;  ///< of the mask at work
+  AloneShared alone;
 };
 
 /// The toggles of one block: the first in shared memory, the rest in the workspace.
@@ -207,9 +208,25 @@ struct Team {
   }
 };
 
+/// Where the next `need` bytes are; kNoRoom if `failed`, or without room. One thread a mask, of
+/// `masks` in all. `alone`: there was no selection kernel that cleared the count.
+RFSEG_DEVICE uint64_t reserve_bytes(const KernelArguments& a, uint64_t need, bool failed,
+                                    bool alone, int masks) {
+  const uint64_t old = atomic_add(&a.usage->reserved, alone ? kReservation + need : need);
+  const uint64_t base = alone ? old % kReservation : old;
+  if (!alone) {
+    atomic_add(&a.usage->bytes, need);
+  } else if (old / kReservation == static_cast<uint64_t>(masks) - 1) {  // the call's last
+    a.usage->bytes = base + need;
+    a.usage->reserved = 0;
+  }
+  return failed || base + need > a.byte_capacity ? kNoRoom : base;
+}
+
 /// One mask; `active` false only takes part in the barriers.
+template <bool alone>
 RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Team& team,
-                              bool active, int picture_index, int slot, int query) {
+                              bool active, int picture_index, int slot, int query, int masks) {
   const int thread = thread_index(), lane = thread % kWarp;
   BlockScan<kMaskThreads> scan(s.scan);
   Counts counts;
@@ -219,7 +236,12 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
   if (active) {
     const PictureParams& picture = s.picture;
     pixels = static_cast<uint32_t>(picture.height) * static_cast<uint32_t>(picture.width);
-    const MaskSource source = mask_source(a, picture, picture_index, query);
+    MaskSource source = mask_source(a, picture, picture_index, query);
+    if (alone) {
+      source.start = nullptr;  // they are in the tile
+      source.y_two_taps = true;
+      source.x.sampling = source.y.sampling = Sampling::kPlain;
+    }
     count = list_toggles(source, picture.height, picture.width, s, counts.list, team.rank,
                          team.size, scan);
     if (team.rank == team.size - 1) {  // the end of the picture closes the last run
@@ -280,8 +302,7 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
       // unused.
       const uint64_t longest = static_cast<uint64_t>(group_count(static_cast<int32_t>(pixels)));
       const uint64_t need = (all * longest + 15) / 16 * 16;
-      base = atomic_add(&a.usage->bytes, need);
-      if (failed || base + need > a.byte_capacity) base = kNoRoom;
+      base = reserve_bytes(a, need, failed, alone, masks);
     }
     for (uint32_t from = 0; from < count && !failed; from += kMaskThreads) {
       const uint32_t i = from + static_cast<uint32_t>(thread);
@@ -314,7 +335,7 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
     }
     if (team.rank == 0 && thread == 0) {
       if (at == kNoRoom) {
-        a.header->overflow = 1;
+        a.header->overflow = kBuffersTooSmall;
       } else {
         a.mask_records[int64_t{picture_index} * a.mask_pitch + slot] = {static_cast<uint32_t>(at),
                                                                         length};
@@ -379,8 +400,20 @@ struct MaskNumbers {
   }
 };
 
-/// Grid of whole clusters of kMaskThreads; any number of them does all masks of the batch. The more
-/// masks, the fewer blocks share one.
+/// How the blocks of a cluster share `total` masks. The more masks, the fewer blocks share one.
+RFSEG_DEVICE Team make_team(int total, int clusters, int* teams, int* mine) {
+  const int cluster = cluster_size();
+  Team team;
+  team.size = cluster;
+  while (team.size > 1 && total > clusters * (cluster / team.size)) team.size /= 2;
+  *teams = cluster / team.size;
+  *mine = cluster_rank() / team.size;
+  team.first = *mine * team.size;
+  team.rank = cluster_rank() - team.first;
+  return team;
+}
+
+/// Grid of whole clusters of kMaskThreads; any number of them does all masks of the batch.
 RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   const int cluster = cluster_size(), clusters = grid_x() / cluster;
   const int home = block_x() / cluster;
@@ -394,13 +427,8 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   numbers.find(a, home);
   const int total = numbers.total;
   hand_over_detections(a, MaskBytes::kRle);
-  Team team;
-  team.size = cluster;
-  while (team.size > 1 && total > clusters * (cluster / team.size)) team.size /= 2;
-  const int teams = cluster / team.size;
-  const int mine = cluster_rank() / team.size;
-  team.first = mine * team.size;
-  team.rank = cluster_rank() - team.first;
+  int teams, mine;
+  const Team team = make_team(total, clusters, &teams, &mine);
   block_sync();
   for (int item = home * teams; item < total; item += clusters * teams) {
     const bool active = mine < teams && item + mine < total;
@@ -414,7 +442,30 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
         block_sync();
       }
     }
-    encode_mask(a, s, team, active, numbers.picture, numbers.slot, query);
+    encode_mask<false>(a, s, team, active, numbers.picture, numbers.slot, query, total);
+  }
+}
+
+/// The same for one picture whose axes are plain, with the selection.
+RFSEG_DEVICE void mask_kernel_alone(const KernelArguments& a, MaskShared& s) {
+  const int cluster = cluster_size(), clusters = grid_x() / cluster;
+  const int home = block_x() / cluster;
+  if (cluster > 1) cluster_arrive();
+  load_picture(a, 0, s.picture);
+  const AloneCall call = select_alone(
+      a, s.alone, [] {}, [&] { fill_starts(s.picture.y, s.tile.start); });
+  if (!call.fits) {
+    if (block_x() == 0 && thread_index() == 0) a.header->overflow = kTooManyCandidates;
+    return;
+  }
+  if (block_x() == grid_x() - 1) hand_over_alone(a, s.alone, call, s.picture);
+  const int total = call.counts.masks;
+  int teams, mine;
+  const Team team = make_team(total, clusters, &teams, &mine);
+  for (int item = home * teams; item < total; item += clusters * teams) {
+    const bool active = mine < teams && item + mine < total;
+    const int query = active ? s.alone.mask_query[item + mine] : 0;
+    encode_mask<true>(a, s, team, active, 0, item + mine, query, total);
   }
 }
 

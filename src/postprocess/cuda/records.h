@@ -34,6 +34,7 @@ RFSEG_HOST_DEVICE uint64_t mask_bytes(int32_t height, int32_t width, MaskBytes f
 constexpr int kSelectThreads = 1024;
 constexpr int kMaskThreads = 256;
 constexpr int kDenseThreads = 256;
+constexpr int kMaxBlocksPerMask = 8;  ///< and a cluster
 constexpr int kCandidates = 4096;     ///< pairs that selection orders in shared memory
 constexpr int kSharedQueries = 2048;  ///< queries whose first survivor is kept in shared memory
 constexpr int kMaxRows = 1024;        ///< rows of cells that the cell-wise path takes
@@ -58,8 +59,12 @@ struct PictureParams {
 
 /// The host clears it before a call.
 struct ResultHeader {
-  uint32_t overflow = 0;  ///< not 0: some mask is missing, run again with larger buffers
+  uint32_t overflow = 0;  ///< not 0: some mask is missing, see Overflow
   uint32_t padding[3] = {};
+};
+enum Overflow : uint32_t {
+  kBuffersTooSmall = 1,   ///< run again with larger buffers
+  kTooManyCandidates = 2  ///< for one kernel alone: run again with the selection kernel
 };
 struct alignas(16) PictureRecord {
   int32_t detections = 0;
@@ -78,10 +83,13 @@ struct alignas(16) DetectionRecord {
 };
 /// What a rerun needs, and the running end of the bytes.
 struct Usage {
-  uint64_t bytes = 0;    ///< reserved so far; of dense masks all that they need
-  uint32_t toggles = 0;  ///< most that one block had to spill, where it had no room
+  uint64_t reserved = 0;  ///< bytes so far; without a selection kernel also kReservation a mask,
+                          ///< and 0 again after the last
+  uint64_t bytes = 0;     ///< that all masks need
+  uint32_t toggles = 0;   ///< most that one block had to spill, where it had no room
   uint32_t padding = 0;
 };
+constexpr uint64_t kReservation = uint64_t{1} << 48;
 
 /// Fixed when a call is enqueued or captured: pointers and shapes, nothing about the pictures.
 struct KernelArguments {
@@ -108,10 +116,12 @@ struct KernelArguments {
   int32_t* cells = nullptr;              ///< [B, 2, side_pitch] first of the two, -1: more taps
   int32_t* two_taps = nullptr;           ///< [B] the y axis has two taps everywhere
   uint32_t* spill = nullptr;             ///< [blocks, spill_pitch]
+  int32_t* last_masks = nullptr;         ///< [blocks] dense masks of the last call, for each block
   Usage* usage = nullptr;
   int64_t key_pitch = 0;
   int32_t detection_pitch = 0, mask_pitch = 0, start_pitch = 0, side_pitch = 0;
   uint32_t spill_pitch = 0;
+  bool clear_early = false;  ///< dense masks: clear as many as the last call had during selection
   // results, memory that the host may read
   ResultHeader* header = nullptr;
   PictureRecord* picture_records = nullptr;  ///< [B]

@@ -4,6 +4,7 @@
 // prepare its axes for the mask kernel.
 
 #include "core/cuda/simt.h"
+#include "postprocess/cuda/alone.h"
 #include "postprocess/cuda/axis_tables.h"
 #include "postprocess/cuda/inputs.h"
 #include "postprocess/cuda/records.h"
@@ -23,11 +24,6 @@ struct SelectShared {
   uint32_t found;
   uint32_t digit, above;
 };
-
-/// Descending score, then ascending flat index, as one integer in descending order. Never 0.
-RFSEG_DEVICE uint64_t pair_key(float logit, uint32_t flat) {
-  return uint64_t{float_bits(sigmoid(logit))} << 32 | (0xffffffffu - flat);
-}
 
 /// One picture's logits.
 struct Logits {
