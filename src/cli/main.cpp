@@ -1,8 +1,12 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <iostream>
+#include <iterator>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "cli/common.h"
 #include "cli/unknown_words.h"
@@ -12,6 +16,43 @@
 #include "rfseg/version.h"
 
 namespace {
+
+// What follows "--" is a file, also where its name begins like an option. (CLI11 knows the mark
+// only before the first file.)
+std::vector<std::string> words_of(int argc, char** argv) {
+  std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  const auto mark = std::find(words.begin(), words.end(), "--");
+  if (mark == words.end()) return words;
+  for (auto word = mark + 1; word != words.end(); ++word) {
+    if (word->size() > 1 && word->front() == '-') *word = "./" + *word;
+  }
+  words.erase(mark);
+  return words;
+}
+
+// "-o $OUT" with nothing in OUT must not write to another place than was meant.
+void refuse_empty_names(CLI::App& app) {
+  static constexpr const char* kTexts[] = {"--report-title", "--report-notice"};
+  const auto check = [](const std::string& value) {
+    return value.empty() ? std::string("empty; is a variable of the shell not set?") : "";
+  };
+  for (CLI::App* verb : app.get_subcommands({})) {
+    for (CLI::Option* option : verb->get_options()) {
+      const bool text = std::any_of(std::begin(kTexts), std::end(kTexts),
+                                    [&](const char* name) { return option->check_name(name); });
+      if (option->get_items_expected_max() > 0 && !text) option->check(check, "");
+    }
+  }
+}
+
+// CLI11's "--stats: At Most 1 required but received 2" and "--stats: 1 required TEXT missing".
+std::string plain_words(const CLI::ParseError& error) {
+  const std::string text = error.what();
+  const std::string option = text.substr(0, text.find(": "));
+  if (text.find(": At Most 1 required") != std::string::npos) return option + ": given twice";
+  if (text.ends_with(": 1 required TEXT missing")) return option + ": needs a value";
+  return text;
+}
 
 int run(int argc, char** argv) {
   CLI::App app{"rfseg: RF-DETR instance segmentation of pictures and video, without Python",
@@ -37,13 +78,16 @@ int run(int argc, char** argv) {
   rfseg::cli::add_bench(app);
   rfseg::cli::add_eval(app);
   rfseg::cli::add_completion(app);
+  refuse_empty_names(app);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> words = words_of(argc, argv);
+    std::reverse(words.begin(), words.end());  // as CLI11 wants them
+    app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     // A misspelt option often shows first as something that is missing.
     const std::string unknown = rfseg::cli::describe_unknown_word(app);
-    rfseg::log_message(rfseg::LogLevel::kError, unknown.empty() ? error.what() : unknown);
+    rfseg::log_message(rfseg::LogLevel::kError, unknown.empty() ? plain_words(error) : unknown);
     const auto chosen = app.get_subcommands();
     std::cerr << "Run 'rfseg" << (chosen.empty() ? "" : " " + chosen.front()->get_name())
               << " --help' for what is accepted.\n";
@@ -70,7 +114,7 @@ int main(int argc, char** argv) {
     rfseg::log_message(rfseg::LogLevel::kError, std::string("unexpected failure: ") + error.what());
     return static_cast<int>(rfseg::ErrorCode::kInternal);
   }
-  if (std::fflush(stdout) != 0) {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
     rfseg::log_message(rfseg::LogLevel::kError, "stdout: cannot write");
     return static_cast<int>(rfseg::ErrorCode::kOutput);
   }

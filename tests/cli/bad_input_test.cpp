@@ -184,7 +184,7 @@ TEST_F(BadInputTest, OutputsDoNotDestroyEachOtherOrWhatOptionsRead) {
 }
 
 TEST_F(BadInputTest, ValuesThatWouldMeanSomethingElse) {
-  expect_failure(run({"predict", "-m", model(), pictures_[0], "--threshold", ""}), 2,
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--threshold", "zero"}), 2,
                  "a number from 0 to 1");
   expect_failure(run({"predict", "-m", model(), pictures_[0], "--class-threshold", "cat=1e50"}), 2,
                  "cat=1e50");

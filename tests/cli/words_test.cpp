@@ -78,6 +78,46 @@ TEST_F(WordsTest, DashIsStandardOutputOrRefusedAndNeverAFile) {
   EXPECT_EQ(files(), (std::vector<std::string>{"r.jsonl"}));
 }
 
+// As from "$OUT" where OUT is not set.
+TEST_F(WordsTest, EmptyWordsAreNoNames) {
+  const std::vector<std::string> predict = {"predict", "-m", model(), pictures_[0]};
+  for (const char* option :
+       {"-o", "--overlay", "--report", "--stats", "--threshold", "--classes"}) {
+    std::vector<std::string> words = predict;
+    words.insert(words.end(), {option, ""});
+    expect_usage_error(run(words), {"empty", option});
+  }
+  expect_usage_error(run({"predict", "-m", model(), ""}), {"inputs", "empty"});
+  expect_usage_error(run({"info", ""}), {"model", "empty"});
+  EXPECT_EQ(run({"predict", "-m", model(), pictures_[0], "--report-title", ""}).code, 0);
+}
+
+TEST_F(WordsTest, MissingAndRepeatedValues) {
+  expect_usage_error(run({"predict", "-m", model(), pictures_[0], "--stats"}),
+                     {"--stats: needs a value"});
+  expect_usage_error(
+      run({"predict", "-m", model(), pictures_[0], "-o", "a.jsonl", "-o", "b.jsonl"}),
+      {"--output: given twice"});
+}
+
+TEST_F(WordsTest, WhatCannotBePrintedIsSix) {
+  for (const char* words : {"--version", "--help", "info", "completion"}) {
+    std::vector<std::string> command = {words};
+    if (command[0] == "completion") command.push_back("bash");
+    EXPECT_EQ(run(command, ">/dev/full").code, 6) << words;
+  }
+}
+
+TEST_F(WordsTest, WhatFollowsTwoDashesIsAFile) {
+  std::filesystem::copy(pictures_[0], folder_ / "-a.jpg");
+  std::filesystem::copy(pictures_[1], folder_ / "b.jpg");
+  const auto result = run({"predict", "-m", model(), "b.jpg", "--masks", "none", "--", "-a.jpg"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  const auto lines = json_lines(result.out);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[1]["file"], "./-a.jpg");
+}
+
 TEST_F(WordsTest, AFormatThatContradictsTheNameIsRefused) {
   const auto with = [&](const std::string& format, const std::string& output) {
     return run({"predict", "-m", model(), pictures_[0], "--format", format, "-o", output});
