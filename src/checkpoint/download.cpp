@@ -60,7 +60,10 @@ class PartFile {
     }
     throw Error(ErrorCode::kOutput, fmt::format("{}: another download is writing it", path_));
   }
-  ~PartFile() { close(descriptor_); }
+  ~PartFile() {
+    if (size_ == 0) remove();  // nothing to continue from
+    close(descriptor_);
+  }
   PartFile(const PartFile&) = delete;
   PartFile& operator=(const PartFile&) = delete;
 
