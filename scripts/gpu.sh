@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Tests and times the CUDA backend on this machine's GPU. Usage: scripts/gpu.sh post [test|grid|sanitize|bench]...
+# or scripts/gpu.sh pre [test|sanitize|bench]...
 # Without steps all but grid, and that where its cases are given. Environment:
 #   RFSEG_GPU_BUILD   build folder; default build/release, built first where its programs are missing
 #   RFSEG_POST_CASES  folder of case sets: coco/ (10 survivors on average), crowd60/, crowd300/, each with
@@ -15,25 +16,28 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[[ "${1:-}" == post ]] || { sed -n 2,17p "$0" >&2; exit 2; }
+[[ "${1:-}" == post || "${1:-}" == pre ]] || { sed -n 2,18p "$0" >&2; exit 2; }
+stage="$1"
 shift
 steps=("$@")
-[[ ${#steps[@]} -gt 0 ]] || steps=(test ${RFSEG_GRID_CASES:+grid} sanitize bench)
+[[ ${#steps[@]} -gt 0 || $stage == pre ]] || steps=(test ${RFSEG_GRID_CASES:+grid} sanitize bench)
+[[ ${#steps[@]} -gt 0 ]] || steps=(test sanitize bench)
 build="${RFSEG_GPU_BUILD:-build/release}"
 jobs="${RFSEG_JOBS:-$(nproc)}"
 cases="${RFSEG_CUDA_CASES:-100000}"
-if [[ ! -x "$build/test_postprocess_cuda" || ! -x "$build/bench/bench_postprocess_cuda" ]]; then
+if [[ ! -x "$build/test_${stage}process_cuda" || ! -x "$build/bench/bench_${stage}process_cuda" ]]; then
   scripts/build.sh release
   build=build/release
 fi
 
+# run_tests PROGRAM TEST: all of the program's tests; TEST, the differential one, in many processes.
 run_tests() {
-  "$build/test_postprocess_cuda" --gtest_filter='-CudaDifferential.GpuEqualsTheCpuInEveryByte'
+  "$build/$1" --gtest_filter="-$2"
   local each=$(((cases + jobs - 1) / jobs)) pids=() logs failed=0
   logs="$(mktemp -d)"
   for ((i = 0; i < jobs; ++i)); do
-    RFSEG_CUDA_CASES=$each RFSEG_CUDA_FIRST=$((1 + i * each)) "$build/test_postprocess_cuda" \
-      --gtest_filter='CudaDifferential.GpuEqualsTheCpuInEveryByte' >"$logs/$i" 2>&1 &
+    RFSEG_CUDA_CASES=$each RFSEG_CUDA_FIRST=$((1 + i * each)) "$build/$1" --gtest_filter="$2" \
+      >"$logs/$i" 2>&1 &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
@@ -50,13 +54,13 @@ grid() {
   python3 tests/postprocess/torch_grid.py "$build/dump_detections" "${folders[@]}" --like inference
 }
 
+# sanitize PROGRAM TESTS
 sanitize() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed" >&2; return 1; }
   for tool in memcheck racecheck initcheck; do
     echo "== $tool"
     RFSEG_CUDA_CASES=${RFSEG_SANITIZE_CASES:-40} compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$build/test_postprocess_cuda" \
-      --gtest_filter='CudaDifferential.Gpu*:Cuda.BoxesAlone*:Cuda.Pixels*:Cuda.Recovers*' 2>&1 | tail -n 12
+      "$build/$1" --gtest_filter="$2" 2>&1 | tail -n 12
   done
 }
 
@@ -78,12 +82,29 @@ bench() {
   [[ -z "${RFSEG_TRITON_PEER:-}" ]] || $RFSEG_TRITON_PEER "${sets[@]}"
 }
 
+pre_bench() {
+  local sets
+  # shellcheck disable=SC2206  # RFSEG_BENCH_SETS is a list of words
+  sets=(${RFSEG_BENCH_SETS:-})
+  [[ ${#sets[@]} -gt 0 ]] || sets=(1920x1080:312:pil 1920x1080:312:pil:nv12 1918x1080:312:pil 1920x1080:312:pil:rgba
+              640x480:312:pil 3840x2160:312:pil 1080x1920:312:pil13 1920x1080:432:pil 1920x1080:312:pil:rgb:1:0:half
+              1920x1080:312:bilinear 1920x1080:312:antialias 1920x1080:312:pil:rgb:8 1920x1080:312:pil:rgb:32)
+  "$build/bench/bench_preprocess_cuda" kernel --replays "${RFSEG_BENCH_CALLS:-300}" "${sets[@]}"
+  "$build/bench/bench_preprocess_cuda" pinned --replays "${RFSEG_BENCH_CALLS:-300}" 1920x1080:312:pil
+  "$build/bench/bench_preprocess_cuda" host --replays "${RFSEG_BENCH_CALLS:-300}" 1920x1080:312:pil 640x480:312:pil
+  [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/preprocess/peer_torch_cuda.py 1920x1080:312 640x480:312
+}
+
 for step in "${steps[@]}"; do
-  case "$step" in
-    test) run_tests ;;
-    grid) grid ;;
-    sanitize) sanitize ;;
-    bench) bench ;;
-    *) echo "unknown step $step: test, grid, sanitize, bench" >&2; exit 2 ;;
+  case "$stage $step" in
+    'post test') run_tests test_postprocess_cuda CudaDifferential.GpuEqualsTheCpuInEveryByte ;;
+    'post grid') grid ;;
+    'post sanitize')
+      sanitize test_postprocess_cuda 'CudaDifferential.Gpu*:Cuda.BoxesAlone*:Cuda.Pixels*:Cuda.Recovers*' ;;
+    'post bench') bench ;;
+    'pre test') run_tests test_preprocess_cuda PreprocessCuda.GpuEqualsTheCpuInEveryBit ;;
+    'pre sanitize') sanitize test_preprocess_cuda 'PreprocessCuda.GpuEquals*:PreprocessCuda.PreprocessRuns*' ;;
+    'pre bench') pre_bench ;;
+    *) echo "unknown step $step: test, grid (post only), sanitize, bench" >&2; exit 2 ;;
   esac
 done

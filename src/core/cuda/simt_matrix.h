@@ -123,4 +123,26 @@ RFSEG_DEVICE void multiply_bytes_16(int32_t (&c)[4], const uint32_t (&a)[2],
 
 #endif
 
+/// What `p` points to, a multiple of 16 bytes that no kernel writes meanwhile, in wide loads that
+/// are issued here and not where the first use stands.
+template <class T>
+RFSEG_DEVICE T load_early(const T* p) {
+  constexpr int kPieces = sizeof(T) / sizeof(Words4);
+  static_assert(sizeof(T) == kPieces * sizeof(Words4));
+  Words4 pieces[kPieces];
+  RFSEG_UNROLL
+  for (int i = 0; i < kPieces; ++i)
+    pieces[i] = load_constant(reinterpret_cast<const Words4*>(p) + i);
+  RFSEG_UNROLL
+  for (int i = 0; i < kPieces; ++i) {
+    RFSEG_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      pieces[i].w[k] = static_cast<uint32_t>(opaque(static_cast<int>(pieces[i].w[k])));
+    }
+  }
+  T value;
+  memcpy(&value, pieces, sizeof(T));
+  return value;
+}
+
 }  // namespace rfseg::cuda

@@ -107,7 +107,7 @@ RFSEG_DEVICE void antialias_kernel(const PreprocessArguments& a, AntialiasShared
       block_sync();
       for (int r = warp; r < rows; r += kWarps) {
         if (!in_width) continue;
-        float sums[3];
+        float sums[3] = {0, 0, 0};
         for (int k = 0; k < across.count; ++k) {
           const uint32_t p =
               input_pixel(f, a.parameters, across.first + k, window.first + first + r);

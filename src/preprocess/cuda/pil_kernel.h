@@ -116,26 +116,28 @@ class PilTile {
       frame_index_ = tile / a.tiles_per_frame;
       tile -= frame_index_ * a.tiles_per_frame;
     }
-    frame_ = reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + frame_index_;
+    in_.frame = reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + frame_index_;
+    in_.f = load_early(in_.frame);
+    const BatchHeader header = load_early(reinterpret_cast<const BatchHeader*>(a.parameters));
+    writer_.tensor = header.tensor;
     // The windows are loaded beside the frame, not after it: as if it were not swapped.
     down_ = static_cast<int>(static_cast<float>(tile) * a.across_reciprocal);
     across_ = tile - down_ * a.tiles_across;
     if (across_ < 0) --down_, across_ += a.tiles_across;
     if (across_ >= a.tiles_across) ++down_, across_ -= a.tiles_across;
     load_windows();
-    const bool swapped = frame_->swapped != 0;
+    const bool swapped = in_.f.swapped != 0;
     if (swapped && a.width != a.height) {
-      const int tiles = frame_->tiles_across;
+      const int tiles = in_.f.tiles_across;
       down_ = tile / tiles;
       across_ = tile - down_ * tiles;
-      if (down_ < frame_->tiles_down) load_windows();
+      if (down_ < in_.f.tiles_down) load_windows();
     }
-    empty_ = down_ >= frame_->tiles_down;
+    empty_ = down_ >= in_.f.tiles_down;
     if (empty_) return;
-    in_.frame = frame_;
     in_.parameters = a.parameters;
     in_.raw = shared.raw;
-    in_.pitch = frame_->pitch;
+    in_.pitch = in_.f.pitch;
     columns_ = (swapped ? a.height : a.width) - across_ * kTileColumns;
     if (columns_ > kTileColumns) columns_ = kTileColumns;
     out_rows_ = (swapped ? a.width : a.height) - down_ * a.tile_rows;
@@ -147,18 +149,18 @@ class PilTile {
   RFSEG_DEVICE bool run() {
     if (empty_) return false;
     const int units = (in_.columns + 15) / 16;
-    const bool narrow = units <= kWarp && frame_->steps <= 2;
-    if (frame_->strip > 0) {
+    const bool narrow = units <= kWarp && in_.f.steps <= 2;
+    if (in_.f.strip > 0) {
       run_strips();
     } else if (units > 2 * kWarp) {
       run_rounds<GeneralReader, 0>();
-    } else if (frame_->reading == Reading::kAligned) {
+    } else if (in_.f.reading == Reading::kAligned) {
       narrow ? run_rounds<InterleavedReader<false, 1, 3>, 2>()
              : run_rounds<InterleavedReader<false, 2, 2>, 0>();
-    } else if (frame_->reading == Reading::kShifted) {
+    } else if (in_.f.reading == Reading::kShifted) {
       narrow ? run_rounds<InterleavedReader<true, 1, 3>, 2>()
              : run_rounds<InterleavedReader<true, 2, 2>, 0>();
-    } else if (frame_->reading == Reading::kNv12Pairs) {
+    } else if (in_.f.reading == Reading::kNv12Pairs) {
       narrow ? run_rounds<PairedReader<1, 3>, 2>() : run_rounds<PairedReader<2, 2>, 0>();
     } else {
       run_rounds<GeneralReader, 0>();
@@ -172,10 +174,11 @@ class PilTile {
     const int down = down_ < a_.row_windows ? down_ : a_.row_windows - 1;
     window_ = reinterpret_cast<const ColumnWindow*>(a_.parameters + a_.columns) +
               frame_index_ * a_.column_windows + across_;
-    const RowWindow rows = reinterpret_cast<const RowWindow*>(
-        a_.parameters + a_.rows)[frame_index_ * a_.row_windows + down];
-    in_.column = window_->first;
-    in_.columns = window_->end - window_->first;
+    const RowWindow rows = load_early(reinterpret_cast<const RowWindow*>(a_.parameters + a_.rows) +
+                                      frame_index_ * a_.row_windows + down);
+    const ColumnRange range = load_early(&window_->range);
+    in_.column = range.first;
+    in_.columns = range.end - range.first;
     in_.row = rows.first;
     in_.rows = rows.count;
   }
@@ -183,6 +186,7 @@ class PilTile {
   RFSEG_DEVICE void fill_normalised() const {
     if (!first_) return;
     const BatchHeader& header = *reinterpret_cast<const BatchHeader*>(a_.parameters);
+    RFSEG_UNROLL
     for (int i = thread_index(); i < 3 * 256; i += kPreprocessThreads) {
       const int channel = i / 256;
       const float unit = unit_of_byte(static_cast<uint32_t>(i % 256));
@@ -192,8 +196,8 @@ class PilTile {
 
   /// Weights of the output rows for the four rounds from `round`, a piece a thread.
   RFSEG_DEVICE Words4 row_weights(int round) const {
-    const Words4* const table = reinterpret_cast<const Words4*>(a_.parameters + frame_->row_table) +
-                                (down_ * frame_->row_steps + round) * (kDigits * kWarp / 2);
+    const Words4* const table = reinterpret_cast<const Words4*>(a_.parameters + in_.f.row_table) +
+                                (down_ * in_.f.row_steps + round) * (kDigits * kWarp / 2);
     const int t = thread_index();
     const int pieces = kGroupRounds * kDigits * kWarp / 2;
     return t < pieces && round + t / (kDigits * kWarp / 2) < rounds_ ? load_constant(table + t)
@@ -218,11 +222,11 @@ class PilTile {
     const int start = active ? window_->start[group] - in_.column : 0;
     if (active) {
       const int number = across_ * kColumnGroups + group;
-      weights.load(reinterpret_cast<const Words2*>(a_.parameters + frame_->column_table) +
-                       number * frame_->steps * kDigits * kWarp + lane,
-                   frame_->steps);
+      weights.load(reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
+                       number * in_.f.steps * kDigits * kWarp + lane,
+                   in_.f.steps);
     }
-    const int steps = frame_->steps;
+    const int steps = in_.f.steps;
     fill_normalised();  // while the first rows are on their way
     uint32_t sums[kItemTurns][4] = {};
     for (int base = 0; base < rounds_; base += Reader::kDepth) {
@@ -296,10 +300,8 @@ class PilTile {
   }
 
   RFSEG_DEVICE void finish(const uint32_t (&sums)[kItemTurns][4]) const {
-    const BatchHeader& header = *reinterpret_cast<const BatchHeader*>(a_.parameters);
-    const TensorWriter<half> writer{header.tensor};
     const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-    const bool swapped = frame_->swapped != 0;
+    const bool swapped = in_.f.swapped != 0;
     const bool pairs = !swapped && a_.width % 2 == 0;
     const int64_t plane = static_cast<int64_t>(a_.height) * a_.width;
     RFSEG_UNROLL
@@ -319,10 +321,10 @@ class PilTile {
         const int64_t at = (static_cast<int64_t>(frame_index_) * 3 + channel) * plane +
                            (swapped ? c * a_.width + r : r * a_.width + c);
         if (pairs) {
-          writer.two(at, first, second);
+          writer_.two(at, first, second);
         } else {
-          writer.one(at, first);
-          if (column + 1 < columns_) writer.one(at + (swapped ? a_.width : 1), second);
+          writer_.one(at, first);
+          if (column + 1 < columns_) writer_.one(at + (swapped ? a_.width : 1), second);
         }
       }
     }
@@ -333,27 +335,26 @@ class PilTile {
   RFSEG_DEVICE void run_strips() {
     fill_normalised();
     const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-    const int advance = frame_->strip_advance, columns = in_.columns, first = in_.column;
+    const int advance = in_.f.strip_advance, columns = in_.columns, first = in_.column;
     uint32_t sums[kItemTurns][4] = {};
     for (int round = 0; round < rounds_; ++round) {
       for (int at = 0; at < columns; at += advance) {
         const bool begin = at == 0, end = at + advance >= columns;
         block_sync();
         if (round % kGroupRounds == 0 && begin) keep_row_weights(row_weights(round));
-        store_general(in_, round, at, at + frame_->strip < columns ? at + frame_->strip : columns);
+        store_general(in_, round, at, at + in_.f.strip < columns ? at + in_.f.strip : columns);
         block_sync();
         for (int item = warp; item < kItems; item += kWarps) {
           const int channel = item / kColumnGroups, group = item % kColumnGroups;
           if (group * kColumnGroup >= columns_) continue;
           ColumnWeights<0> weights;
-          weights.table = reinterpret_cast<const Words2*>(a_.parameters + frame_->column_table) +
-                          (across_ * kColumnGroups + group) * frame_->steps * kDigits * kWarp +
-                          lane;
+          weights.table = reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
+                          (across_ * kColumnGroups + group) * in_.f.steps * kDigits * kWarp + lane;
           // Steps whose first input lies in [at, at + advance).
           const int start = window_->start[group] - first - at;
           const int low = start >= 0 ? 0 : (-start + 31) / 32;
           int high = start >= advance ? 0 : (advance - start + 31) / 32;
-          if (high > frame_->steps) high = frame_->steps;
+          if (high > in_.f.steps) high = in_.f.steps;
           int32_t products[kDigits][4] = {};
           multiply_rows(in_.channel_row(round, channel, lane / 4) + start + lane % 4 * 4, in_.pitch,
                         weights, low, high, products);
@@ -378,9 +379,9 @@ class PilTile {
 
   const PreprocessArguments& a_;
   PilShared& shared_;
-  const FrameRecord* frame_;
   const ColumnWindow* window_ = nullptr;
   TileInput in_;
+  TensorWriter<half> writer_;
   int frame_index_, across_, down_;
   int columns_ = 0, out_rows_ = 0, rounds_ = 0;
   bool first_, empty_;

@@ -43,9 +43,10 @@ RFSEG_DEVICE Rgb picture_pixel(const FrameRecord& f, int x, int y) {
   return yuv_to_rgb(sample16(row, x), sample16(chroma, 2 * c), sample16(chroma, 2 * c + 1), f.yuv);
 }
 
+// Static: the host part that nvcc makes of it must not meet the emulator's function of this name.
 /// Of the input, as R | G << 8 | B << 16. The canvas is resized as cv_resize.cpp does.
-RFSEG_DEVICE_CALL uint32_t input_pixel(const FrameRecord& f, const std::byte* parameters, int x,
-                                       int y) {
+static RFSEG_DEVICE_CALL uint32_t input_pixel(const FrameRecord& f, const std::byte* parameters,
+                                              int x, int y) {
   const auto packed = [](int32_t r, int32_t g, int32_t b) {
     return static_cast<uint32_t>(r | g << 8 | b << 16);
   };

@@ -80,19 +80,19 @@ Table pil_columns(int in, int out) {
   }
   for (int t = 0; t < tiles; ++t) {
     ColumnWindow window{};
-    window.first = starts[t * kColumnGroups] & ~15;
+    window.range.first = starts[t * kColumnGroups] & ~15;
     int read = 0;
     for (int i = 0; i < kColumnGroups; ++i) {
       const int g = t * kColumnGroups + i;
-      window.start[i] = window.first;
+      window.start[i] = window.range.first;
       if (g >= groups) continue;
       window.start[i] = starts[g];
-      window.end = std::max(window.end, ends[g]);
+      window.range.end = std::max(window.range.end, ends[g]);
       read = std::max(read, starts[g] + table.steps * 32);
     }
-    table.widest = std::max(table.widest, window.end - window.first);
+    table.widest = std::max(table.widest, window.range.end - window.range.first);
     // Rows of a channel, so that eight of them begin in different banks.
-    const int pitch = divide_up(std::max(read, window.end) - window.first, 16) * 16;
+    const int pitch = divide_up(std::max(read, window.range.end) - window.range.first, 16) * 16;
     table.pitch = std::max(table.pitch, pitch % 32 == 16 ? pitch : pitch + 16);
     table.columns.push_back(window);
   }
@@ -109,7 +109,7 @@ Table pil_rows(int in, int out, int tile_rows) {
     const int first = axis.first[t * tile_rows];
     const int last = std::min(out, (t + 1) * tile_rows) - 1;
     const int count = axis.first[last] + axis.count[last] - first;
-    table.rows.push_back({first, count});
+    table.rows.push_back({first, count, {}});
     table.steps = std::max(table.steps, divide_up(count, kRound));
   }
   table.bytes.resize(static_cast<std::size_t>(tiles) * table.steps * kDigits * 256);
@@ -153,7 +153,7 @@ Table antialias(int in, int out) {
   for (const float weight : axis.weights) append(table.bytes, weight);
   for (int t = 0; t < divide_up(out, kFloatTileRows); ++t) {
     const int from = t * kFloatTileRows, to = std::min(out, from + kFloatTileRows);
-    RowWindow window{axis.first[from], 0};
+    RowWindow window{axis.first[from], 0, {}};
     for (int i = from; i < to; ++i) {
       window.count = std::max(window.count, axis.first[i] + axis.count[i] - window.first);
     }

@@ -36,7 +36,7 @@ enum class Reading : int32_t {
 };
 enum class Scaling : int32_t { kNone, kLinear, kHalve };
 
-struct BatchHeader {
+struct alignas(16) BatchHeader {
   void* tensor;  ///< [B, 3, height, width]
   float mean[3], std[3];
 };
@@ -69,13 +69,17 @@ struct alignas(16) FrameRecord {
 };
 
 /// Window of a tile in the inputs of the first pass. `start` of a group is a multiple of 4.
-struct alignas(16) ColumnWindow {
+struct alignas(16) ColumnRange {
   int32_t first, end;  ///< `first` is a multiple of 16
-  int32_t start[kColumnGroups];
   int32_t unused[2];
 };
-struct alignas(8) RowWindow {
+struct alignas(16) ColumnWindow {
+  ColumnRange range;
+  int32_t start[kColumnGroups];
+};
+struct alignas(16) RowWindow {
   int32_t first, count;
+  int32_t unused[2];
 };
 struct alignas(16) CvTaps {
   int32_t low, high, weight0, weight1;

@@ -10,7 +10,8 @@ namespace rfseg::cuda {
 
 /// What all readers need of a tile.
 struct TileInput {
-  const FrameRecord* frame;
+  FrameRecord f;             ///< a copy, for what is always needed
+  const FrameRecord* frame;  ///< for what is rarely needed
   const std::byte* parameters;
   int column, columns;  ///< first input of the window, and their number
   int row, rows;
@@ -21,8 +22,8 @@ struct TileInput {
     return raw + (((round & 1) * 3 + channel) * kRound + row_in_round) * pitch;
   }
   RFSEG_DEVICE uint32_t pixel(int c, int r) const {
-    return frame->swapped != 0 ? input_pixel(*frame, parameters, row + r, column + c)
-                               : input_pixel(*frame, parameters, column + c, row + r);
+    return f.swapped != 0 ? input_pixel(*frame, parameters, row + r, column + c)
+                          : input_pixel(*frame, parameters, column + c, row + r);
   }
 };
 
@@ -67,7 +68,7 @@ class InterleavedReader {
  public:
   static constexpr int kDepth = depth;
   RFSEG_DEVICE explicit InterleavedReader(const TileInput& in) : in_(in) {
-    const FrameRecord& f = *in.frame;
+    const FrameRecord& f = in.f;
     const int lane = thread_index() % kWarp;
     stride_ = f.strides[0];
     reversed_ = f.format == FrameFormat::kBgr;
@@ -75,7 +76,7 @@ class InterleavedReader {
     next_ = f.planes[0] + (f.origin_y + in.row + thread_index() / kWarp) * stride_ +
             (x + lane * 16) * 3;
     // Whole units: inside the input and, where words reach past a unit's bytes, inside the picture.
-    int first = 0, end = in.frame->in_width - in.column;
+    int first = 0, end = f.in_width - in.column;
     if (shifted &&
         ((reinterpret_cast<uintptr_t>(next_) | static_cast<uintptr_t>(stride_)) & 3) != 0) {
       if (x == 0) first = 1;
@@ -173,7 +174,7 @@ class PairedReader {
  public:
   static constexpr int kDepth = depth;
   RFSEG_DEVICE explicit PairedReader(const TileInput& in) : in_(in) {
-    const FrameRecord& f = *in.frame;
+    const FrameRecord& f = in.f;
     const int lane = thread_index() % kWarp;
     x_ = f.origin_x + in.column + lane * 16;
     y_ = f.origin_y + in.row + thread_index() / kWarp;
@@ -185,7 +186,7 @@ class PairedReader {
   }
 
   RFSEG_DEVICE void load(int slot, int round) {
-    const FrameRecord& f = *in_.frame;
+    const FrameRecord& f = in_.f;
     const bool here = round * kRound + thread_index() / kWarp < in_.rows;
     const int y = y_ + round * kRound;
     RFSEG_UNROLL
@@ -202,7 +203,7 @@ class PairedReader {
   RFSEG_DEVICE void store(int slot, int round) {
     const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
     if (round * kRound + warp >= in_.rows) return;
-    const YuvFormula formula = in_.frame->yuv;
+    const YuvFormula formula = in_.f.yuv;
     RFSEG_UNROLL
     for (int u = 0; u < units; ++u) {
       if (partial_[u]) store_partial(round, lane + u * kWarp);
@@ -231,7 +232,7 @@ class PairedReader {
 
  private:
   RFSEG_DEVICE void store_partial(int round, int unit) const {
-    const FrameRecord& f = *in_.frame;
+    const FrameRecord& f = in_.f;
     const int warp = thread_index() / kWarp;
     uint8_t* const to = in_.channel_row(round, 0, warp) + unit * 16;
     const int count = in_.columns - unit * 16 < 16 ? in_.columns - unit * 16 : 16;
