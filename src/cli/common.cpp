@@ -121,7 +121,10 @@ void add_runtime_options(CLI::App& app, CommonOptions& options) {
       "fp32 (the CPU's), fp16 or tf32");
   add_choice<Backend>(
       app, "--backend",
-      {{"auto", Backend::kAuto}, {"reference", Backend::kReference}, {"cpu", Backend::kCpu}},
+      {{"auto", Backend::kAuto},
+       {"reference", Backend::kReference},
+       {"cpu", Backend::kCpu},
+       {"cuda", Backend::kCuda}},
       [&options](Backend value) { options.model_options.backend = value; },
       "auto, cpu (fast) or reference (plain): forces the implementation");
   add_integer(app, "--threads", 1, 1024, options.model_options.threads,
@@ -264,7 +267,7 @@ CLI::Option* add_number(CLI::App& app, const std::string& name, double low, doub
                         std::function<void(double)> set, const std::string& description) {
   return app.add_option_function<std::string>(
       name,
-      [=](const std::string& text) {
+      [=, set = std::move(set)](const std::string& text) {
         const std::optional<double> value = parse_number(text);
         if (!value || *value < low || *value > high) {
           refuse_value(name, text,
@@ -333,11 +336,11 @@ std::string human_seconds(double seconds) {
   return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
-nlohmann::json runtime_json(const std::string& backend, int threads) {
+nlohmann::json runtime_json(const ModelInfo& model, int threads) {
   return {{"version", RFSEG_VERSION},
-          {"device", "cpu"},
-          {"backend", backend},
-          {"precision", "fp32"},
+          {"device", model.device},
+          {"backend", model.backend},
+          {"precision", model.precision},
           {"threads", threads > 0 ? threads : available_cpus()}};
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "rfseg/model.h"
 #include "rfseg/options.h"
 
 namespace rfseg::cli {
@@ -82,7 +83,7 @@ std::size_t peak_rss_bytes();
 /// "312 ms", "4.2 s", "1:02:03": for people.
 std::string human_seconds(double seconds);
 /// What runs: device, backend, precision, threads, version; goes into --stats and info.
-nlohmann::json runtime_json(const std::string& backend, int threads);
+nlohmann::json runtime_json(const ModelInfo& model, int threads);
 
 /// An output file as the user named it; "-" is standard output.
 std::string output_path(const std::string& name);

@@ -29,12 +29,14 @@ using TraceSink = std::function<void(const std::string& name, const Tensor& valu
 struct ForwardOptions {
   const int32_t* forced_topk =
       nullptr;      ///< [B, Q] two-stage selection to use instead of the own one
-  TraceSink trace;  ///< only the reference backend traces; others throw Error(kUsage)
+  TraceSink trace;  ///< the cpu backend has no such points and throws Error(kUsage)
 };
 
 struct EngineOptions {
-  Backend backend = Backend::kAuto;  ///< kAuto: RFSEG_BACKEND of the environment, else kCpu
-  int threads = 0;                   ///< 0 = the cores that this process may use
+  Backend backend = Backend::kAuto;        ///< kAuto: RFSEG_BACKEND of the environment, else kCpu
+  int threads = 0;                         ///< 0 = the cores that this process may use
+  int cuda_device = 0;                     ///< which GPU, for kCuda
+  Precision precision = Precision::kAuto;  ///< of kCuda, kAuto: fp16; the others run in fp32
 };
 
 /// The network: normalised pixels in, raw heads out. The contract of every backend.
@@ -42,8 +44,10 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual const ModelConfig& config() const = 0;
-  /// "reference" or "cpu": which implementation runs, as reported by `info` and `--stats`.
+  /// "reference", "cpu" or "cuda": which implementation runs, as `info` and `--stats` report it.
   virtual const char* backend_name() const = 0;
+  /// "fp32", "fp16" or "tf32".
+  virtual const char* precision() const { return "fp32"; }
   /// Bytes of weights and workspace held.
   virtual std::size_t memory_bytes() const = 0;
   /// Runs the network on `input`, float32 [batch, 3, H, W], normalised (mean and std of ImageNet).

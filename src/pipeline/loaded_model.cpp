@@ -3,12 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <optional>
+#include <string_view>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/download.h"
+#include "core/cuda/usable.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -21,24 +25,59 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-void check_device(const ModelOptions& options) {
-  if (options.device != "auto" && options.device != "cpu") {
-    const bool cuda = options.device.starts_with("cuda");
-    const std::string number = cuda ? options.device.substr(4) : "";
-    const bool numbered = number.size() > 1 && number[0] == ':' &&
-                          number.find_first_not_of("0123456789", 1) == std::string::npos;
-    if (cuda && (number.empty() || numbered)) {
-      throw Error(ErrorCode::kDevice,
-                  fmt::format("--device {}: the network runs on the CPU only in this version "
-                              "(rfseg postprocess has a CUDA backend)",
-                              options.device));
-    }
+DeviceChoice choose_device(const ModelOptions& options) {
+  const std::string_view device = options.device;
+  const bool cuda = device.starts_with("cuda");
+  DeviceChoice choice;
+  const std::string_view number = cuda && device.size() > 4 ? device.substr(5) : "";
+  const auto [end, error] =
+      std::from_chars(number.data(), number.data() + number.size(), choice.cuda_device);
+  const bool numbered = device.size() > 5 && device[4] == ':' && error == std::errc() &&
+                        end == number.data() + number.size() && choice.cuda_device >= 0;
+  if (device != "auto" && device != "cpu" && device != "cuda" && !(cuda && numbered)) {
     throw Error(ErrorCode::kUsage,
-                fmt::format("--device {}: not known; auto, cpu and cuda[:N] are", options.device));
+                fmt::format("--device {}: not known; auto, cpu and cuda[:N] are", device));
   }
-  if (options.precision != Precision::kAuto && options.precision != Precision::kFp32) {
+  if (!numbered) choice.cuda_device = 0;
+
+  Backend asked = options.backend;
+  if (asked == Backend::kAuto && std::getenv("RFSEG_BACKEND") != nullptr) {
+    const std::string name = engine_backend_name(Backend::kAuto);
+    asked = name == "reference" ? Backend::kReference
+            : name == "cuda"    ? Backend::kCuda
+                                : Backend::kCpu;
+  }
+  std::string why;
+  if (asked == Backend::kAuto) {
+    const bool gpu = cuda || (device == "auto" && cuda::usable());
+    choice.backend = gpu ? Backend::kCuda : Backend::kCpu;
+  } else {
+    if (cuda && asked != Backend::kCuda) {
+      throw Error(ErrorCode::kUsage, fmt::format("--device {}: the backend '{}' runs on the CPU",
+                                                 device, engine_backend_name(asked)));
+    }
+    if (device == "cpu" && asked == Backend::kCuda) {
+      throw Error(ErrorCode::kUsage, "--device cpu: the backend 'cuda' runs on a GPU");
+    }
+    choice.backend = asked;
+  }
+  if (choice.backend == Backend::kCuda) {
+    if (!cuda::usable(&why)) {
+      throw Error(ErrorCode::kDevice, fmt::format("--device {}: {}", device, why));
+    }
+    choice.precision = options.precision == Precision::kAuto ? Precision::kFp16 : options.precision;
+  } else if (options.precision != Precision::kAuto && options.precision != Precision::kFp32) {
     throw Error(ErrorCode::kDevice, "--precision: the CPU runs in fp32 only");
   }
+  return choice;
+}
+
+std::string device_name(const DeviceChoice& choice) {
+  return choice.backend == Backend::kCuda ? fmt::format("cuda:{}", choice.cuda_device) : "cpu";
+}
+
+const char* precision_name(Precision precision) {
+  return precision == Precision::kFp16 ? "fp16" : precision == Precision::kTf32 ? "tf32" : "fp32";
 }
 
 std::string resolve_model_path(const std::string& name) {
@@ -58,14 +97,16 @@ std::string resolve_model_path(const std::string& name) {
 }
 
 void load_model(const std::string& path, const ModelOptions& options, LoadedModel& model) {
-  check_device(options);
+  const DeviceChoice choice = choose_device(options);
   const auto start = std::chrono::steady_clock::now();
   const Checkpoint checkpoint = open_checkpoint(resolve_model_path(path), options);
   model.config = checkpoint.config;
   model.open_ms = milliseconds_since(start);
   const auto pack_start = std::chrono::steady_clock::now();
   EngineOptions engine_options;
-  engine_options.backend = options.backend;
+  engine_options.backend = choice.backend;
+  engine_options.cuda_device = choice.cuda_device;
+  engine_options.precision = choice.precision;
   engine_options.threads = options.threads;
   model.engine = create_engine(checkpoint.config, *checkpoint.weights, engine_options);
   model.pack_ms = milliseconds_since(pack_start);
@@ -81,9 +122,9 @@ void load_model(const std::string& path, const ModelOptions& options, LoadedMode
   info.has_masks = config.seg;
   info.class_names = config.class_names;
   info.parameters = inference_parameters(config);
-  info.device = "cpu";
+  info.device = device_name(choice);
   info.backend = model.engine->backend_name();
-  info.precision = "fp32";
+  info.precision = model.engine->precision();
   info.memory_bytes = model.engine->memory_bytes();
 }
 

@@ -25,9 +25,22 @@ struct LoadedModel {
 /// Error(kModel) that says how to get them.
 std::string resolve_model_path(const std::string& name);
 
-/// Throws Error(kDevice) where the device or precision is not to be had, Error(kUsage) for a name
-/// that is no device.
-void check_device(const ModelOptions& options);
+/// What `--device`, `--precision` and `--backend` come to on this machine.
+struct DeviceChoice {
+  Backend backend = Backend::kCpu;
+  int cuda_device = 0;
+  Precision precision = Precision::kFp32;
+};
+
+/// "auto" takes the first GPU if there is a usable one and no other backend is asked for. Throws
+/// Error(kDevice) where the device or precision is not to be had, Error(kUsage) for a name that is
+/// no device and for a backend on the wrong device.
+DeviceChoice choose_device(const ModelOptions& options);
+
+/// "cpu" or "cuda:N".
+std::string device_name(const DeviceChoice& choice);
+/// "fp32", "fp16" or "tf32".
+const char* precision_name(Precision precision);
 
 /// Fills `model` from the file. Errors as Model::load.
 void load_model(const std::string& path, const ModelOptions& options, LoadedModel& model);

@@ -6,10 +6,12 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
+#include <vector>
 
+#include "pipeline/batch_runner.h"
 #include "pipeline/bounded_queue.h"
 #include "preprocess/color.h"
-#include "preprocess/preprocess.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -21,69 +23,59 @@ double milliseconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
 }
 
-// A frame between decoding and the network.
-struct Prepared {
-  PipelineFrame frame;
-  PreprocessGeometry geometry;
-  std::size_t slot = 0;  // row of the batch's input; unused when the frame failed
-};
-
-// Frames that go through the network together, with their buffers; recycled.
+// Frames that go through the network together; recycled.
 struct Batch {
-  std::vector<Prepared> frames;
-  AlignedVector<float> input;
-  std::size_t usable = 0;  // frames that have pixels
-  EngineOutputs outputs;
+  explicit Batch(std::unique_ptr<BatchRunner> r) : runner(std::move(r)) {}
+  std::vector<PipelineFrame> frames;  // those without an error are the runner's, in this order
+  std::unique_ptr<BatchRunner> runner;
 };
 
 using BatchPtr = std::unique_ptr<Batch>;
 
 class Stages {
  public:
-  Stages(Engine& engine, FrameSource& source, const ResolvedOptions& resolved,
-         const PipelineOptions& options, const std::function<void(PipelineFrame&)>& sink)
-      : engine_(engine), source_(source), resolved_(resolved), options_(options), sink_(sink) {
-    plane_ = std::size_t{3} * engine.config().height * engine.config().width;
-  }
+  Stages(FrameSource& source, const PipelineOptions& options,
+         const std::function<void(PipelineFrame&)>& sink)
+      : source_(source), options_(options), sink_(sink) {}
 
   // Fills a batch; false when the source has ended and nothing was read.
   bool prepare(Batch& batch) {
     batch.frames.clear();
-    batch.usable = 0;
-    batch.input.resize(plane_ * static_cast<std::size_t>(options_.batch));
     const auto started = Clock::now();
-    while (batch.usable < static_cast<std::size_t>(options_.batch)) {
+    while (batch.runner->size() < static_cast<std::size_t>(options_.batch)) {
       if (options_.cancelled && options_.cancelled()) break;
-      Prepared prepared;
-      if (!read(prepared, batch)) break;
-      batch.frames.push_back(std::move(prepared));
+      PipelineFrame frame;
+      if (!read(frame, *batch.runner)) break;
+      batch.frames.push_back(std::move(frame));
       // A bad input is reported at once rather than held back for a batch to fill.
-      if (!batch.frames.back().frame.error.empty() && batch.usable == 0) break;
+      if (!batch.frames.back().error.empty() && batch.runner->size() == 0) break;
       if (source_.live() && milliseconds(started, Clock::now()) > options_.max_wait_ms) break;
     }
+    if (batch.runner->size() > 0) batch.runner->seal();
     return !batch.frames.empty();
   }
 
   void infer(Batch& batch) {
-    if (batch.usable == 0) return;
-    const auto start = Clock::now();
-    engine_.forward(batch.input.data(), static_cast<int>(batch.usable), batch.outputs);
-    const double each = milliseconds(start, Clock::now()) / static_cast<double>(batch.usable);
-    for (Prepared& prepared : batch.frames) {
-      if (prepared.frame.error.empty()) prepared.frame.times.network_ms = each;
-    }
+    if (batch.runner->size() == 0) return;
+    batch.runner->infer();
     ++stats_.batches;
   }
 
   void finish(Batch& batch) {
-    for (Prepared& prepared : batch.frames) {
-      PipelineFrame& frame = prepared.frame;
+    BatchRunner& runner = *batch.runner;
+    if (runner.size() > 0) runner.finish();
+    std::size_t picture = 0;
+    for (PipelineFrame& frame : batch.frames) {
       if (frame.error.empty()) {
-        const auto start = Clock::now();
-        PostprocessSpec spec = resolved_.postprocess;
-        spec.geometry = prepared.geometry;
-        frame.record.detections = postprocess(network_outputs(batch.outputs, prepared.slot), spec);
-        frame.times.postprocess_ms = milliseconds(start, Clock::now());
+        const double before = runner.times().postprocess_ms;
+        frame.record.detections = runner.detections(picture++);
+        const BatchRunner::Times times = runner.times();
+        const auto count = static_cast<double>(runner.size());
+        frame.times.preprocess_ms = times.preprocess_ms / count;
+        frame.times.network_ms = times.network_ms / count;
+        // A device has done all pictures by now, a host does one at a time.
+        frame.times.postprocess_ms = times.postprocess_ms > before ? times.postprocess_ms - before
+                                                                   : times.postprocess_ms / count;
       }
       const auto start = Clock::now();
       sink_(frame);
@@ -94,34 +86,30 @@ class Stages {
       stats_.busy.network_ms += frame.times.network_ms;
       stats_.busy.postprocess_ms += frame.times.postprocess_ms;
     }
+    runner.clear();
   }
 
   PipelineStats& stats() { return stats_; }
 
  private:
-  bool read(Prepared& prepared, Batch& batch) {
+  bool read(PipelineFrame& frame, BatchRunner& runner) {
     const auto start = Clock::now();
     if (!source_.next(source_frame_)) return false;
-    const auto decoded = Clock::now();
-    PipelineFrame& frame = prepared.frame;
     frame.record.file = source_frame_.file;
     frame.record.frame = source_frame_.frame;
     frame.record.time_s = source_frame_.time_s;
-    frame.times.decode_ms = milliseconds(start, decoded);
+    frame.times.decode_ms = milliseconds(start, Clock::now());
     frame.error = source_frame_.error;
     if (!frame.error.empty()) return true;
     try {
-      prepared.slot = batch.usable;
-      prepared.geometry = preprocess(source_frame_.view, resolved_.preprocess,
-                                     batch.input.data() + batch.usable * plane_);
-      frame.record.detections.width = source_frame_.view.width;
-      frame.record.detections.height = source_frame_.view.height;
-      ++batch.usable;
+      runner.add(source_frame_.view);
     } catch (const Error& error) {
+      if (error.code() != ErrorCode::kInput) throw;
       frame.error = source_frame_.file + ": " + error.what();
       return true;
     }
-    frame.times.preprocess_ms = milliseconds(decoded, Clock::now());
+    frame.record.detections.width = source_frame_.view.width;
+    frame.record.detections.height = source_frame_.view.height;
     if (options_.keep_images) {
       if (!source_frame_.storage.empty()) {
         frame.image = std::move(source_frame_.storage);
@@ -134,29 +122,28 @@ class Stages {
     return true;
   }
 
-  Engine& engine_;
   FrameSource& source_;
-  const ResolvedOptions& resolved_;
   const PipelineOptions& options_;
   const std::function<void(PipelineFrame&)>& sink_;
-  std::size_t plane_ = 0;
   SourceFrame source_frame_;
   PipelineStats stats_;  // `batches` is written by infer, the rest by finish
 };
 
-void run_in_turn(Stages& stages) {
-  Batch batch;
+using Runners = std::vector<std::unique_ptr<BatchRunner>>;
+
+void run_in_turn(Stages& stages, Runners runners) {
+  Batch batch(std::move(runners.front()));
   while (stages.prepare(batch)) {
     stages.infer(batch);
     stages.finish(batch);
   }
 }
 
-void run_overlapped(Stages& stages, int depth) {
-  BoundedQueue<BatchPtr> free_batches(static_cast<std::size_t>(depth) + 2);
+void run_overlapped(Stages& stages, int depth, Runners runners) {
+  BoundedQueue<BatchPtr> free_batches(runners.size());
   BoundedQueue<BatchPtr> ready(static_cast<std::size_t>(depth));
   BoundedQueue<BatchPtr> done(static_cast<std::size_t>(depth));
-  for (int i = 0; i < depth + 2; ++i) free_batches.push(std::make_unique<Batch>());
+  for (auto& runner : runners) free_batches.push(std::make_unique<Batch>(std::move(runner)));
 
   std::mutex failure_mutex;
   std::exception_ptr failure;
@@ -232,11 +219,13 @@ PipelineStats run_pipeline(Engine& engine, FrameSource& source, const ResolvedOp
     throw Error(ErrorCode::kUsage, "--batch and --depth must be at least 1");
   }
   const auto start = Clock::now();
-  Stages stages(engine, source, resolved, options, sink);
+  Stages stages(source, options, sink);
   if (options.depth == 1) {
-    run_in_turn(stages);
+    run_in_turn(stages, make_batch_runners(engine, resolved, options.batch, 1));
   } else {
-    run_overlapped(stages, options.depth);
+    // One batch is being filled and one finished beside those that the queues hold.
+    run_overlapped(stages, options.depth,
+                   make_batch_runners(engine, resolved, options.batch, options.depth + 2));
   }
   stages.stats().wall_ms = milliseconds(start, Clock::now());
   return stages.stats();

@@ -159,8 +159,7 @@ class Bench {
   }
 
   nlohmann::json to_json() const {
-    nlohmann::json json =
-        runtime_json(model_.info.backend, arguments_.common.model_options.threads);
+    nlohmann::json json = runtime_json(model_.info, arguments_.common.model_options.threads);
     json["model"] = model_.info.variant;
     json["image_size"] = picture_size_;
     json["rounds"] = arguments_.rounds;

@@ -25,11 +25,12 @@ void run_forward(const ForwardArguments& arguments) {
   refuse_dash(arguments.output, "-o", "a folder");
   ModelOptions options = arguments.common.resolved();
   if (arguments.trace) {
-    // The named points exist only on the path without rewrites.
+    // The fast CPU path has no named points.
     if (options.backend == Backend::kCpu) {
-      throw Error(ErrorCode::kUsage, "--trace runs on --backend reference");
+      throw Error(ErrorCode::kUsage, "--trace runs on --backend reference or on --device cuda");
     }
-    options.backend = Backend::kReference;
+    const bool gpu = options.backend == Backend::kCuda || options.device.starts_with("cuda");
+    if (!gpu) options.backend = Backend::kReference;
   }
   LoadedModel model;
   load_model(arguments.common.model, options, model);
@@ -83,7 +84,7 @@ void run_forward(const ForwardArguments& arguments) {
   log_info(fmt::format("{}: batch {} in {} on the {} backend", config.variant, batch,
                        human_seconds(network_ms / 1000), model.info.backend));
   if (!arguments.common.stats.empty()) {
-    nlohmann::json stats = runtime_json(model.info.backend, options.threads);
+    nlohmann::json stats = runtime_json(model.info, options.threads);
     stats["command"] = "forward";
     stats["batch"] = batch;
     stats["stages"] = {{{"name", "load"}, {"total_ms", model.open_ms + model.pack_ms}},

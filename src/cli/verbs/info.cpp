@@ -50,8 +50,12 @@ const char* level_name(Level level) {
   return level == Level::kP3 ? "P3" : level == Level::kP4 ? "P4" : "P5";
 }
 
-nlohmann::ordered_json describe_program(const EngineOptions& options) {
-  nlohmann::ordered_json json = runtime_json(engine_backend_name(options.backend), options.threads);
+nlohmann::ordered_json describe_program(const DeviceChoice& choice, int threads) {
+  ModelInfo runs;
+  runs.device = device_name(choice);
+  runs.backend = engine_backend_name(choice.backend);
+  runs.precision = precision_name(choice.precision);
+  nlohmann::ordered_json json = runtime_json(runs, threads);
   json["backends"] = available_engine_backends();
   json["video"] = video_backend_version();
   return json;
@@ -145,16 +149,13 @@ std::string as_text(const nlohmann::ordered_json& info) {
 
 void run_info(const InfoArguments& arguments) {
   const ModelOptions options = arguments.common.resolved();
-  check_device(options);
-  EngineOptions engine;
-  engine.backend = options.backend;
-  engine.threads = options.threads;
+  const DeviceChoice choice = choose_device(options);
   nlohmann::ordered_json info;
   if (!arguments.model.empty()) {
     const std::string path = resolve_model_path(arguments.model);
     info = describe_model(open_checkpoint(path, options), path);
   }
-  info.update(describe_program(engine));
+  info.update(describe_program(choice, options.threads));
   std::fputs((arguments.json ? info.dump(2) + "\n" : as_text(info)).c_str(), stdout);
 }
 

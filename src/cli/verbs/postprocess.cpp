@@ -77,7 +77,11 @@ std::optional<int> cuda_device(const ModelOptions& options) {
 
 void run_postprocess(const PostprocessArguments& arguments) {
   const std::optional<int> gpu = cuda_device(arguments.common.model_options);
-  if (!gpu) check_device(arguments.common.model_options);
+  if (!gpu) {
+    ModelOptions options = arguments.common.model_options;
+    options.device = "cpu";  // a GPU is used on request only: its context costs more than the work
+    choose_device(options);
+  }
   std::vector<std::string> inputs = arguments.read_files;
   for (const std::string* path : {&arguments.boxes, &arguments.logits, &arguments.masks,
                                   &arguments.class_map, &arguments.transform}) {

@@ -92,7 +92,7 @@ nlohmann::json stage_json(const char* name, double total_ms, int64_t frames, dou
 std::string stats_text(const PredictArguments& arguments, const LoadedModel& model,
                        const PipelineStats& stats, int64_t detections, int64_t broken_frames,
                        double overlay_encode_ms) {
-  nlohmann::json json = runtime_json(model.info.backend, arguments.common.model_options.threads);
+  nlohmann::json json = runtime_json(model.info, arguments.common.model_options.threads);
   json["command"] = "predict";
   json["model"] = {{"variant", model.info.variant},
                    {"height", model.info.height},

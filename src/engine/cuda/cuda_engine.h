@@ -28,8 +28,6 @@ class CudaEngine : public Engine {
 
   virtual int device() const = 0;
   virtual std::string device_name() const = 0;
-  /// "fp16", "tf32" or "fp32".
-  virtual const char* precision() const = 0;
   /// Makes the workspace big enough for batches up to `batch`, and the graph for this one. Throws
   /// Error(kDevice) if the GPU is out of memory; the engine keeps what it had.
   virtual void prepare(int batch) = 0;

@@ -98,6 +98,7 @@ class Pass {
     g.lda = lda;
     g.b = b.data;
     g.ldb = b.k;
+    g.b_fixed = true;
     g.m = m;
     g.n = b.n;
     g.k = b.k;

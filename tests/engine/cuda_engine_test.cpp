@@ -1,0 +1,307 @@
+// The network on a GPU: against PyTorch's values, against the CPU, and what its contract promises.
+// Skipped without a GPU.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <set>
+#include <sstream>
+
+#include "core/cpu.h"
+#include "core/cuda/usable.h"
+#include "engine/cpu/cpu_engine.h"
+#include "engine/cuda/cuda_engine.h"
+#include "engine/golden.h"
+#include "rfseg/error.h"
+
+namespace rfseg::testing {
+namespace {
+
+#define RFSEG_NEED_GPU() \
+  std::string why;       \
+  if (!cuda::usable(&why)) GTEST_SKIP() << why
+
+std::unique_ptr<CudaEngine> engine_of(const ModelConfig& config, const WeightSource& weights,
+                                      Precision precision, CudaEngineOptions options = {}) {
+  options.precision = precision;
+  options.threads = available_cpus();
+  return create_cuda_engine(config, weights, options);
+}
+
+std::vector<int32_t> golden_order(const Golden& golden) {
+  const GoldenPoint& point = golden.point("topk");
+  std::vector<int32_t> order(static_cast<std::size_t>(golden.config.queries), 0);
+  std::copy(point.values.begin(), point.values.end(), order.begin());
+  return order;
+}
+
+using Outputs = std::vector<std::pair<std::string, const Tensor*>>;
+Outputs outputs_of(const EngineOutputs& out) {
+  Outputs all = {{"boxes", &out.boxes}, {"logits", &out.logits}};
+  if (!out.masks.empty()) all.emplace_back("masks", &out.masks);
+  return all;
+}
+
+bool same(const EngineOutputs& a, const EngineOutputs& b) {
+  return a.boxes.data == b.boxes.data && a.logits.data == b.logits.data &&
+         a.masks.data == b.masks.data;
+}
+
+/// For each query the largest difference over the range of all values; NaN counts as 1e9.
+std::vector<double> query_errors(const Tensor& expected, const Tensor& found, int64_t queries) {
+  const auto [low, high] = std::minmax_element(expected.data.begin(), expected.data.end());
+  const double range = static_cast<double>(*high) - *low;
+  const int64_t each = expected.size() / queries;
+  std::vector<double> errors(static_cast<std::size_t>(queries), 0.0);
+  for (int64_t i = 0; i < expected.size(); ++i) {
+    const double error = std::abs(static_cast<double>(found.data[i]) - expected.data[i]) / range;
+    double& worst = errors[static_cast<std::size_t>(i / each)];
+    worst = error >= 0 ? std::max(worst, error) : 1e9;
+  }
+  return errors;
+}
+
+std::vector<std::string> all_networks() {
+  std::vector<std::string> names = custom_networks();
+  for (const std::string& name : rfseg::testing::stock_variants()) names.push_back(name);
+  return names;
+}
+
+class CudaEngineTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(CudaEngineTest, EveryNamedPointInFp32MatchesTheGoldens) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden(GetParam());
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp32);
+  const Tensor input = golden.input();
+  std::map<std::string, Tensor> points;
+  ForwardOptions options;
+  options.trace = [&](const std::string& name, const Tensor& value) { points[name] = value; };
+  EngineOutputs traced, out;
+  engine->forward(input.data.data(), 1, traced, options);
+  engine->forward(input.data.data(), 1, out);
+  EXPECT_TRUE(same(traced, out)) << "kernels one by one and as a graph differ";
+  for (const auto& [name, tensor] : outputs_of(out)) points[name] = *tensor;
+  int compared = 0;
+  double worst = 0;
+  for (GoldenPoint point : golden.points) {
+    if (point.name == "mask_features") continue;  // folded into the queries
+    if (point.name == "boxes" || point.name == "logits" || point.name == "masks") {
+      point.shape.insert(point.shape.begin(), 1);
+    }
+    ASSERT_TRUE(points.contains(point.name)) << point.name;
+    worst = std::max(worst, expect_matches(point, points[point.name], 1e-4));
+    ++compared;
+    if (HasFailure()) break;  // what follows is wrong too
+  }
+  EXPECT_GT(compared, 10);
+  std::printf("fp32 %s: worst %.2e of the range over %d points\n", GetParam().c_str(), worst,
+              compared);
+}
+
+/// fp16 with the two-stage order forced, three seeds, against fp32 on the CPU.
+TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden(GetParam());
+  const ModelConfig& config = golden.config;
+  const bool large = GetParam() == "xlarge" || GetParam() == "2xlarge";
+  const char* wanted = std::getenv("RFSEG_CUDA_SEEDS");
+  const int seeds = wanted != nullptr ? std::atoi(wanted) : 3;
+  for (int seed = 0; seed < seeds; ++seed) {
+    HashOptions options = golden.options;
+    options.seed += static_cast<uint64_t>(seed);
+    const HashWeights weights(config, options);
+    const Tensor input = hash_input(config, 1, options.seed);
+    const std::vector<int32_t> order = golden_order(golden);
+    ForwardOptions forced;
+    forced.forced_topk = order.data();
+    EngineOutputs expected, found;
+    create_cpu_engine(config, weights, available_cpus())
+        ->forward(input.data.data(), 1, expected, forced);
+    engine_of(config, weights, Precision::kFp16)->forward(input.data.data(), 1, found, forced);
+    const double bounds[] = {2e-3, 3e-3, 5e-3};
+    const Outputs e = outputs_of(expected), f = outputs_of(found);
+    std::ostringstream line;
+    for (std::size_t i = 0; i < e.size(); ++i) {
+      std::vector<double> errors = query_errors(*e[i].second, *f[i].second, config.queries);
+      std::sort(errors.begin(), errors.end());
+      const auto within = std::upper_bound(errors.begin(), errors.end(), bounds[i]);
+      const double share =
+          static_cast<double>(within - errors.begin()) / static_cast<double>(errors.size());
+      EXPECT_GE(share, large ? 0.99 : 1.0)
+          << e[i].first << " seed " << seed << ": worst " << errors.back();
+      line << ' ' << e[i].first << ' ' << errors.back();
+    }
+    std::printf("fp16 %s seed %d: worst of the range:%s\n", GetParam().c_str(), seed,
+                line.str().c_str());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaEngineTest, ::testing::ValuesIn(all_networks()),
+                         [](const auto& instance) {
+                           std::string name = instance.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST(CudaEngine, EveryWayOfLaunchingGivesTheSameBytes) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("seg-nano");
+  const Tensor input = hash_input(golden.config, 2, 3);
+  EngineOutputs first;
+  for (int way = 0; way < 8; ++way) {
+    CudaEngineOptions options;
+    options.graphs = (way & 1) != 0;
+    options.overlap = (way & 2) != 0;
+    options.two_streams = (way & 4) != 0;
+    const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16, options);
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      EngineOutputs out;
+      engine->forward(input.data.data(), 2, out);
+      if (way == 0 && repeat == 0) first = out;
+      EXPECT_TRUE(same(first, out)) << "way " << way << " repeat " << repeat;
+    }
+  }
+}
+
+TEST(CudaEngine, Tf32IsBetweenTheOthers) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("seg-nano");
+  const Tensor input = golden.input();
+  const std::vector<int32_t> order = golden_order(golden);
+  ForwardOptions forced;
+  forced.forced_topk = order.data();
+  for (const auto& [precision, name, bound] :
+       {std::tuple{Precision::kFp32, "fp32", 1e-4}, std::tuple{Precision::kTf32, "tf32", 5e-3},
+        std::tuple{Precision::kFp16, "fp16", 5e-3}}) {
+    const auto engine = engine_of(golden.config, golden.weights(), precision);
+    EXPECT_STREQ(engine->precision(), name);
+    EngineOutputs out;
+    engine->forward(input.data.data(), 1, out, forced);
+    for (const auto& [output, tensor] : outputs_of(out)) {
+      GoldenPoint point = golden.point(output);
+      point.shape.insert(point.shape.begin(), 1);
+      expect_matches(point, *tensor, bound);
+    }
+  }
+}
+
+/// Batches of every size up to 64 hold what single pictures give, within the bounds of fp16.
+TEST(CudaEngine, BatchesHoldTheirPictures) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("seg-nano");
+  const ModelConfig& config = golden.config;
+  const auto engine = engine_of(config, golden.weights(), Precision::kFp16);
+  const int64_t plane = int64_t{3} * config.height * config.width;
+  const Tensor input = hash_input(config, 64, 11);
+  std::vector<int32_t> order;
+  for (int b = 0; b < 64; ++b) {
+    const std::vector<int32_t> one = golden_order(golden);
+    order.insert(order.end(), one.begin(), one.end());
+  }
+  ForwardOptions forced;
+  forced.forced_topk = order.data();
+  std::map<int, EngineOutputs> singles;
+  for (int batch : {1, 2, 3, 5, 8, 17, 32, 64}) {
+    EngineOutputs out;
+    engine->forward(input.data.data(), batch, out, forced);
+    for (int b : std::set<int>{0, batch / 2, batch - 1}) {
+      if (!singles.contains(b)) {
+        engine->forward(input.data.data() + b * plane, 1, singles[b], forced);
+      }
+      const Outputs all = outputs_of(out), single = outputs_of(singles[b]);
+      const double bounds[] = {2e-3, 3e-3, 5e-3};
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        Tensor part(single[i].second->shape);
+        std::copy_n(all[i].second->data.begin() + b * part.size(), part.size(), part.data.begin());
+        expect_close(
+            all[i].first + " of picture " + std::to_string(b) + " of " + std::to_string(batch),
+            *single[i].second, part, bounds[i]);
+      }
+    }
+  }
+}
+
+TEST(CudaEngine, AllocatesAndCapturesOnceABatchSize) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("seg-nano");
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
+  const Tensor input = hash_input(golden.config, 4, 5);
+  EngineOutputs out;
+  engine->forward(input.data.data(), 4, out);
+  engine->forward(input.data.data(), 1, out);
+  const CudaEngine::Counters before = engine->counters();
+  for (int i = 0; i < 10; ++i) {
+    engine->forward(input.data.data(), 1 + 3 * (i % 2), out);
+  }
+  EXPECT_EQ(engine->counters().allocations, before.allocations);
+  EXPECT_EQ(engine->counters().captures, before.captures);
+  EXPECT_EQ(before.captures, 2u);
+}
+
+TEST(CudaEngine, MemoryOfABatchOfOneIsBounded) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("seg-nano");
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
+  const std::size_t weights = engine->memory_bytes();
+  engine->prepare(1);
+  EXPECT_GT(weights, 50u << 20);
+  EXPECT_LT(weights, 70u << 20);
+  EXPECT_LT(engine->memory_bytes() - weights, 150u << 20);
+  std::printf("seg-nano: weights %.1f MB, workspace %.1f MB\n", static_cast<double>(weights) / 1e6,
+              static_cast<double>(engine->memory_bytes() - weights) / 1e6);
+}
+
+TEST(CudaEngine, OutOfMemoryIsAnErrorAndTheEngineGoesOn) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("seg-nano");
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
+  const Tensor input = golden.input();
+  EngineOutputs before, after;
+  engine->forward(input.data.data(), 1, before);
+  try {
+    engine->prepare(100000);
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDevice);
+    EXPECT_NE(std::string(error.what()).find("out of memory"), std::string::npos) << error.what();
+  }
+  engine->forward(input.data.data(), 1, after);
+  EXPECT_TRUE(same(before, after));
+}
+
+TEST(CudaEngine, SeveralModelsWorkSideBySide) {
+  RFSEG_NEED_GPU();
+  const Golden one = load_golden("seg-nano"), two = load_golden("custom-two-levels");
+  const auto a = engine_of(one.config, one.weights(), Precision::kFp16);
+  const auto b = engine_of(two.config, two.weights(), Precision::kFp16);
+  const auto c = engine_of(one.config, one.weights(), Precision::kFp16);
+  const Tensor x = one.input(), y = two.input();
+  EngineOutputs a1, b1, out;
+  a->forward(x.data.data(), 1, a1);
+  b->forward(y.data.data(), 1, b1);
+  for (int i = 0; i < 3; ++i) {
+    c->forward(x.data.data(), 1, out);
+    EXPECT_TRUE(same(a1, out));
+    b->forward(y.data.data(), 1, out);
+    EXPECT_TRUE(same(b1, out));
+    a->forward(x.data.data(), 1, out);
+    EXPECT_TRUE(same(a1, out));
+  }
+}
+
+TEST(CudaEngine, RefusesAnOrderWithCellsThatDoNotExist) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("custom-patch16");
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
+  std::vector<int32_t> order(static_cast<std::size_t>(golden.config.queries), 100000);
+  ForwardOptions options;
+  options.forced_topk = order.data();
+  EngineOutputs out;
+  EXPECT_THROW(engine->forward(golden.input().data.data(), 1, out, options), Error);
+}
+
+}  // namespace
+}  // namespace rfseg::testing
