@@ -4,13 +4,13 @@
 //
 // A NAME with "@N" uses N blocks a mask, one with "boxes" in it leaves out the masks, one with
 // "inference" follows that convention; "dense" and "bits" make masks of bytes or bits of pixels,
-// "device" leaves results there. FOLDER holds case folders with boxes.npy [1,Q,4], logits.npy
-// [1,Q,K], masks.npy [1,Q,rows,columns]. Every call takes the next case, in turn. All settings take
-// turns in one run, so that they meet the same machine. For each: survivors, runs and bytes that
-// reach the host a call; launches a call; kernel time, from graphs of many calls in a row (mean of
-// such a graph, percentiles over repetitions); wall time of a call by launches and of a graph
-// replay, each closed by its one synchronisation; mean, p50, p90, p99. Beside masks of pixels on
-// the device: the same for cudaMemsetAsync of as many bytes.
+// "device" leaves results there; "apart" selects by a kernel of its own. FOLDER holds case folders
+// with boxes.npy [1,Q,4], logits.npy [1,Q,K], masks.npy [1,Q,rows,columns]. Every call takes the
+// next case, in turn. All settings take turns in one run, so that they meet the same machine. For
+// each: survivors, runs and bytes that reach the host a call; launches a call; kernel time, from
+// graphs of many calls in a row (mean of such a graph, percentiles over repetitions); wall time of
+// a call by launches and of a graph replay, each closed by its one synchronisation; mean, p50, p90,
+// p99. Beside masks of pixels on the device: the same for cudaMemsetAsync of as many bytes.
 
 #include <cuda_runtime_api.h>
 
@@ -131,6 +131,7 @@ Setting read_setting(const std::string& text, cudaStream_t stream) {
   }
   if (s.name.find("dense") != std::string::npos) limits.mask_bytes = cuda::MaskBytes::kDense;
   if (s.name.find("bits") != std::string::npos) limits.mask_bytes = cuda::MaskBytes::kBits;
+  limits.selection_apart = s.name.find("apart") != std::string::npos;
   s.pixels = limits.mask_bytes != cuda::MaskBytes::kRle;
   s.on_device = s.name.find("device") != std::string::npos;
   if (s.on_device) limits.place = CudaPostprocessor::Place::kDevice;

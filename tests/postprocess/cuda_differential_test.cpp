@@ -58,7 +58,9 @@ TEST_F(CudaDifferential, GpuEqualsTheCpuInEveryByte) {
   ASSERT_GT(cases, 0u);
   CudaPostprocessor::Limits limits;
   limits.blocks_per_mask = 1;  // what GPUs without clusters run
-  CudaPostprocessor processor, alone(0, limits);
+  CudaPostprocessor::Limits two_kernels;
+  two_kernels.selection_apart = true;
+  CudaPostprocessor processor, one_block(0, limits), apart(0, two_kernels);
   // Other outputs, of which every case has one in turn.
   using Place = CudaPostprocessor::Place;
   std::vector<Output> outputs;
@@ -69,6 +71,7 @@ TEST_F(CudaDifferential, GpuEqualsTheCpuInEveryByte) {
       Output& output = outputs.emplace_back();
       output.limits.mask_bytes = format;
       output.limits.place = place;
+      output.limits.dense_bytes = uint64_t{64} << 20;
       output.processor = std::make_unique<CudaPostprocessor>(0, output.limits);
     }
   }
@@ -117,8 +120,10 @@ TEST_F(CudaDifferential, GpuEqualsTheCpuInEveryByte) {
       EXPECT_THROW(processor.run(device.outputs, spec, pictures), Error) << "seed " << seed;
       continue;
     }
-    const std::vector<Detections> found =
-        (seed % 4 == 0 ? alone : processor).run(device.outputs, spec, pictures);
+    const std::vector<Detections> found = (seed % 4 == 0   ? one_block
+                                           : seed % 4 == 1 ? apart
+                                                           : processor)
+                                              .run(device.outputs, spec, pictures);
     ASSERT_EQ(found.size(), expected.size());
     for (std::size_t i = 0; i < found.size(); ++i) {
       ASSERT_TRUE(same(expected[i], found[i]))

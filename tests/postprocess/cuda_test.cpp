@@ -50,6 +50,12 @@ TEST_F(CudaGolden, MasksEqualThoseOfTorchOnCudaInEveryPixel) {
 
 TEST_F(CudaGolden, WholeCallsEqualThoseOfTorchOnCuda) { expect_torch_grid(Backend::kCuda); }
 
+bool has_clusters() {
+  int major = 0;
+  cuda_ok(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  return major >= 9;
+}
+
 /// A scene with blobs that no random oddity replaces.
 Scene blobs(uint64_t seed, int queries, int grid) {
   Random random(seed);
@@ -89,28 +95,103 @@ TEST_F(Cuda, RunsTwiceWithTheSameAnswer) {
 TEST_F(Cuda, DoesNotAllocateAfterTheFirstCallAndSynchronisesOnce) {
   const std::vector<Scene> scenes{blobs(4, 30, 78)};
   const DeviceScenes device(scenes);
-  CudaPostprocessor processor;
-  PostprocessSpec spec;
-  const int sizes[][2] = {{1080, 1920}, {480, 640}, {2160, 3840}, {1, 1}, {40, 40}};
-  spec.geometry = PreprocessGeometry::stretch(720, 1280, 312, 312);
-  processor.run(device.outputs, spec, {&spec.geometry, 1});
-  const auto before = processor.counters();
-  std::size_t free_before = 0, free_after = 0, total = 0;
-  cuda_ok(cudaMemGetInfo(&free_before, &total));
-  for (const auto& size : sizes) {
-    spec.geometry = PreprocessGeometry::stretch(size[0], size[1], 312, 312);
-    spec.threshold = size[0] > 1000 ? 0.7f : 0.3f;
-    const auto found = processor.run(device.outputs, spec, {&spec.geometry, 1});
-    EXPECT_TRUE(same(postprocess(scenes[0].view(), spec), found[0]));
+  for (const bool apart : {false, true}) {
+    CudaPostprocessor::Limits limits;
+    limits.selection_apart = apart;
+    CudaPostprocessor processor(0, limits);
+    PostprocessSpec spec;
+    const int sizes[][2] = {{1080, 1920}, {480, 640}, {2160, 3840}, {1, 1}, {40, 40}};
+    spec.geometry = PreprocessGeometry::stretch(720, 1280, 312, 312);
+    processor.run(device.outputs, spec, {&spec.geometry, 1});
+    const auto before = processor.counters();
+    std::size_t free_before = 0, free_after = 0, total = 0;
+    cuda_ok(cudaMemGetInfo(&free_before, &total));
+    for (const auto& size : sizes) {
+      spec.geometry = PreprocessGeometry::stretch(size[0], size[1], 312, 312);
+      spec.threshold = size[0] > 1000 ? 0.7f : 0.3f;
+      const auto found = processor.run(device.outputs, spec, {&spec.geometry, 1});
+      EXPECT_TRUE(same(postprocess(scenes[0].view(), spec), found[0]));
+    }
+    cuda_ok(cudaMemGetInfo(&free_after, &total));
+    const auto after = processor.counters();
+    EXPECT_EQ(free_before, free_after);
+    EXPECT_EQ(after.allocations, before.allocations);
+    EXPECT_EQ(after.synchronisations, before.synchronisations + 5);
+    EXPECT_EQ(after.launches, before.launches + (apart || !has_clusters() ? 10 : 5));
+    EXPECT_EQ(after.uploads, before.uploads + 5);
+    EXPECT_EQ(after.reruns, 0u);
   }
-  cuda_ok(cudaMemGetInfo(&free_after, &total));
-  const auto after = processor.counters();
-  EXPECT_EQ(free_before, free_after);
-  EXPECT_EQ(after.allocations, before.allocations);
-  EXPECT_EQ(after.synchronisations, before.synchronisations + 5);
-  EXPECT_EQ(after.launches, before.launches + 10);
-  EXPECT_EQ(after.uploads, before.uploads + 5);
-  EXPECT_EQ(after.reruns, 0u);
+}
+
+TEST_F(Cuda, SelectsInAKernelOfItsOwnWhereThereAreManyCandidates) {
+  const std::vector<Scene> scenes{blobs(13, 200, 12)};
+  const DeviceScenes device(scenes);
+  for (const auto format :
+       {cuda::MaskBytes::kRle, cuda::MaskBytes::kDense, cuda::MaskBytes::kBits}) {
+    CudaPostprocessor::Limits limits;
+    limits.mask_bytes = format;
+    limits.dense_masks = 300;
+    CudaPostprocessor processor(0, limits);
+    cudaStream_t stream;
+    cuda_ok(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    PostprocessSpec spec;
+    spec.geometry = PreprocessGeometry::stretch(60, 80, 48, 48);
+    // 600 pairs, of which so many pass; launches and reruns of each call.
+    const struct {
+      float threshold;
+      uint64_t launches, reruns;
+    } calls[] = {{0.95f, 1, 0}, {0.1f, 3, 1}, {0.1f, 2, 0},
+                 {0.1f, 2, 0},  {0.9f, 1, 0}, {0.1f, 3, 1}};
+    for (const auto& call : calls) {
+      spec.threshold = call.threshold;
+      const Detections expected = postprocess(scenes[0].view(), spec);
+      EXPECT_EQ(expected.items.size() > 256, call.threshold < 0.5f);
+      const auto before = processor.counters();
+      processor.prepare(device.outputs, spec, {&spec.geometry, 1}, stream);
+      processor.enqueue(device.outputs, stream);
+      FetchedResults fetched(processor.wait(stream), 1);
+      if (has_clusters()) {
+        EXPECT_EQ(processor.counters().launches, before.launches + call.launches);
+        EXPECT_EQ(processor.counters().reruns, before.reruns + call.reruns);
+      }
+      if (format == cuda::MaskBytes::kRle) {
+        EXPECT_TRUE(same(expected, processor.results()[0]));
+      } else {
+        fetched.fetch_pixels({&expected, 1}, format);
+        EXPECT_TRUE(same_pixels(expected, fetched.pictures[0], format));
+      }
+    }
+    cuda_ok(cudaStreamDestroy(stream));
+  }
+}
+
+// Dense masks on the device are cleared early, as many as the call before had.
+TEST_F(Cuda, DenseMasksDoNotDependOnTheCallBefore) {
+  const std::vector<Scene> scenes{blobs(14, 40, 40)};
+  const DeviceScenes device(scenes);
+  CudaPostprocessor::Limits limits;
+  limits.mask_bytes = cuda::MaskBytes::kDense;
+  limits.place = CudaPostprocessor::Place::kDevice;
+  CudaPostprocessor processor(0, limits);
+  cudaStream_t stream;
+  cuda_ok(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  PostprocessSpec spec;
+  spec.geometry = PreprocessGeometry::stretch(1080, 1920, 160, 160);
+  std::size_t most = 0;
+  for (const float threshold : {0.95f, 0.6f, 0.6f, 1.0f, 0.8f, 0.97f, 0.55f, 0.9f}) {
+    spec.threshold = threshold;
+    spec.geometry.crop_width = threshold == 0.8f ? 900 : 1920;
+    const Detections expected = postprocess(scenes[0].view(), spec);
+    most = std::max(most, expected.items.size());
+    processor.prepare(device.outputs, spec, {&spec.geometry, 1}, stream);
+    processor.enqueue(device.outputs, stream);
+    FetchedResults fetched(processor.wait(stream), 1);
+    fetched.fetch_pixels({&expected, 1}, limits.mask_bytes);
+    EXPECT_TRUE(same_pixels(expected, fetched.pictures[0], limits.mask_bytes)) << threshold;
+  }
+  EXPECT_GT(most, 20u);
+  EXPECT_EQ(processor.counters().reruns, 0u);
+  cuda_ok(cudaStreamDestroy(stream));
 }
 
 TEST_F(Cuda, ACapturedGraphServesOtherSizesThresholdsAndClassMaps) {
@@ -280,7 +361,7 @@ TEST_F(Cuda, BoxesAloneAndBadCalls) {
     EXPECT_EQ(found[0].items[i].query, expected.items[i].query);
     EXPECT_EQ(found[0].items[i].mask, nullptr);
   }
-  EXPECT_EQ(processor.counters().launches, 1u);
+  EXPECT_EQ(processor.counters().launches, 1u);  // the selection
   const PreprocessGeometry two[] = {spec.geometry, spec.geometry};
   EXPECT_THROW(processor.run(device.outputs, spec, two), Error);
   spec.threshold = NAN;

@@ -13,7 +13,6 @@
 namespace rfseg::cuda {
 
 constexpr int kAloneThreads = 256;
-constexpr int kAloneWarps = kAloneThreads / kWarp;
 constexpr int kAloneRoom = kWarp;   ///< candidates that one block may find
 constexpr int kAloneClasses = 256;  ///< rules kept in shared memory
 static_assert(kAloneThreads == kMaskThreads && kAloneThreads == kDenseThreads);
@@ -56,8 +55,8 @@ RFSEG_DEVICE AloneCall select_alone(const KernelArguments& a, AloneShared& s, Ea
   const uint32_t classes = static_cast<uint32_t>(a.classes);
   const uint32_t pairs = static_cast<uint32_t>(a.queries) * classes;
   // Neighbouring logits to different blocks: likely queries stand side by side.
-  const uint32_t step = static_cast<uint32_t>(kAloneWarps * size) * kWarp * kVector;
-  const uint32_t begin = static_cast<uint32_t>((warp * size + rank) * kWarp + lane) * kVector;
+  const uint32_t step = static_cast<uint32_t>(kAloneThreads * size) * kVector;
+  const uint32_t begin = static_cast<uint32_t>(thread * size + rank) * kVector;
   const auto load = [&](uint32_t from, float(&values)[kVector]) {
     struct alignas(16) Quad {
       float v[kVector];

@@ -10,13 +10,13 @@
 namespace rfseg::cuda {
 
 constexpr int kTileCells = 6144;
-constexpr int kColumnSlots = 12;  ///< toggles a column keeps from counting to writing
+constexpr int kColumnSlots = 24;  ///< toggles a column keeps from counting to writing
 
 /// The cells that some neighbouring pixel columns read.
 struct CellTile {
-  float cells[kTileCells];      ///< [rows, span]
-  uint32_t bits[1024];          ///< [span, words] one bit a positive cell
-  int32_t start[kMaxRows + 1];  ///< first pixel row of each row of cells
+  alignas(16) float cells[kTileCells];  ///< [rows, span]
+  uint32_t bits[1024];                  ///< [span, words] one bit a positive cell
+  int32_t start[kMaxRows + 1];          ///< first pixel row of each row of cells
   int first_cell, span, words;
   bool usable;
 };

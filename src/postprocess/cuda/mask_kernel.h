@@ -15,7 +15,8 @@ namespace rfseg::cuda {
 
 constexpr int kMaskWarps = kMaskThreads / kWarp;
 constexpr uint32_t kListToggles = 1024;  ///< toggles of a block that stay in shared memory
-constexpr int kMaxGroups = 7;            ///< bytes of one count
+constexpr uint32_t kGatheredToggles = kMaskWarps * kColumnCache;  ///< that one block may encode
+constexpr int kMaxGroups = 7;                                     ///< bytes of one count
 
 /// What the blocks of a cluster tell each other.
 struct Exchange {
@@ -27,9 +28,11 @@ struct Exchange {
 };
 constexpr uint64_t kNoRoom = ~uint64_t{0};
 
+static_assert(kGatheredToggles * kMaxGroups + 32 <= kTileCells * sizeof(float));
+
 struct alignas(16) MaskShared {
   alignas(16) uint8_t text[16 + kMaskThreads * kMaxGroups + 16];
-  CellTile tile;
+  alignas(16) CellTile tile;
   uint16_t slots[kColumnSlots][kMaskThreads];
   float column[kMaskWarps][kColumnCache];
   uint32_t list[kListToggles];
@@ -45,16 +48,17 @@ struct ToggleList {
   uint32_t* near;
   uint32_t* far;
   uint32_t far_capacity;
+  uint32_t near_capacity = kListToggles;
 
   RFSEG_DEVICE void write(uint32_t i, uint32_t v) const {
-    if (i < kListToggles) {
+    if (i < near_capacity) {
       near[i] = v;
-    } else if (i - kListToggles < far_capacity) {
-      far[i - kListToggles] = v;
+    } else if (i - near_capacity < far_capacity) {
+      far[i - near_capacity] = v;
     }
   }
   RFSEG_DEVICE uint32_t read(uint32_t i) const {
-    return i < kListToggles ? near[i] : far[i - kListToggles];
+    return i < near_capacity ? near[i] : far[i - near_capacity];
   }
 };
 
@@ -194,6 +198,52 @@ RFSEG_DEVICE void copy_text(const uint8_t* text, uint8_t* bytes, uint64_t at, ui
   }
 }
 
+/// Writes all of a mask's counts by one block: toggles of the team's blocks, whose numbers are in
+/// the lanes' `theirs`, `all` together, are copied, and `arrive` called once they are.
+template <class Arrive>
+RFSEG_DEVICE void write_gathered(const KernelArguments& a, MaskShared& s, int team_first,
+                                 int team_size, uint32_t theirs, uint32_t all, uint64_t at,
+                                 MaskRecord* record, BlockScan<kMaskThreads>& scan,
+                                 Arrive&& arrive) {
+  uint32_t* const list = reinterpret_cast<uint32_t*>(&s.column[0][0]);
+  uint8_t* const text = reinterpret_cast<uint8_t*>(s.tile.cells);
+  const uint32_t thread = static_cast<uint32_t>(thread_index());
+  uint32_t begin = 0;
+  for (int r = 0; r < team_size; ++r) {
+    const uint32_t count = warp_read(theirs, r);
+    const uint32_t* from = cluster_peer(&s.list[0], team_first + r);
+    for (uint32_t i = thread; i < count; i += kMaskThreads) list[begin + i] = from[i];
+    begin += count;
+  }
+  block_sync();
+  arrive();
+  Counts counts;
+  counts.list = {list, nullptr, 0};
+  counts.list.near_capacity = kGatheredToggles;
+  counts.global = 0;
+  counts.tail[0] = counts.tail[1] = counts.tail[2] = 0;
+  const uint32_t each = (all + kMaskThreads - 1) / kMaskThreads;
+  const uint32_t first = thread * each;
+  const uint32_t last = first + each < all ? first + each : all;
+  uint32_t bytes = 0;
+  for (uint32_t i = first; i < last; ++i) {
+    bytes += static_cast<uint32_t>(group_count(counts.value(i)));
+  }
+  uint32_t total;
+  uint32_t to = static_cast<uint32_t>(at & 15) + scan(bytes, &total);
+  for (uint32_t i = first; i < last; ++i) {
+    int32_t value = counts.value(i);
+    const int groups = group_count(value);
+    for (int g = 0; g < groups; ++g) {
+      text[to++] = static_cast<uint8_t>(48 + (value & 31) + (g + 1 < groups ? 32 : 0));
+      value >>= 5;
+    }
+  }
+  block_sync();
+  copy_text(text, a.bytes, at, total);
+  if (thread == 0) *record = {static_cast<uint32_t>(at), total};
+}
+
 /// The blocks of a cluster that share a mask.
 struct Team {
   int first, rank, size;  ///< first: its rank 0 within the cluster
@@ -303,6 +353,32 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
       const uint64_t longest = static_cast<uint64_t>(group_count(static_cast<int32_t>(pixels)));
       const uint64_t need = (all * longest + 15) / 16 * 16;
       base = reserve_bytes(a, need, failed, alone, masks);
+    }
+    // Of few toggles, one block writes all; the barriers are those of the whole cluster.
+    if (team.size == cluster_size() && all <= kGatheredToggles && !failed &&
+        warp_ballot(theirs.count > kListToggles) == 0) {
+      if (team.rank > 0) {
+        if (team.size > 1) cluster_arrive();
+      } else {
+        if (thread == 0) s.exchange.base = base;
+        block_sync();
+        base = s.exchange.base;
+        if (base == kNoRoom) {
+          if (thread == 0) a.header->overflow = kBuffersTooSmall;
+          if (team.size > 1) cluster_arrive();
+        } else {
+          write_gathered(a, s, team.first, team.size, theirs.count, all, base,
+                         a.mask_records + int64_t{picture_index} * a.mask_pitch + slot, scan, [&] {
+                           if (team.size > 1) cluster_arrive();
+                         });
+        }
+      }
+      if (team.size > 1) {
+        cluster_wait();
+      } else {
+        block_sync();
+      }
+      return;
     }
     for (uint32_t from = 0; from < count && !failed; from += kMaskThreads) {
       const uint32_t i = from + static_cast<uint32_t>(thread);
