@@ -6,6 +6,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 jobs=$(nproc)
+failed=()
+# One build's failures do not keep the others from running.
+run_tests() {
+  local preset=$1
+  shift
+  ctest --test-dir "build/$preset" -j "$jobs" --output-on-failure "$@" || failed+=("$preset")
+}
+
 scripts/build.sh release
 if [[ "${1:-}" != "--quick" ]]; then
   # The sanitized builds take only what they run.
@@ -16,10 +24,16 @@ if [[ "${1:-}" != "--quick" ]]; then
   scripts/build.sh tsan test_pipeline
   pattern=$(IFS='|'; echo "${asan_tests[*]}")
   echo "== AddressSanitizer and UndefinedBehaviorSanitizer"
-  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
-    ctest --test-dir build/asan -j "$jobs" --output-on-failure -R "^($pattern|fuzz)\."
+  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 run_tests asan -R "^($pattern|fuzz)\."
   echo "== ThreadSanitizer"
-  ctest --test-dir build/tsan -j "$jobs" --output-on-failure -R '^pipeline\.'
+  run_tests tsan -R '^pipeline\.'
 fi
 echo "== Release build"
-ctest --test-dir build/release -j "$jobs" --output-on-failure
+run_tests release
+if [[ ${#failed[@]} -gt 0 ]]; then
+  echo "Failed:" >&2
+  for preset in "${failed[@]}"; do
+    sed "s/^/  $preset, test /" "build/$preset/Testing/Temporary/LastTestsFailed.log" >&2 || true
+  done
+  exit 1
+fi
