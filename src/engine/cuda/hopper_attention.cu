@@ -32,9 +32,18 @@ struct AttentionTask {
 
 constexpr int kMostSlots = 24;
 constexpr int kBoxBytes = 64 * 128;
-constexpr int kLead = 1024;  // barriers
+constexpr int kLead = 1024;  // transaction barriers
 
-constexpr int threads(int groups) { return groups == 2 ? 3 * 128 : groups * 128 + 32; }
+// Named barriers: all of a split, or each warpgroup; turns.
+constexpr int kOwn = 1 /* to 3 */, kTurn = 4 /* and 5 */;
+
+// Of the last warpgroup one thread works; the others only give up their registers.
+constexpr int threads(int groups) { return (groups + 1) * 128; }
+
+/// A place in the ring: a slot, and the parity of the phase that fills it.
+struct Cursor {
+  int slot, parity;
+};
 
 /// Successive units of one head that run side by side: as even as can be.
 struct Batch {
@@ -157,8 +166,11 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
   constexpr int kSide = kSplitKeys ? 1 : kGroups;
 
   if (warp >= 4 * kGroups) {
-    if constexpr (kGroups == 2) give_registers<40>();
+    give_registers<kGroups == 2 ? 40 : 32>();
     if (thread != kGroups * 128) return;
+    map_prefetch(&task.q);
+    map_prefetch(&task.k);
+    map_prefetch(&task.v);
     await_previous_kernel();
     int slot = 0, parity = 1, query_parity[kQueryBoxes];
     for (int g = 0; g < kQueryBoxes; ++g) query_parity[g] = 1;
@@ -189,20 +201,22 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
     return;
   }
 
-  if constexpr (kGroups == 2) take_registers<232>();
+  take_registers<kGroups == 2 ? 232 : 160>();
+  if (thread == 0) map_prefetch(&task.out);
   await_previous_kernel();
   const int group = warp / 4, lane = thread % 32, in_group = thread % 128;
   const int row_in_tile = warp % 4 * 16 + lane % 16;
   const uint32_t own = staging + group * kBoxBytes;
   int query_parity = 0;
-  int used = 0;  // slots before this batch
-
-  const auto slot_of = [&](int count) { return count % task.slots; };
-  const auto await = [&](int count) {
-    barrier_wait(full + 8 * slot_of(count), count / task.slots % 2);
+  Cursor used = {0, 0};  // the first slot of this batch
+  const auto ahead = [&](Cursor c, int count) {
+    c.slot += count;
+    while (c.slot >= task.slots) c.slot -= task.slots, c.parity ^= 1;
+    return c;
   };
-  const auto release = [&](int count) {
-    if (lane == 0) barrier_arrive(empty + 8 * slot_of(count));
+  const auto await = [&](Cursor c) { barrier_wait(full + 8 * c.slot, c.parity); };
+  const auto release = [&](Cursor c) {
+    if (lane == 0) barrier_arrive(empty + 8 * c.slot);
   };
 
   for (int unit = first; unit < end;) {
@@ -211,8 +225,8 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
     const bool busy = kSplitKeys || group < batch.count;
     if (!busy) {  // keeps step with the ring
       for (int i = 0; i < 2 * steps; ++i) {
-        await(used + i);
-        release(used + i);
+        await(ahead(used, i));
+        release(ahead(used, i));
       }
     } else {
       const int box = kSplitKeys ? 0 : group;
@@ -236,15 +250,16 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
 
       constexpr int kStride = kSplitKeys ? kGroups : 1;
       const int begin = kSplitKeys ? group : 0;
-      const auto multiply_keys = [&](int step) {
-        const uint64_t k = tile_descriptor(ring + slot_of(used + 2 * step) * kSlotBytes);
+      const auto multiply_keys = [&](Cursor c) {
+        const uint64_t k = tile_descriptor(ring + c.slot * kSlotBytes);
         RFSEG_UNROLL
-        for (int i = 0; i < 4; ++i)
+        for (int i = 0; i < 4; ++i) {
           WgmmaRegisters<kKeys, false>::run(s, q + 4 * i, k + 2 * i, i > 0);
+        }
         wgmma_commit();
       };
-      const auto multiply_values = [&](int step) {
-        const uint64_t v = tile_descriptor(ring + slot_of(used + 2 * step + 1) * kSlotBytes);
+      const auto multiply_values = [&](Cursor c) {
+        const uint64_t v = tile_descriptor(ring + c.slot * kSlotBytes);
         RFSEG_UNROLL
         for (int i = 0; i < kKeys / 16; ++i) {
           WgmmaRegisters<64, true>::run(o, p + 4 * i, v + 128 * i, 1);
@@ -255,47 +270,66 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         const int left = task.length - step * kKeys;
         if (left < kKeys) mask<kKeys>(s, left, lane);
       };
+      // Two warpgroups side by side give their products to the tensor cores in turn, so that each
+      // exponentiates while the other multiplies.
+      const bool turns = kGroups == 2 && !kSplitKeys && batch.count == 2;
+      const auto take_turn = [&] {
+        if (turns) named_sync(kTurn + group, 256);
+      };
+      const auto pass_turn = [&](bool more) {
+        if (turns && (group == 0 || more)) named_arrive(kTurn + (group ^ 1), 256);
+      };
 
       if (begin < steps) {
         float factor[2];
-        await(used + 2 * begin);
+        Cursor key = ahead(used, 2 * begin), value = ahead(key, 1);
+        if (turns && group == 1) named_arrive(kTurn + 0, 256);
+        await(key);
+        take_turn();
         wgmma_fence();
-        multiply_keys(begin);
+        multiply_keys(key);
+        pass_turn(steps > 1);
         wgmma_wait<0>();
         fence_registers(s);
-        release(used + 2 * begin);
+        release(key);
         mask_tail(begin);
         weigh(s, rows, task.scale, factor);
         pack_weights<kKeys>(s, p);
-        int step = begin;
-        for (; step + kStride < steps; step += kStride) {
+        await(value);
+        for (int step = begin; step + kStride < steps; step += kStride) {
           const int next = step + kStride;
-          await(used + 2 * next);
+          key = ahead(key, 2 * kStride);
+          await(key);
+          take_turn();
           wgmma_fence();
-          multiply_keys(next);
-          await(used + 2 * step + 1);
-          wgmma_fence();
-          multiply_values(step);
+          multiply_keys(key);
+          multiply_values(value);
+          pass_turn(next + kStride < steps);
           wgmma_wait<1>();
           fence_registers(s);
-          release(used + 2 * next);
+          release(key);
           mask_tail(next);
           const bool raised = weigh(s, rows, task.scale, factor);
+          fence_registers(s);
+          const Cursor done = value;
+          value = ahead(value, 2 * kStride);
+          // The assembler would wait for the products first and exponentiate after, if this loop
+          // did not stand between.
+          await(value);
           wgmma_wait<0>();
           fence_registers(o);
-          release(used + 2 * step + 1);
+          release(done);
           pack_weights<kKeys>(s, p);
           if (raised) {
             RFSEG_UNROLL
             for (int i = 0; i < 32; ++i) o[i] *= factor[i / 2 % 2];
           }
         }
-        await(used + 2 * step + 1);
         wgmma_fence();
-        multiply_values(step);
+        multiply_values(value);
         wgmma_wait<0>();
         fence_registers(o);
-        release(used + 2 * step + 1);
+        release(value);
       }
 
       RFSEG_UNROLL
@@ -309,7 +343,7 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         float* parts = static_cast<float*>(shared) + (ring - start) / 4;
         float* maxima = parts + kGroups * 64 * 65;  // [kGroups][64], then the same of sums
         const int row = warp % 4 * 16 + lane / 4;
-        named_sync(1, kGroups * 128);  // nobody multiplies any more
+        named_sync(kOwn, kGroups * 128);  // nobody multiplies any more
         if (lane % 4 == 0) {
           RFSEG_UNROLL
           for (int h = 0; h < 2; ++h) {
@@ -321,7 +355,7 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         for (int i = 0; i < 32; ++i) {
           parts[(group * 64 + row + i / 2 % 2 * 8) * 65 + i / 4 * 8 + lane % 4 * 2 + i % 2] = o[i];
         }
-        named_sync(1, kGroups * 128);
+        named_sync(kOwn, kGroups * 128);
         for (int i = thread; i < 64 * 32; i += kGroups * 128) {
           const int r = i / 32, c = i % 32 * 2;
           float maximum = kMinusInfinity;
@@ -338,11 +372,11 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
                        : "memory");
         }
         fence_async();
-        named_sync(1, kGroups * 128);
+        named_sync(kOwn, kGroups * 128);
       } else {
         const float inverse[2] = {1.0f / rows.sum[0], 1.0f / rows.sum[1]};
         if (in_group == 0) store_wait_read<0>();  // the last unit's rows have left
-        named_sync(1 + group, 128);
+        named_sync(kOwn + group, 128);
         RFSEG_UNROLL
         for (int i = 0; i < 4; ++i) {
           uint32_t halves[4];
@@ -356,7 +390,7 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
                          halves[3]);
         }
         fence_async();
-        named_sync(1 + group, 128);
+        named_sync(kOwn + group, 128);
       }
       if (kSplitKeys ? thread == 0 : in_group == 0) {
         const int head = mine / task.row_tiles;
@@ -364,7 +398,7 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
                    head / task.heads);
       }
     }
-    used += 2 * steps;
+    used = ahead(used, 2 * steps);
     unit += batch.count;
   }
   if (in_group == 0) store_wait_all();
@@ -388,10 +422,9 @@ constexpr Kernel kernel() {
           }};
 }
 
-constexpr Kernel kKernels[] = {kernel<3, 64, false>(),  kernel<2, 64, false>(),
-                               kernel<2, 96, false>(),  kernel<2, 128, false>(),
-                               kernel<2, 176, false>(), kernel<3, 64, true>(),
-                               kernel<2, 128, true>()};
+constexpr Kernel kKernels[] = {kernel<3, 64, false>(),  kernel<3, 96, false>(),
+                               kernel<2, 128, false>(), kernel<2, 176, false>(),
+                               kernel<3, 64, true>(),   kernel<2, 128, true>()};
 
 int multiprocessor_count() {
   int device = 0, count = 0;

@@ -49,6 +49,15 @@ RFSEG_DEVICE void barrier_init_fence() {
 RFSEG_DEVICE void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+/// Arrives at the same barrier of block `rank` of the cluster.
+RFSEG_DEVICE void barrier_arrive_at(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
 /// Arrives and adds `bytes` that the copy engine still has to deliver to this phase.
 RFSEG_DEVICE void barrier_expect(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -94,6 +103,17 @@ RFSEG_DEVICE void load_tile(uint32_t to, const CUtensorMap* map, uint32_t barrie
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
       "l"(reinterpret_cast<uint64_t>(map)), "r"(barrier), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+/// load_tile to the same place of every block of the cluster in `blocks` (a bit each), each
+/// counting the bytes on its own barrier.
+RFSEG_DEVICE void load_tile_for_all(uint32_t to, const CUtensorMap* map, uint32_t barrier, int x,
+                                    int y, int z, int blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(barrier), "r"(x), "r"(y), "r"(z),
+      "h"(static_cast<uint16_t>(blocks))
       : "memory");
 }
 /// As many cells in a row as the map's column says, from cell (x, y) of picture `picture` on, each

@@ -68,27 +68,33 @@ RFSEG_DEVICE constexpr int box_columns() {
 }
 
 /// kHalf and kHalfPlus; kRaw: the accumulators as they are (no bias). `staging`: kBoxes boxes of 64
-/// rows x box_columns, each aligned to 1024 bytes, used in turn over all calls; `turn` counts them.
-/// kHalfPlus: kBoxes is the whole tile, the residual lies in them (fetch_residual) when `arrived`
-/// ends the phase of `parity`.
+/// rows x box_columns, each aligned to 1024 bytes. With a box for each part of the tile all are
+/// written and sent at once; else they are used in turn over all calls, which `turn` counts.
+/// kHalfPlus: the residual lies in them (fetch_residual) when `arrived` ends the phase of `parity`.
 template <int kColumns, Activation kActivation, int kBoxes, bool kPlus = false, bool kRaw = false>
 RFSEG_DEVICE void leave_as_halves(float (&d)[kColumns / 2], const TilePlace& place,
                                   const float* vectors, uint32_t staging, int& turn,
                                   const CUtensorMap* out, uint32_t arrived = 0, int parity = 0) {
   constexpr int kBox = box_columns<kColumns>();
   constexpr int kBoxBytes = 64 * kBox * 2;
+  constexpr bool kWhole = kBoxes == kColumns / kBox;
+  static_assert(kWhole || !kPlus);
   const int lane = place.thread % 32, warp = place.thread / 32;
   // stmatrix: lane i gives the address of row i % 8 of matrix i / 8; matrices 0 and 1 are rows 0..7
   // and 8..15 of one group of 8 columns, 2 and 3 those of the next.
   const int row = warp * 16 + lane % 16, second = lane / 16;
   const int swizzle = kBox == 64 ? row % 8 : row / 2 % 4;
-  if constexpr (kPlus) barrier_wait(arrived, parity);
+  if constexpr (kPlus) {
+    barrier_wait(arrived, parity);
+  } else if constexpr (kWhole) {
+    if (place.thread == 0) store_wait_read<0>();
+    named_sync(place.barrier, 128);
+  }
   RFSEG_UNROLL
   for (int box = 0; box < kColumns / kBox; ++box) {
-    uint32_t base = staging + static_cast<uint32_t>(box) * kBoxBytes;
-    if constexpr (!kPlus) {
-      base = staging + static_cast<uint32_t>(turn % kBoxes) * kBoxBytes;
-      ++turn;
+    const int at_box = kWhole ? box : turn++ % kBoxes;
+    const uint32_t base = staging + static_cast<uint32_t>(at_box) * kBoxBytes;
+    if constexpr (!kWhole) {
       if (place.thread == 0) store_wait_read<kBoxes - 1>();
       named_sync(place.barrier, 128);
     }
@@ -123,23 +129,37 @@ RFSEG_DEVICE void leave_as_halves(float (&d)[kColumns / 2], const TilePlace& pla
       }
       store_matrices(at, halves[0], halves[1], halves[2], halves[3]);
     }
+    if constexpr (!kWhole) {
+      fence_async();
+      named_sync(place.barrier, 128);
+      if (place.thread == 0) {
+        store_tile(out, base, place.column + box * kBox, place.row, place.picture);
+      }
+    }
+  }
+  if constexpr (kWhole) {
     fence_async();
     named_sync(place.barrier, 128);
     if (place.thread == 0) {
-      store_tile(out, base, place.column + box * kBox, place.row, place.picture);
+      for (int box = 0; box < kColumns / kBox; ++box) {
+        store_tile(out, staging + static_cast<uint32_t>(box) * kBoxBytes, place.column + box * kBox,
+                   place.row, place.picture);
+      }
     }
   }
 }
 
-/// By thread 0 of a warpgroup: fetches the residual of its next tile to the boxes of kHalfPlus.
-template <int kColumns>
-RFSEG_DEVICE void fetch_residual(const TilePlace& place, uint32_t staging, const CUtensorMap* out,
-                                 uint32_t arrived) {
-  constexpr int kBox = box_columns<kColumns>();
+/// By thread 0 of a warpgroup: fetches the residual of its next tile to the boxes of kHalfPlus, or
+/// (kFloat) of kResidual.
+template <int kColumns, bool kFloat>
+RFSEG_DEVICE void fetch_residual(const TilePlace& place, uint32_t staging,
+                                 const CUtensorMap* residual, uint32_t arrived) {
+  constexpr int kBox = kFloat ? 32 : box_columns<kColumns>();
+  constexpr int kBytes = 64 * kBox * (kFloat ? 4 : 2);
   store_wait_read<0>();
-  barrier_expect(arrived, 64 * kColumns * 2);
+  barrier_expect(arrived, kColumns / kBox * kBytes);
   for (int box = 0; box < kColumns / kBox; ++box) {
-    load_tile(staging + static_cast<uint32_t>(box) * 64 * kBox * 2, out, arrived,
+    load_tile(staging + static_cast<uint32_t>(box) * kBytes, residual, arrived,
               place.column + box * kBox, place.row, place.picture);
   }
 }
@@ -236,49 +256,37 @@ RFSEG_DEVICE void leave_normed(float (&d)[kColumns / 2], const TilePlace& place,
   }
 }
 
-/// kResidual: float2 accesses; rows of `residual` and `out` as they are.
+/// kResidual. The residual lies in `staging`, boxes of 64 rows x 32 floats, when `arrived` ends the
+/// phase of `parity`; the sums take its place and leave from there.
 template <int kColumns>
 RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace& place,
-                                      const EpilogueArguments& e, const float* vectors) {
-  constexpr int kGroup = kColumns % 64 == 0 ? 8 : 4;  // loads in flight: 2 kGroup of 8 bytes
-  const int first = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
-  const float* residual[2];
-  float* out[2];
-  bool inside[2];
+                                      const float* vectors, uint32_t staging,
+                                      const CUtensorMap* out, uint32_t arrived, int parity) {
+  const int row = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
+  barrier_wait(arrived, parity);
   RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const int64_t row = place.row + first + 8 * h;
-    inside[h] = row < e.m;
-    residual[h] = static_cast<const float*>(e.residual) + row * e.ldr + place.column + pair;
-    out[h] = static_cast<float*>(e.out) + row * e.ldo + place.column + pair;
-  }
-  RFSEG_UNROLL
-  for (int group = 0; group < kColumns / 8; group += kGroup) {
-    float2 old[kGroup][2];
+  for (int j = 0; j < kColumns / 8; ++j) {
+    const float2 bias = *reinterpret_cast<const float2*>(&vectors[j * 8 + pair]);
+    const float2 scale = *reinterpret_cast<const float2*>(&vectors[kColumns + j * 8 + pair]);
+    const uint32_t at =
+        staging + static_cast<uint32_t>(j / 4 * 8192 + row * 128 +
+                                        ((j % 4 * 2 + pair / 4) ^ (row % 8)) * 16 + pair % 4 * 4);
     RFSEG_UNROLL
-    for (int g = 0; g < kGroup; ++g) {
-      const int column = (group + g) * 8;
-      RFSEG_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        old[g][h] = make_float2(0.0f, 0.0f);
-        if (inside[h] && place.column + column + pair < e.n) {
-          old[g][h] = *reinterpret_cast<const float2*>(residual[h] + column);
-        }
-      }
+    for (int h = 0; h < 2; ++h) {
+      float x, y;
+      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(at + h * 1024));
+      x = fused(d[4 * j + 2 * h] + bias.x, scale.x, x);
+      y = fused(d[4 * j + 2 * h + 1] + bias.y, scale.y, y);
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + h * 1024), "f"(x), "f"(y)
+                   : "memory");
     }
-    RFSEG_UNROLL
-    for (int g = 0; g < kGroup; ++g) {
-      const int j = group + g, column = j * 8;
-      const float2 bias = *reinterpret_cast<const float2*>(&vectors[column + pair]);
-      const float2 scale = *reinterpret_cast<const float2*>(&vectors[kColumns + column + pair]);
-      RFSEG_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const float2 sum = make_float2(fused(d[4 * j + 2 * h] + bias.x, scale.x, old[g][h].x),
-                                       fused(d[4 * j + 2 * h + 1] + bias.y, scale.y, old[g][h].y));
-        if (inside[h] && place.column + column + pair < e.n) {
-          *reinterpret_cast<float2*>(out[h] + column) = sum;
-        }
-      }
+  }
+  fence_async();
+  named_sync(place.barrier, 128);
+  if (place.thread == 0) {
+    for (int box = 0; box < kColumns / 32; ++box) {
+      store_tile(out, staging + static_cast<uint32_t>(box) * 8192, place.column + box * 32,
+                 place.row, place.picture);
     }
   }
 }

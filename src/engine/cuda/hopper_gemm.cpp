@@ -35,14 +35,15 @@ struct Plan {
 
 Exit exit_of(const GemmArguments& g) {
   const bool plain_rows = g.out_group == 0 && !g.row_bias;
-  if (plain_rows && !g.out_float && !g.scale && g.ldo % 8 == 0 && aligned(g.out, 16) &&
-      g.out_step % 8 == 0) {
+  // The copy engine cuts what lies beyond the columns by 16 bytes.
+  if (plain_rows && !g.out_float && !g.scale && g.n % 8 == 0 && g.ldo % 8 == 0 &&
+      aligned(g.out, 16) && g.out_step % 8 == 0) {
     if (!g.residual) return Exit::kHalf;
     if (!g.residual_float && g.ldr % 8 == 0 && aligned(g.residual, 16)) return Exit::kHalfPlus;
   }
   if (plain_rows && g.out_float && g.residual && g.residual_float &&
-      g.activation == Activation::kNone && g.n % 2 == 0 && g.ldo % 2 == 0 && g.ldr % 2 == 0 &&
-      aligned(g.out, 8) && aligned(g.residual, 8)) {
+      g.activation == Activation::kNone && g.n % 4 == 0 && g.ldo % 4 == 0 && g.ldr % 4 == 0 &&
+      aligned(g.out, 16) && aligned(g.residual, 16)) {
     return Exit::kResidual;
   }
   return Exit::kAny;
@@ -101,11 +102,10 @@ int stages_of(const Plan& p, const GemmVariant& v) {
   if (p.exit == Exit::kNorm && g.n != v.columns) return 0;
   if (v.stationary) {
     if (g.source != RowSource::kRows || g.batch != 1 || k_blocks > kMostWeightBlocks ||
-        !has_stationary(v.columns, p.exit, p.activation)) {
+        !has_stationary(v.groups, v.columns, p.exit, p.activation)) {
       return 0;
     }
-  } else if (!has_streaming(v.groups, v.columns, g.source == RowSource::kConv3x3, p.exit,
-                            p.activation)) {
+  } else if (!has_streaming(v, g.source == RowSource::kConv3x3, p.exit, p.activation)) {
     return 0;
   }
   // With one warpgroup two blocks share a multiprocessor, each with 1 KB reserved by the system.
@@ -116,9 +116,12 @@ int stages_of(const Plan& p, const GemmVariant& v) {
   return stages < 3 ? 0 : std::min(stages, kMostStages);
 }
 
+/// Bytes a cycle that the L2 delivers to each multiprocessor when all ask.
+constexpr double kFetchRate = 25;
+
 /// Cycles of a multiprocessor for the whole product, by what bounds the inner loop (the tensor
-/// cores at 2,048 products a cycle or shared memory at 128 bytes), the ends that nothing hides, and
-/// how the tiles fall on the multiprocessors.
+/// cores at 2,048 products a cycle, shared memory at 128 bytes, the L2), the ends that nothing
+/// hides, and how the tiles fall on the multiprocessors.
 double cycles(const Plan& p, const GemmVariant& v, int multiprocessors) {
   const GemmArguments& g = p.g;
   const int k_steps = blocks_of(g.k, 64) * 4;
@@ -136,15 +139,24 @@ double cycles(const Plan& p, const GemmVariant& v, int multiprocessors) {
     const double tile = std::max(std::max(multiply, load) * k_steps, exit);
     return 1500 + v.columns * g.k * 2 / 50.0 + blocks_of(m_tiles, members) * tile / 0.85 + exit;
   }
-  const double load = (rows * 32 + v.groups * v.columns * 32 + (rows + v.columns) * 32) / 128.0;
-  const double tile = std::max(multiply, load) * k_steps / 0.9;
-  const int64_t tiles = static_cast<int64_t>(n_tiles) * m_tiles * g.batch;
-  const int waves = blocks_of(tiles, multiprocessors);
+  const double shared = (rows * 32 + v.groups * v.columns * 32 + (rows + v.columns) * 32) / 128.0;
+  const double fetched = (rows + v.columns / v.cluster) * 32 / kFetchRate;
+  const double tile = std::max(std::max(multiply, shared), fetched) * k_steps / 0.9;
+  const int64_t tiles =
+      static_cast<int64_t>(n_tiles) * blocks_of(g.m, rows * v.cluster) * v.cluster * g.batch;
+  const int places = v.cluster == 4 ? multiprocessors * 10 / 11 : multiprocessors;
+  const int waves = blocks_of(tiles, places);
   if (v.groups == 1 && v.columns <= 128) return 1500 + waves * tile + exit;
   return 1500 + waves * (tile + exit);
 }
 
-GemmVariant choose(const Plan& p, int multiprocessors) {
+GemmVariant choose(Plan& p, int multiprocessors) {
+  const auto taken = [&] {
+    const auto all = gemm_variants();
+    return std::any_of(all.begin(), all.end(),
+                       [&](const GemmVariant& v) { return stages_of(p, v) > 0; });
+  };
+  if (p.exit != Exit::kNorm && !taken()) p.exit = Exit::kAny;
   GemmVariant best = {false, 1, 64};
   double least = 1e30;
   for (const GemmVariant& v : gemm_variants()) {
@@ -195,7 +207,7 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   }
   task.k_blocks = blocks_of(g.k, 64);
   task.stages = stages;
-  task.m_tiles = blocks_of(g.m, rows);
+  task.m_tiles = blocks_of(g.m, rows * v.cluster);
   task.n_tiles = blocks_of(g.n, v.columns);
   task.tiles = task.m_tiles * task.n_tiles * g.batch;
   task.split = g.split ? g.split : INT_MAX;
@@ -215,10 +227,15 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
       mapped = mapped && matrix_map(&task.a2, g.a2, g.k, g.m, g.lda, g.batch, g.a_step, 64, rows);
     }
   }
-  mapped = mapped && matrix_map(&task.b, g.b, g.k, g.n, g.ldb, g.batch, g.b_step, 64, v.columns);
+  mapped = mapped &&
+           matrix_map(&task.b, g.b, g.k, g.n, g.ldb, g.batch, g.b_step, 64, v.columns / v.cluster);
   const int box = v.columns % 64 == 0 ? 64 : 32;
   if (p.exit == Exit::kHalf || p.exit == Exit::kHalfPlus || e.norm_half) {
     mapped = mapped && matrix_map(&task.out, g.out, g.n, g.m, g.ldo, g.batch, g.out_step, box, 64);
+  }
+  if (p.exit == Exit::kResidual) {
+    mapped = mapped && matrix_map(&task.out, g.out, g.n, g.m, g.ldo, 1, 0, 32, 64, true) &&
+             matrix_map(&task.residual, g.residual, g.n, g.m, g.ldr, 1, 0, 32, 64, true);
   }
   if (p.exit == Exit::kHalfPlus) {
     mapped = mapped && matrix_map(&task.residual, g.residual, g.n, g.m, g.ldr, 1, 0, box, 64);
@@ -229,11 +246,15 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   if (v.stationary) {
     if (task.n_tiles > multiprocessors) return false;
     const int members = std::min(multiprocessors / task.n_tiles, task.m_tiles);
-    launch_stationary(queue, members * task.n_tiles, v.columns, p.exit, p.activation, task);
+    launch_stationary(queue, members * task.n_tiles, v.groups, v.columns, p.exit, p.activation,
+                      task);
   } else {
-    const int resident = multiprocessors * (v.groups == 1 && v.columns <= 128 ? 2 : 1);
-    launch_streaming(queue, std::min(resident, task.tiles), v.groups, v.columns, convolution,
-                     p.exit, p.activation, task);
+    // Of clusters of four not all fit: the processor's parts have 16 or 18 multiprocessors.
+    const int together = v.cluster == 4 ? multiprocessors * 10 / 11 / 4 * 4
+                                        : multiprocessors / v.cluster * v.cluster;
+    const int resident = together * (v.groups == 1 && v.columns <= 128 ? 2 : 1);
+    launch_streaming(queue, std::min(resident, task.tiles * v.cluster), v, convolution, p.exit,
+                     p.activation, task);
   }
   return true;
 }
@@ -247,9 +268,12 @@ std::string name(const GemmVariant& v) {
 }
 
 std::vector<GemmVariant> gemm_variants() {
-  return {{true, 2, 128},  {true, 2, 192},  {true, 2, 256},  {false, 1, 32},
-          {false, 1, 64},  {false, 1, 96},  {false, 1, 128}, {false, 1, 256},
-          {false, 2, 128}, {false, 2, 192}, {false, 2, 256}, {false, 3, 128}};
+  return {{true, 3, 128},     {true, 2, 128},     {true, 2, 192},     {true, 2, 256},
+          {false, 1, 32},     {false, 1, 64},     {false, 1, 96},     {false, 1, 128},
+          {false, 1, 256},    {false, 2, 128},    {false, 2, 192},    {false, 2, 256},
+          {false, 3, 128},    {false, 2, 128, 2}, {false, 2, 128, 4}, {false, 2, 192, 2},
+          {false, 2, 192, 4}, {false, 3, 128, 2}, {false, 3, 128, 4}, {false, 1, 256, 2},
+          {false, 1, 256, 4}, {false, 2, 256, 2}};
 }
 
 GemmVariant choose(const GemmArguments& arguments, int multiprocessors) {

@@ -28,6 +28,7 @@ struct GemmVariant {
   bool stationary = false;
   int groups = 1;
   int columns = 64;
+  int cluster = 1;  ///< blocks above one another that share the weights they fetch
   bool operator==(const GemmVariant&) const = default;
 };
 std::string name(const GemmVariant& variant);

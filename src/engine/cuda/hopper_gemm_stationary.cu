@@ -14,11 +14,13 @@
 namespace rfseg::cuda::hopper {
 namespace {
 
-constexpr int kThreads = 3 * 128;  // the last 96 only give their registers to the others
 // Named barriers
-constexpr int kAllConsumers = 1, kTurn = 2 /* and 3 */, kOwn = 4 /* and 5 */;
+constexpr int kAllConsumers = 1, kTurn = 2 /* to 4 */, kOwn = 5 /* to 7 */;
 
-template <int kColumns, Exit kExit, Activation kActivation>
+// Of the last warpgroup one thread works; the others only give up their registers.
+constexpr int threads(int groups) { return (groups + 1) * 128; }
+
+template <int kGroups, int kColumns, Exit kExit, Activation kActivation>
 RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
 #if RFSEG_HOPPER
   constexpr int kRowsBytes = 64 * 128, kWeightBytes = kColumns * 128;
@@ -26,7 +28,7 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
   const uint32_t base = (start + 1023) / 1024 * 1024;
   float* vectors =
       reinterpret_cast<float*>(static_cast<char*>(shared) + (base - start) + kVectorsAt);
-  const uint32_t weights = base + stationary_weights_at(kColumns, kExit);
+  const uint32_t weights = base + stationary_weights_at(kGroups, kColumns, kExit);
   const uint32_t ring = weights + static_cast<uint32_t>(task.k_blocks) * kWeightBytes;
   const uint32_t full = base, empty = base + 128, weight_full = base + 256,
                  residual_full = base + 512;
@@ -42,16 +44,17 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
       barrier_init(empty + 8 * s, 4);
     }
     for (int k = 0; k < task.k_blocks; ++k) barrier_init(weight_full + 8 * k, 1);
-    barrier_init(residual_full, 1);
-    barrier_init(residual_full + 8, 1);
+    for (int g = 0; g < kGroups; ++g) barrier_init(residual_full + 8 * g, 1);
     barrier_init_fence();
   }
   block_sync();
   release_next_kernel();
 
-  if (warp >= 8) {
-    give_registers<40>();
-    if (thread != 256) return;
+  if (warp >= 4 * kGroups) {
+    give_registers<kGroups == 2 ? 40 : 32>();
+    if (thread != kGroups * 128) return;
+    map_prefetch(&task.b);
+    map_prefetch(column >= task.split ? &task.a2 : &task.a);
     if (!task.weights_fixed) await_previous_kernel();
     for (int k = 0; k < task.k_blocks; ++k) {
       barrier_expect(weight_full + 8 * k, kWeightBytes);
@@ -71,27 +74,35 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
     return;
   }
 
-  take_registers<232>();
-  constexpr int kBoxes = stationary_boxes(kColumns, kExit);
+  take_registers<kGroups == 2 ? 232 : 160>();
+  constexpr int kBoxes = staging_boxes(kColumns, kExit, true);
   const int group = warp / 4;
-  const uint32_t staging = base + kStationaryStagingAt + group * kBoxes * box_bytes(kColumns);
-  stage_vectors<kColumns, 256>(task.exit, column, thread, vectors);
-  named_sync(kAllConsumers, 256);
+  const uint32_t staging =
+      base + kStationaryStagingAt + group * staging_bytes(kColumns, kExit, true);
+  stage_vectors<kColumns, kGroups * 128>(task.exit, column, thread, vectors);
+  named_sync(kAllConsumers, kGroups * 128);
+  if (kBoxes > 0 && thread % 128 == 0) {
+    map_prefetch(&task.out);
+    if (kExit != Exit::kHalf) map_prefetch(&task.residual);
+  }
   await_previous_kernel();
-  if (group == 1) named_arrive(kTurn + 0, 256);
+  if (group == kGroups - 1) named_arrive(kTurn + 0, 256);
 
   TilePlace place = {0, column, 0, thread % 128, kOwn + group};
   int box = 0;
   bool first = true;
   float d[kColumns / 2];
   for (int i = group, tile = member + group * members; tile < task.m_tiles;
-       i += 2, tile += 2 * members) {
+       i += kGroups, tile += kGroups * members) {
     int stage = i * task.k_blocks % task.stages;
     int parity = i * task.k_blocks / task.stages % 2;
     int last = 0;
     place.row = tile * 64;
-    if (kExit == Exit::kHalfPlus && place.thread == 0) {
-      fetch_residual<kColumns>(place, staging, &task.residual, residual_full + 8 * group);
+    if constexpr (kExit == Exit::kHalfPlus || kExit == Exit::kResidual) {
+      if (place.thread == 0) {
+        fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, &task.residual,
+                                                           residual_full + 8 * group);
+      }
     }
     named_sync(kTurn + group, 256);
     for (int k = 0; k < task.k_blocks; ++k) {
@@ -112,7 +123,7 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
       last = stage;
       if (++stage == task.stages) stage = 0, parity ^= 1;
     }
-    if (tile + members < task.m_tiles) named_arrive(kTurn + (group ^ 1), 256);
+    if (tile + members < task.m_tiles) named_arrive(kTurn + (group + 1) % kGroups, 256);
     wgmma_wait<0>();
     fence_registers(d);
     if (thread % 32 == 0) barrier_arrive(empty + 8 * last);
@@ -122,9 +133,10 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
       leave_as_halves<kColumns, kActivation, kBoxes>(d, place, vectors, staging, box, &task.out);
     } else if constexpr (kExit == Exit::kHalfPlus) {
       leave_as_halves<kColumns, kActivation, kBoxes, true>(
-          d, place, vectors, staging, box, &task.out, residual_full + 8 * group, i / 2 % 2);
+          d, place, vectors, staging, box, &task.out, residual_full + 8 * group, i / kGroups % 2);
     } else if constexpr (kExit == Exit::kResidual) {
-      leave_with_residual<kColumns>(d, place, task.exit, vectors);
+      leave_with_residual<kColumns>(d, place, vectors, staging, &task.out,
+                                    residual_full + 8 * group, i / kGroups % 2);
     } else {
       leave<kColumns, kActivation>(d, place, task.exit, vectors);
     }
@@ -136,47 +148,50 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
 #endif
 }
 
-template <int kColumns, Exit kExit, Activation kActivation>
-bool run(const Queue* queue, int blocks, const GemmTask* task, int columns, Exit exit,
+template <int kGroups, int kColumns, Exit kExit, Activation kActivation>
+bool run(const Queue* queue, int blocks, const GemmTask* task, int groups, int columns, Exit exit,
          Activation activation) {
-  if (columns != kColumns || exit != kExit || activation != kActivation) return false;
+  if (groups != kGroups || columns != kColumns || exit != kExit || activation != kActivation) {
+    return false;
+  }
   if (queue) {
-    const int bytes = shared_bytes({true, 2, columns}, exit, task->k_blocks, task->stages);
-    launch<&stationary<kColumns, kExit, kActivation>, kThreads>(
+    const int bytes = shared_bytes({true, groups, columns}, exit, task->k_blocks, task->stages);
+    launch<&stationary<kGroups, kColumns, kExit, kActivation>, threads(kGroups)>(
         *queue, {blocks, 1}, static_cast<std::size_t>(bytes), *task);
   }
   return true;
 }
 
 // The instances, one list for the question and the launch.
-template <int kColumns>
-bool dispatch(const Queue* queue, int blocks, const GemmTask* task, int columns, Exit exit,
-              Activation activation) {
+template <int kGroups, int kColumns>
+bool dispatch(const Queue* queue, int blocks, const GemmTask* task, int groups, int columns,
+              Exit exit, Activation activation) {
   const auto any = [&](auto... f) {
-    return (f(queue, blocks, task, columns, exit, activation) || ...);
+    return (f(queue, blocks, task, groups, columns, exit, activation) || ...);
   };
-  return any(run<kColumns, Exit::kHalf, Activation::kNone>,
-             run<kColumns, Exit::kHalf, Activation::kGelu>,
-             run<kColumns, Exit::kHalfPlus, Activation::kGelu>,
-             run<kColumns, Exit::kResidual, Activation::kNone>);
+  return any(run<kGroups, kColumns, Exit::kHalf, Activation::kNone>,
+             run<kGroups, kColumns, Exit::kHalf, Activation::kGelu>,
+             run<kGroups, kColumns, Exit::kHalfPlus, Activation::kGelu>,
+             run<kGroups, kColumns, Exit::kResidual, Activation::kNone>);
 }
 
-bool dispatch(const Queue* queue, int blocks, const GemmTask* task, int columns, Exit exit,
-              Activation activation) {
-  return dispatch<128>(queue, blocks, task, columns, exit, activation) ||
-         dispatch<192>(queue, blocks, task, columns, exit, activation) ||
-         dispatch<256>(queue, blocks, task, columns, exit, activation);
+bool dispatch(const Queue* queue, int blocks, const GemmTask* task, int groups, int columns,
+              Exit exit, Activation activation) {
+  return dispatch<2, 128>(queue, blocks, task, groups, columns, exit, activation) ||
+         dispatch<3, 128>(queue, blocks, task, groups, columns, exit, activation) ||
+         dispatch<2, 192>(queue, blocks, task, groups, columns, exit, activation) ||
+         dispatch<2, 256>(queue, blocks, task, groups, columns, exit, activation);
 }
 
 }  // namespace
 
-bool has_stationary(int columns, Exit exit, Activation activation) {
-  return dispatch(nullptr, 0, nullptr, columns, exit, activation);
+bool has_stationary(int groups, int columns, Exit exit, Activation activation) {
+  return dispatch(nullptr, 0, nullptr, groups, columns, exit, activation);
 }
 
-void launch_stationary(const Queue& queue, int blocks, int columns, Exit exit,
+void launch_stationary(const Queue& queue, int blocks, int groups, int columns, Exit exit,
                        Activation activation, const GemmTask& task) {
-  dispatch(&queue, blocks, &task, columns, exit, activation);
+  dispatch(&queue, blocks, &task, groups, columns, exit, activation);
 }
 
 }  // namespace rfseg::cuda::hopper

@@ -13,7 +13,7 @@ namespace rfseg::cuda::hopper {
 enum class Exit : int {
   kHalf,      ///< act(sum + bias) as __half, through shared memory and the copy engine
   kHalfPlus,  ///< act(sum + bias) + residual, both __half, the residual by the copy engine too
-  kResidual,  ///< (sum + bias) * scale + residual as float, pairs of columns straight to memory
+  kResidual,  ///< (sum + bias) * scale + residual as float, by the copy engine too
   kNorm,      ///< GemmNormArguments, a tile being as wide as the rows
   kAny        ///< everything GemmArguments can say, element by element
 };
@@ -44,11 +44,11 @@ struct GemmTask {
   CUtensorMap a, a2, b, out,
       residual;  ///< boxes as the kernel wants them; `out` for the exits with staging boxes
   EpilogueArguments exit;
-  int k_blocks;  ///< of 64
-  int stages;    ///< of the ring in shared memory
-  int m_tiles, n_tiles, tiles;
-  int split;           ///< columns from here on take their rows from a2
-  bool weights_fixed;  ///< B may be read before the previous kernel has ended
+  int k_blocks;                 ///< of 64
+  int stages;                   ///< of the ring in shared memory
+  int m_tiles, n_tiles, tiles;  ///< of a block; of a cluster where there are clusters
+  int split;                    ///< columns from here on take their rows from a2
+  bool weights_fixed;           ///< B may be read before the previous kernel has ended
   // Convolution
   int channel_blocks, out_cols, out_cells, stride;
 };
@@ -69,38 +69,43 @@ RFSEG_HOST_DEVICE constexpr int round_to_tile(int bytes) { return (bytes + 1023)
 constexpr int kVectorsAt = 1024;
 
 constexpr int kStationaryStagingAt = 4096;
-/// Boxes of each warpgroup. The residual of a whole tile comes at once.
-RFSEG_HOST_DEVICE constexpr int stationary_boxes(int columns, Exit exit) {
-  return exit == Exit::kHalf ? 2 : exit == Exit::kHalfPlus ? columns * 128 / box_bytes(columns) : 0;
+/// Bytes of a warpgroup's staging boxes. A residual comes as a whole; halves leave as a whole from
+/// tiles of up to 128 columns, in parts from wider ones.
+RFSEG_HOST_DEVICE constexpr int staging_boxes(int columns, Exit exit, bool stationary) {
+  if (exit == Exit::kHalfPlus || (exit == Exit::kHalf && columns <= 128)) {
+    return columns * 128 / box_bytes(columns);
+  }
+  if (exit == Exit::kResidual) return columns / 32;
+  return exit == Exit::kAny ? 0 : exit == Exit::kHalf && stationary ? 2 : 1;
 }
-RFSEG_HOST_DEVICE constexpr int streaming_boxes(int columns, Exit exit) {
-  return exit == Exit::kHalf || exit == Exit::kNorm ? 1 : stationary_boxes(columns, exit);
+RFSEG_HOST_DEVICE constexpr int staging_bytes(int columns, Exit exit, bool stationary) {
+  return staging_boxes(columns, exit, stationary) *
+         (exit == Exit::kResidual ? 64 * 128 : box_bytes(columns));
 }
-RFSEG_HOST_DEVICE constexpr int stationary_weights_at(int columns, Exit exit) {
-  return kStationaryStagingAt + 2 * stationary_boxes(columns, exit) * box_bytes(columns);
+RFSEG_HOST_DEVICE constexpr int stationary_weights_at(int groups, int columns, Exit exit) {
+  return kStationaryStagingAt + groups * staging_bytes(columns, exit, true);
 }
 RFSEG_HOST_DEVICE constexpr int streaming_staging_at(int groups, int columns) {
   return kVectorsAt + round_to_tile(groups * 3 * columns * 4);
 }
 RFSEG_HOST_DEVICE constexpr int streaming_ring_at(int groups, int columns, Exit exit) {
-  return streaming_staging_at(groups, columns) +
-         groups * streaming_boxes(columns, exit) * box_bytes(columns);
+  return streaming_staging_at(groups, columns) + groups * staging_bytes(columns, exit, false);
 }
 /// Bytes of a launch, with what aligning the start may take.
 inline int shared_bytes(const GemmVariant& v, Exit exit, int k_blocks, int stages) {
-  return 1024 + (v.stationary ? stationary_weights_at(v.columns, exit) +
+  return 1024 + (v.stationary ? stationary_weights_at(v.groups, v.columns, exit) +
                                     k_blocks * v.columns * 128 + stages * 64 * 128
                               : streaming_ring_at(v.groups, v.columns, exit) +
                                     stages * (v.groups * 64 + v.columns) * 128);
 }
 
 /// Which instances are built.
-bool has_stationary(int columns, Exit exit, Activation activation);
-bool has_streaming(int groups, int columns, bool convolution, Exit exit, Activation activation);
+bool has_stationary(int groups, int columns, Exit exit, Activation activation);
+bool has_streaming(const GemmVariant& variant, bool convolution, Exit exit, Activation activation);
 
-void launch_stationary(const Queue& queue, int blocks, int columns, Exit exit,
+void launch_stationary(const Queue& queue, int blocks, int groups, int columns, Exit exit,
                        Activation activation, const GemmTask& task);
-void launch_streaming(const Queue& queue, int blocks, int groups, int columns, bool convolution,
+void launch_streaming(const Queue& queue, int blocks, const GemmVariant& variant, bool convolution,
                       Exit exit, Activation activation, const GemmTask& task);
 
 }  // namespace rfseg::cuda::hopper

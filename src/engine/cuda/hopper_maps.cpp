@@ -24,7 +24,7 @@ constexpr CUtensorMapL2promotion kPromotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 }  // namespace
 
 bool matrix_map(CUtensorMap* map, const void* data, int64_t columns, int64_t rows, int64_t ld,
-                int64_t count, int64_t step, int box_columns, int box_rows) {
+                int64_t count, int64_t step, int box_columns, int box_rows, bool floats) {
   static const auto encode =
       driver_function<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
   if (!encode) return false;
@@ -34,14 +34,16 @@ bool matrix_map(CUtensorMap* map, const void* data, int64_t columns, int64_t row
   }
   const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows),
                                static_cast<cuuint64_t>(count)};
-  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(ld) * 2,
-                                 static_cast<cuuint64_t>(step) * 2};
+  const unsigned bytes = floats ? 4 : 2;
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(ld) * bytes,
+                                 static_cast<cuuint64_t>(step) * bytes};
   const cuuint32_t box[3] = {static_cast<cuuint32_t>(box_columns),
                              static_cast<cuuint32_t>(box_rows), 1};
   const cuuint32_t element_strides[3] = {1, 1, 1};
-  return encode(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, const_cast<void*>(data), sizes, strides,
-                box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                box_columns == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+  return encode(map, floats ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3,
+                const_cast<void*>(data), sizes, strides, box, element_strides,
+                CU_TENSOR_MAP_INTERLEAVE_NONE,
+                box_columns * bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
                 kPromotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 

@@ -9,12 +9,12 @@
 
 namespace rfseg::cuda::hopper {
 
-/// A matrix of halves, or `count` of them `step` elements apart: [count, rows, columns], `ld`
-/// elements from row to row. Copied in boxes of box_rows x box_columns (64 or 32 columns: swizzled
-/// by 128 or 64 bytes). ld and step: multiples of 8; data: aligned to 16 bytes. Whether CUDA took
-/// it.
+/// A matrix of halves (or floats), or `count` of them `step` elements apart: [count, rows,
+/// columns], `ld` elements from row to row. Copied in boxes of box_rows x box_columns (64 or 32
+/// columns: swizzled by 128 or 64 bytes). ld and step: multiples of 8; data: aligned to 16 bytes.
+/// Whether CUDA took it.
 bool matrix_map(CUtensorMap* map, const void* data, int64_t columns, int64_t rows, int64_t ld,
-                int64_t count, int64_t step, int box_columns, int box_rows);
+                int64_t count, int64_t step, int box_columns, int box_rows, bool floats = false);
 
 /// The cells under one tap of a 3x3 convolution with zero padding 1: a map
 /// [pictures, map_rows, map_cols, ld] of halves, read as `cells` successive output cells of 64
