@@ -177,11 +177,17 @@ RFSEG_DEVICE void class_max_body(const ClassMaxArguments& a, void*) {
   if (lane == 0) a.scores[row] = best;
 }
 
-// ---- select_cells: a thread a cell counts the cells that come before it. n^2 comparisons need no
-// sort, no barrier between rounds, and always give the same order.
+// ---- select_cells: a cell's rank is the number of cells that come before it. n^2 comparisons need
+// no sort, no barrier between rounds, and always give the same order. Each warp of a block counts
+// for the same 32 cells over its share of the keys, four at a time.
 
-constexpr int kSelectThreads = 128;
-constexpr int kSelectChunk = 4096;
+constexpr int kSelectWarps = 8;
+constexpr int kSelectThreads = kSelectWarps * kWarp;
+constexpr int kSelectChunk = 4096;  // keys, a multiple of 4 * kSelectWarps
+
+struct alignas(16) FourKeys {
+  uint32_t key[4];
+};
 
 /// Ascending unsigned order of the float order; NaN above everything, -0 equal to 0.
 RFSEG_DEVICE uint32_t order_key(float score) {
@@ -191,15 +197,18 @@ RFSEG_DEVICE uint32_t order_key(float score) {
 }
 
 RFSEG_DEVICE void select_body(const SelectArguments& a, void* shared) {
-  uint32_t* keys = static_cast<uint32_t*>(shared);
+  FourKeys* keys = static_cast<FourKeys*>(shared);
+  int* counts = reinterpret_cast<int*>(keys + kSelectChunk / 4);  // [warps][32]
   await_previous_kernel();
   release_next_kernel();
   const int picture = block_y();
-  const int cell = block_x() * kSelectThreads + thread_index();
+  const int lane = thread_index() % kWarp, warp = thread_index() / kWarp;
+  const int cell = block_x() * kWarp + lane;
   int32_t* chosen = a.chosen + int64_t{picture} * a.queries;
   int32_t* rows = a.rows + int64_t{picture} * a.queries;
   // Ranks that no cell takes, and all of them where the order is forced.
-  for (int rank = cell; rank < a.queries; rank += grid_x() * kSelectThreads) {
+  for (int rank = block_x() * kSelectThreads + thread_index(); rank < a.queries;
+       rank += grid_x() * kSelectThreads) {
     if (rank >= a.n) {
       chosen[rank] = -1;
       rows[rank] = picture * a.n;
@@ -213,15 +222,29 @@ RFSEG_DEVICE void select_body(const SelectArguments& a, void* shared) {
   const uint32_t own = cell < a.n ? order_key(scores[cell]) : 0;
   int rank = 0;
   for (int first = 0; first < a.n; first += kSelectChunk) {
+    block_sync();
     const int count = a.n - first < kSelectChunk ? a.n - first : kSelectChunk;
+    const int fours = (count + 3) / 4;
+    for (int i = thread_index(); i < 4 * fours; i += kSelectThreads) {
+      // Key 0 is that of no score: it never comes before a cell.
+      keys[i / 4].key[i % 4] = i < count ? order_key(scores[first + i]) : 0;
+    }
     block_sync();
-    for (int i = thread_index(); i < count; i += kSelectThreads)
-      keys[i] = order_key(scores[first + i]);
-    block_sync();
-    for (int i = 0; i < count; ++i) {
-      rank += keys[i] > own || (keys[i] == own && first + i < cell) ? 1 : 0;
+    const int share = (fours + kSelectWarps - 1) / kSelectWarps;
+    const int end = (warp + 1) * share < fours ? (warp + 1) * share : fours;
+    for (int f = warp * share; f < end; ++f) {
+      const FourKeys four = keys[f];
+      RFSEG_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        const bool before = four.key[j] > own || (four.key[j] == own && first + 4 * f + j < cell);
+        rank += before ? 1 : 0;
+      }
     }
   }
+  counts[warp * kWarp + lane] = rank;
+  block_sync();
+  if (warp > 0) return;
+  for (int w = 1; w < kSelectWarps; ++w) rank += counts[w * kWarp + lane];
   if (cell < a.n && rank < a.queries) {
     chosen[rank] = cell;
     rows[rank] = picture * a.n + cell;
@@ -401,12 +424,66 @@ RFSEG_DEVICE void resize_body(const ResizeArguments& a, void*) {
   write8(static_cast<T*>(a.out) + cell * a.channels + group * 8, v[0]);
 }
 
-// ---- depthwise_norm: a warp has all channels of kRun cells of a row, one after another; lane l
-// the 8 channels from 8 * (l + 32 * i). The 3x3 window slides, so that each cell is read three
-// times.
+// ---- depthwise_norm: a warp has all channels of kRun neighbouring cells of a row; lane l the 8
+// channels from 8 * (l + 32 * i). All cells that it needs are loaded before the first is used, and
+// the sums of the kRun norms run side by side, since both only wait otherwise.
 
 constexpr int kDepthwiseThreads = 128;
-constexpr int kRun = 6;
+constexpr int kRun = 4;
+
+/// affine_norm of kRun rows at once.
+template <int kVectors>
+RFSEG_DEVICE void affine_norms(float (&v)[kRun][kVectors][8], int channels, float eps,
+                               const float* gamma, const float* beta) {
+  const int lane = thread_index() % kWarp;
+  const float share = 1.0f / static_cast<float>(channels);
+  float mean[kRun], inverse[kRun];
+  const auto reduce = [&](float(&sums)[kRun]) {
+    RFSEG_UNROLL
+    for (int d = kWarp / 2; d > 0; d /= 2) {
+      RFSEG_UNROLL
+      for (int c = 0; c < kRun; ++c) sums[c] += warp_read(sums[c], lane ^ d);
+    }
+  };
+  RFSEG_UNROLL
+  for (int c = 0; c < kRun; ++c) {
+    mean[c] = 0;
+    RFSEG_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      if (8 * (lane + kWarp * i) >= channels) continue;
+      RFSEG_UNROLL
+      for (int j = 0; j < 8; ++j) mean[c] += v[c][i][j];
+    }
+  }
+  reduce(mean);
+  RFSEG_UNROLL
+  for (int c = 0; c < kRun; ++c) {
+    mean[c] *= share;
+    inverse[c] = 0;
+    RFSEG_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      if (8 * (lane + kWarp * i) >= channels) continue;
+      RFSEG_UNROLL
+      for (int j = 0; j < 8; ++j) inverse[c] += (v[c][i][j] - mean[c]) * (v[c][i][j] - mean[c]);
+    }
+  }
+  reduce(inverse);
+  RFSEG_UNROLL
+  for (int c = 0; c < kRun; ++c) inverse[c] = 1.0f / sqrtf(inverse[c] * share + eps);
+  RFSEG_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int channel = 8 * (lane + kWarp * i);
+    if (channel >= channels) continue;
+    float g[8], b[8];
+    read8(gamma + channel, g);
+    read8(beta + channel, b);
+    RFSEG_UNROLL
+    for (int c = 0; c < kRun; ++c) {
+      RFSEG_UNROLL
+      for (int j = 0; j < 8; ++j) v[c][i][j] = (v[c][i][j] - mean[c]) * inverse[c] * g[j] + b[j];
+    }
+  }
+}
 
 template <class T, int kVectors>
 RFSEG_DEVICE void depthwise_body(const DepthwiseArguments& a, void*) {
@@ -419,14 +496,25 @@ RFSEG_DEVICE void depthwise_body(const DepthwiseArguments& a, void*) {
   const int first = static_cast<int>(run % runs) * kRun;
   const int64_t line = run / runs;  // of all pictures
   const int y = static_cast<int>(line % a.rows);
-  const T* map = static_cast<const T*>(a.map);
 
-  // sums[c][i] gathers the cell first + c.
   float sums[kRun][kVectors][8];
   RFSEG_UNROLL
   for (int i = 0; i < kVectors; ++i) {
     const int channel = 8 * (lane + kWarp * i);
     if (channel >= a.channels) continue;
+    const T* in = static_cast<const T*>(a.map) + (line * a.cols + first) * a.channels + channel;
+    Eight<T> cells[3][kRun + 2];
+    RFSEG_UNROLL
+    for (int dy = 0; dy < 3; ++dy) {
+      const bool row = y + dy - 1 >= 0 && y + dy - 1 < a.rows;
+      RFSEG_UNROLL
+      for (int c = 0; c < kRun + 2; ++c) {
+        const int x = first + c - 1;
+        cells[dy][c] = row && x >= 0 && x < a.cols
+                           ? load8(in + (int64_t{dy - 1} * a.cols + c - 1) * a.channels)
+                           : Eight<T>{};
+      }
+    }
     float bias[8];
     read8(a.bias + channel, bias);
     RFSEG_UNROLL
@@ -434,36 +522,33 @@ RFSEG_DEVICE void depthwise_body(const DepthwiseArguments& a, void*) {
       RFSEG_UNROLL
       for (int j = 0; j < 8; ++j) sums[c][i][j] = bias[j];
     }
-    for (int dy = -1; dy <= 1; ++dy) {
-      if (y + dy < 0 || y + dy >= a.rows) continue;
+    RFSEG_UNROLL
+    for (int dy = 0; dy < 3; ++dy) {
       float weight[3][8];
       RFSEG_UNROLL
       for (int t = 0; t < 3; ++t) {
-        read8(a.weight + int64_t{(dy + 1) * 3 + t} * a.channels + channel, weight[t]);
+        read8(a.weight + int64_t{dy * 3 + t} * a.channels + channel, weight[t]);
       }
-      const T* in = map + (line + dy) * a.cols * a.channels + channel;
       RFSEG_UNROLL
-      for (int c = -1; c <= kRun; ++c) {
-        const int x = first + c;
-        if (x < 0 || x >= a.cols) continue;
+      for (int c = 0; c < kRun + 2; ++c) {
         float v[8];
-        read8(in + int64_t{x} * a.channels, v);
+        unpack(cells[dy][c], v);
         RFSEG_UNROLL
-        for (int t = 0; t < 3; ++t) {  // the cell is tap t of cell c + 1 - t
-          const int to = c + 1 - t;
-          if (to < 0 || to >= kRun) continue;
+        for (int t = 0; t < 3; ++t) {  // it is tap t of cell c - t
+          if (c - t < 0 || c - t >= kRun) continue;
           RFSEG_UNROLL
-          for (int j = 0; j < 8; ++j) sums[to][i][j] += v[j] * weight[t][j];
+          for (int j = 0; j < 8; ++j) sums[c - t][i][j] += v[j] * weight[t][j];
         }
       }
     }
   }
+  affine_norms(sums, a.channels, a.eps, a.gamma, a.beta);
   RFSEG_UNROLL
   for (int c = 0; c < kRun; ++c) {
-    if (first + c >= a.cols) break;  // the same for all lanes
-    affine_norm(sums[c], a.channels, a.eps, a.gamma, a.beta);
-    store_row(sums[c], a.channels,
-              static_cast<T*>(a.out) + (line * a.cols + first + c) * a.channels);
+    if (first + c < a.cols) {
+      store_row(sums[c], a.channels,
+                static_cast<T*>(a.out) + (line * a.cols + first + c) * a.channels);
+    }
   }
 }
 
@@ -540,9 +625,9 @@ void class_max(const Queue& queue, const ClassMaxArguments& a) {
 }
 
 void select_cells(const Queue& queue, const SelectArguments& a) {
-  const int chunk = a.n < kSelectChunk ? a.n : kSelectChunk;
-  launch<select_body, kSelectThreads>(queue, {blocks_for(a.n, kSelectThreads), a.batch},
-                                      sizeof(uint32_t) * static_cast<std::size_t>(chunk), a);
+  launch<select_body, kSelectThreads>(
+      queue, {blocks_for(a.n, kWarp), a.batch},
+      sizeof(uint32_t) * kSelectChunk + sizeof(int) * kSelectThreads, a);
 }
 
 void make_references(const Queue& queue, Math math, const ReferenceArguments& a) {
