@@ -30,7 +30,7 @@ struct EmulatedRun {
 EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const PostprocessSpec& spec,
                     const std::vector<PreprocessGeometry>& pictures, int cluster, int clusters,
                     uint32_t spill, uint64_t bytes, cuda::MaskBytes format = cuda::MaskBytes::kRle,
-                    bool alone = false, int last_masks = 0) {
+                    bool alone = false) {
   const NetworkOutputs& first = outputs[0];
   cuda::Shape shape{static_cast<int>(outputs.size()),
                     first.queries,
@@ -75,8 +75,6 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
   cuda::ResultHeader header;
   a.header = &header;
   if (alone) *a.usage = cuda::Usage{};
-  std::fill_n(a.last_masks, capacity.blocks, last_masks);
-  a.clear_early = true;
   if (!alone)
     cuda::emulator::launch(
         3, shape.batch, cuda::kSelectThreads, 1, sizeof(cuda::SelectShared),
@@ -88,20 +86,15 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
   };
   cuda::MaskShared* const text = nullptr;
   cuda::DenseShared* const pixels = nullptr;
-  const int size = alone ? cluster : 1;
   switch (format) {
     case cuda::MaskBytes::kRle:
       launch(alone ? cuda::mask_kernel_alone : cuda::mask_kernel, text, cluster);
       break;
     case cuda::MaskBytes::kDense:
-      launch(alone ? cuda::dense_kernel_alone<cuda::MaskBytes::kDense>
-                   : cuda::dense_kernel<cuda::MaskBytes::kDense>,
-             pixels, size);
+      launch(cuda::dense_kernel<cuda::MaskBytes::kDense>, pixels, 1);
       break;
     case cuda::MaskBytes::kBits:
-      launch(alone ? cuda::dense_kernel_alone<cuda::MaskBytes::kBits>
-                   : cuda::dense_kernel<cuda::MaskBytes::kBits>,
-             pixels, size);
+      launch(cuda::dense_kernel<cuda::MaskBytes::kBits>, pixels, 1);
       break;
   }
   EmulatedRun run;
@@ -177,14 +170,6 @@ TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
             << pictures[i].original_width << ", convention " << static_cast<int>(spec.like)
             << ", format " << static_cast<int>(format);
       }
-      // One kernel alone, which clears the pixels of some masks early.
-      if (scenes.size() > 1 || spec.like == Convention::kInference) continue;
-      const int parts = 1 << random.range(0, 2);
-      const EmulatedRun one = emulate(outputs, spec, pictures, parts, random.range(1, 4), 0, room,
-                                      format, true, random.range(-1, scene.queries + 1));
-      ASSERT_EQ(one.overflow, 0u) << "seed " << seed;
-      ASSERT_TRUE(same_pixels(expected[0], one.pictures[0], format))
-          << "seed " << seed << ", alone, format " << static_cast<int>(format);
     }
     if (scenes.size() > 1 || spec.like == Convention::kInference) continue;
     const EmulatedRun one =

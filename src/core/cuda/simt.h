@@ -18,12 +18,15 @@
 #define RFSEG_DEVICE inline
 #define RFSEG_DEVICE_CALL inline
 #define RFSEG_UNROLL
+#define RFSEG_UNROLL_BY(n)
 
 #else
 
 #define RFSEG_DEVICE __device__ __forceinline__
 #define RFSEG_DEVICE_CALL __device__ __noinline__  // for what is rare: keeps its registers apart
 #define RFSEG_UNROLL _Pragma("unroll")
+#define RFSEG_PRAGMA(text) _Pragma(#text)
+#define RFSEG_UNROLL_BY(n) RFSEG_PRAGMA(unroll n)
 
 namespace rfseg::cuda {
 

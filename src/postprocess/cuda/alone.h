@@ -132,6 +132,7 @@ RFSEG_DEVICE AloneCall select_alone(const KernelArguments& a, AloneShared& s, Ea
   if (i < n) {
     const uint64_t key = s.keys[i];
     uint32_t larger = 0;
+    RFSEG_UNROLL_BY(8)
     for (uint32_t j = 0; j < n; ++j) larger += s.keys[j] > key ? 1u : 0u;
     s.ordered[larger] = key;
   }
@@ -160,7 +161,11 @@ RFSEG_DEVICE AloneCall select_alone(const KernelArguments& a, AloneShared& s, Ea
   block_sync();
   // One mask for each query, in the order of first appearance.
   bool leads = i < total;
-  for (uint32_t j = 0; leads && j < i; ++j) leads = s.queries[j] != s.queries[i];
+  if (leads) {
+    const int32_t its_query = s.queries[i];
+    RFSEG_UNROLL_BY(8)
+    for (uint32_t j = 0; j < i; ++j) leads = leads && s.queries[j] != its_query;
+  }
   uint32_t masks;
   const uint32_t slot = scan(leads ? 1u : 0u, &masks);
   if (i < total) s.slots[i] = leads ? static_cast<int32_t>(slot) : -1;

@@ -37,16 +37,18 @@ RFSEG_DEVICE bool in_tile(const MaskSource& source, const CellTile& tile, int ce
 /// The first pixel row of each row of cells, of a plain axis. All threads.
 RFSEG_DEVICE void fill_starts(const AxisMap& map, int32_t* start) {
   if (map.cells > kMaxRows) return;
-  for (int p = map.begin + thread_index(); p < map.end; p += kMaskThreads) {
-    const int here = plain_taps(map, p).i0;
-    const int before = p == map.begin ? -1 : plain_taps(map, p - 1).i0;
-    for (int c = before + 1; c <= here; ++c) start[c] = p;
-    if (p == map.end - 1) {
-      for (int c = here + 1; c <= map.cells; ++c) start[c] = map.end;
-    }
-  }
-  for (int c = thread_index(); map.begin >= map.end && c <= map.cells; c += kMaskThreads) {
-    start[c] = map.end;
+  const float inverse = 1.0f / map.scale;
+  for (int c = thread_index(); c <= map.cells; c += kMaskThreads) {
+    // Near the first pixel that reads row c; which it is, is found out from there.
+    float near = (static_cast<float>(c) - map.offset) * inverse - 0.5f;
+    near += static_cast<float>(map.origin);
+    const float low = static_cast<float>(map.begin), high = static_cast<float>(map.end);
+    near = near > low ? near : low;
+    near = near < high ? near : high;
+    int p = c == map.cells ? map.end : static_cast<int>(near);
+    while (p > map.begin && plain_taps(map, p - 1).i0 >= c) --p;
+    while (p < map.end && plain_taps(map, p).i0 < c) ++p;
+    start[c] = p;
   }
 }
 
@@ -92,7 +94,10 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
         const int i = from_cell + k * kMaskThreads;
         // i / span: the half keeps the product away from integers by more than its error
         const int row = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
-        values[k] = i < total ? source.cell(row, first + (i - row * span)) : 0.0f;
+        const int column = first + (i - row * span);
+        values[k] = i >= total ? 0.0f
+                    : starts   ? source.cell(row, column)
+                               : source.inside(row, column);
       }
       RFSEG_UNROLL
       for (int k = 0; k < kLoads; ++k) {

@@ -102,8 +102,9 @@ struct CudaPostprocessor::Impl {
   /// Whether the mask kernel may select, too: see alone.h. `parameters` are those of the call.
   bool may_select_alone(const cuda::Shape& next, const cuda::Capacity& wanted,
                         const std::byte* block) const {
-    if (limits.selection_apart || many_candidates || !early || cluster < cuda::kMaxBlocksPerMask ||
-        !next.masks || next.batch != 1 || wanted.masks == 0 || wanted.side != 0) {
+    if (limits.mask_bytes != cuda::MaskBytes::kRle || limits.selection_apart || many_candidates ||
+        !early || cluster < cuda::kMaxBlocksPerMask || !next.masks || next.batch != 1 ||
+        wanted.masks == 0 || wanted.side != 0) {
       return false;
     }
     cuda::KernelArguments host;
@@ -137,8 +138,6 @@ struct CudaPostprocessor::Impl {
     a.columns = shape.columns;
     cuda::point_to_parameters(a, shape, device_parameters.data());
     if (!shape.masks) a.masks = nullptr;
-    // Clearing in vain costs little on the device, and much on the way to the host.
-    a.clear_early = limits.place == Place::kDevice;
     return a;
   }
 
@@ -264,13 +263,9 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
     impl.counters.allocations += impl.staging.reserve(bytes) ? 1 : 0;
     impl.counters.allocations += impl.device_parameters.reserve(bytes) ? 1 : 0;
     impl.parameters.clear();
-    // What a kernel alone expects cleared, and leaves so.
-    const cuda::KernelArguments& to = impl.buffers.arguments;
-    check(cudaMemsetAsync(to.usage, 0, sizeof(cuda::Usage), stream), "clearing the usage");
-    check(cudaMemsetAsync(to.last_masks, 0,
-                          static_cast<std::size_t>(impl.buffers.capacity.blocks) * sizeof(int32_t),
-                          stream),
-          "clearing the last call's masks");
+    // A kernel alone finds it cleared, and leaves it so.
+    check(cudaMemsetAsync(impl.buffers.arguments.usage, 0, sizeof(cuda::Usage), stream),
+          "clearing the usage");
     impl.alone = alone;
     ++impl.generation;
   }

@@ -47,9 +47,9 @@ class CudaPostprocessor {
     uint64_t bytes_per_picture = uint64_t{1} << 20;  ///< at least; about 10 are reserved for a run
     int32_t detections = 300;                        ///< a picture; more only on request
     int blocks_per_mask = 0;  ///< 0: the best known; 1 to 8, 1 where the GPU has no clusters
-    /// Selection always by a kernel of its own. Else one picture with up to 32 candidates in an
-    /// eighth of its logits is done by one kernel; with more, the call runs again with two, and so
-    /// do calls with the same thresholds and class map from then on.
+    /// Selection always by a kernel of its own. Else the run lengths of one picture with up to 32
+    /// candidates in an eighth of its logits are made by one kernel; with more, the call runs again
+    /// with two, and so do calls with the same thresholds and class map from then on.
     bool selection_apart = false;
     cuda::MaskBytes mask_bytes = cuda::MaskBytes::kRle;
     Place place = Place::kHost;

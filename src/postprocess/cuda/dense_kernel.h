@@ -4,7 +4,6 @@
 // a thread 16 pixels of each. Where the cells around have one sign, no value is needed to tell it;
 // the places where they do not are gathered, and computed as the reference has them by all threads.
 
-#include "postprocess/cuda/alone.h"
 #include "postprocess/cuda/axis_tables.h"
 #include "postprocess/cuda/hand_over.h"
 #include "postprocess/cuda/mask_source.h"
@@ -42,7 +41,6 @@ struct DenseShared {
   uint32_t border_count;
   PictureParams picture;
   MaskSource source;  ///< of the mask at work
-  AloneShared alone;
 };
 
 /// The cells of one band, and how its masks read them.
@@ -198,10 +196,10 @@ RFSEG_DEVICE_CALL Pixels<format> pixels_one_by_one(const MaskSource& source, int
 }
 
 /// Pixels [16 run, 16 run + 16) of the band's rows [first, last), but those of borders, which are
-/// gathered. With `zeroed`, nothing is written where the mask is background.
+/// gathered.
 template <MaskBytes format, bool plain>
 RFSEG_DEVICE void write_run(const MaskSource& source, DenseShared& s, const Band& band, int run,
-                            int first, int last, bool zeroed, uint8_t* mask, int64_t pitch) {
+                            int first, int last, uint8_t* mask, int64_t pitch) {
   const AxisMap& x = source.x;
   const int column = kRun * run, columns = x.cells;
   // The pixels that have cells, and which cells those are. They do not fall along x.
@@ -260,11 +258,6 @@ RFSEG_DEVICE void write_run(const MaskSource& source, DenseShared& s, const Band
         continue;
       }
     }
-    if (zeroed && !all) {
-      out += (stop - row) * pitch;
-      row = stop;
-      continue;
-    }
     Pixels<format> pixels;
     pixels.fill(all);
     for (; row < stop; ++row, out += pitch) pixels.store(out, run);
@@ -317,7 +310,7 @@ RFSEG_DEVICE void write_borders(const MaskSource& source, const DenseShared& s, 
 /// Rows [from, to) of one mask. All threads; begins with a barrier.
 template <MaskBytes format, bool plain>
 RFSEG_DEVICE void write_rows(const MaskSource& source, DenseShared& s, int from, int to,
-                             bool zeroed, uint8_t* mask, int64_t pitch) {
+                             uint8_t* mask, int64_t pitch) {
   const int runs = static_cast<int>(pitch / Pixels<format>::kBytes);
   const int teams = runs < kDenseThreads ? kDenseThreads / runs : 1;  // shares of the band's rows
   const int thread = thread_index();
@@ -330,7 +323,7 @@ RFSEG_DEVICE void write_rows(const MaskSource& source, DenseShared& s, int from,
     const int last = first + share < band.rows ? first + share : band.rows;
     if (team < teams) {
       for (int run = teams > 1 ? thread - team * runs : thread; run < runs; run += kDenseThreads) {
-        write_run<format, plain>(source, s, band, run, first, last, zeroed, mask, pitch);
+        write_run<format, plain>(source, s, band, run, first, last, mask, pitch);
       }
     }
     block_sync();
@@ -345,17 +338,17 @@ RFSEG_DEVICE uint64_t part_of(uint64_t n, uint64_t part, uint64_t parts) {
 }
 
 /// Rows [from, to) of mask `mask` of the picture in s.picture, which is of query `query`.
-template <MaskBytes format, bool alone>
+template <MaskBytes format>
 RFSEG_DEVICE void write_mask(const KernelArguments& a, DenseShared& s, int picture_index, int query,
-                             int from, int to, bool zeroed, uint8_t* mask) {
+                             int from, int to, uint8_t* mask) {
   const int64_t pitch = row_pitch(s.picture.width, format);
   block_sync();
   if (thread_index() == 0) s.source = mask_source(a, s.picture, picture_index, query);
   block_sync();
-  if (alone || s.picture.x.sampling == Sampling::kPlain) {
-    write_rows<format, true>(s.source, s, from, to, zeroed, mask, pitch);
+  if (s.picture.x.sampling == Sampling::kPlain) {
+    write_rows<format, true>(s.source, s, from, to, mask, pitch);
   } else {
-    write_rows<format, false>(s.source, s, from, to, zeroed, mask, pitch);
+    write_rows<format, false>(s.source, s, from, to, mask, pitch);
   }
 }
 
@@ -402,70 +395,9 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
     const int to = static_cast<int>(row_from(until - begin, pitch));
     if (from < to) {
       const int64_t slot = int64_t{loaded} * a.mask_pitch + static_cast<int64_t>(mask);
-      write_mask<format, false>(a, s, loaded, a.mask_query[slot], from, to, false, a.bytes + begin);
+      write_mask<format>(a, s, loaded, a.mask_query[slot], from, to, a.bytes + begin);
     }
     at = begin + size;
-  }
-}
-
-/// The same for one picture whose axes are plain, with the selection. While that goes on, as many
-/// masks are cleared as the last call had; each block clears what it writes later.
-template <MaskBytes format>
-RFSEG_DEVICE void dense_kernel_alone(const KernelArguments& a, DenseShared& s) {
-  if (cluster_size() > 1) cluster_arrive();
-  const uint64_t blocks = static_cast<uint64_t>(grid_x());
-  const uint64_t block = static_cast<uint64_t>(block_x());
-  const int height = a.pictures[0].height, width = a.pictures[0].width;
-  const int64_t pitch = row_pitch(width, format);
-  const uint64_t size = mask_bytes(height, width, format);
-  int32_t* const last_masks = a.last_masks + block_x();
-  uint64_t cleared = a.clear_early ? size * static_cast<uint64_t>(*last_masks) : 0;
-  if (cleared > a.byte_capacity) cleared = 0;
-  // Rows are counted through all masks.
-  const int64_t cleared_from = row_from(part_of(cleared, block, blocks), pitch);
-  const int64_t cleared_to = row_from(part_of(cleared, block + 1, blocks), pitch);
-  load_picture(a, 0, s.picture);
-  const AloneCall call = select_alone(
-      a, s.alone,
-      [&] {
-        struct alignas(16) Quad {
-          uint32_t w[4];
-        };
-        Quad* const to = reinterpret_cast<Quad*>(a.bytes + cleared_to * pitch);
-        Quad* at = reinterpret_cast<Quad*>(a.bytes + cleared_from * pitch) + thread_index();
-        for (; at < to; at += kDenseThreads) *at = Quad{};
-      },
-      [] {});
-  if (!call.fits) {
-    if (block == 0 && thread_index() == 0) a.header->overflow = kTooManyCandidates;
-    return;
-  }
-  const uint64_t total = size * static_cast<uint64_t>(call.counts.masks);
-  if (total > a.byte_capacity) {
-    if (block == 0 && thread_index() == 0) {
-      a.usage->bytes = total;
-      a.header->overflow = kBuffersTooSmall;
-    }
-    return;
-  }
-  if (thread_index() == 0) *last_masks = call.counts.masks;
-  if (block == blocks - 1) hand_over_alone(a, s.alone, call, s.picture);
-  const int64_t rows = int64_t{call.counts.masks} * height, cleared_rows = row_from(cleared, pitch);
-  const uint64_t rest = rows > cleared_rows ? static_cast<uint64_t>(rows - cleared_rows) : 0;
-  for (int again = 0; again < 2; ++again) {
-    int64_t from = cleared_from, to = cleared_to < rows ? cleared_to : rows;
-    if (again == 1) {
-      from = cleared_rows + static_cast<int64_t>(part_of(rest, block, blocks));
-      to = cleared_rows + static_cast<int64_t>(part_of(rest, block + 1, blocks));
-    }
-    while (from < to) {
-      const int64_t mask = from / height, first = mask * height;
-      const int64_t stop = to < first + height ? to : first + height;
-      write_mask<format, true>(a, s, 0, s.alone.mask_query[mask], static_cast<int>(from - first),
-                               static_cast<int>(stop - first), again == 0,
-                               a.bytes + static_cast<uint64_t>(mask) * size);
-      from = stop;
-    }
   }
 }
 

@@ -30,12 +30,6 @@ __global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
   dense_kernel<format>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
 }
 
-template <MaskBytes format>
-__global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
-    rfseg_dense_alone(const __grid_constant__ KernelArguments arguments) {
-  dense_kernel_alone<format>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
-}
-
 }  // namespace
 
 cudaError_t configure_kernels(int* cluster) {
@@ -53,8 +47,6 @@ cudaError_t configure_kernels(int* cluster) {
       allow(rfseg_masks_alone, sizeof(MaskShared)),
       allow(rfseg_dense<MaskBytes::kDense>, sizeof(DenseShared)),
       allow(rfseg_dense<MaskBytes::kBits>, sizeof(DenseShared)),
-      allow(rfseg_dense_alone<MaskBytes::kDense>, sizeof(DenseShared)),
-      allow(rfseg_dense_alone<MaskBytes::kBits>, sizeof(DenseShared)),
   };
   for (const cudaError_t one : all) {
     if (one != cudaSuccess) return one;
@@ -108,12 +100,9 @@ cudaError_t launch_masks(const KernelArguments& arguments, MaskBytes format, con
     return launch(how.alone ? rfseg_masks_alone : rfseg_masks, arguments, how.blocks, kMaskThreads,
                   sizeof(MaskShared), how.cluster, how.early && !how.alone, stream);
   }
-  const auto kernel =
-      format == MaskBytes::kDense
-          ? (how.alone ? rfseg_dense_alone<MaskBytes::kDense> : rfseg_dense<MaskBytes::kDense>)
-          : (how.alone ? rfseg_dense_alone<MaskBytes::kBits> : rfseg_dense<MaskBytes::kBits>);
-  return launch(kernel, arguments, how.blocks, kDenseThreads, sizeof(DenseShared),
-                how.alone ? how.cluster : 1, how.early && !how.alone, stream);
+  return launch(
+      format == MaskBytes::kDense ? rfseg_dense<MaskBytes::kDense> : rfseg_dense<MaskBytes::kBits>,
+      arguments, how.blocks, kDenseThreads, sizeof(DenseShared), 1, how.early, stream);
 }
 
 }  // namespace rfseg::cuda

@@ -18,7 +18,7 @@ struct MaskLaunch {
   int blocks = 0;      ///< a multiple of `cluster`
   int cluster = 1;     ///< blocks that share masks, or a selection
   bool early = false;  ///< may start before the selection kernel's end
-  bool alone = false;  ///< selects, too: no selection kernel is before it
+  bool alone = false;  ///< selects, too: no selection kernel is before it; run lengths only
 };
 cudaError_t launch_masks(const KernelArguments& arguments, MaskBytes format, const MaskLaunch& how,
                          cudaStream_t stream);

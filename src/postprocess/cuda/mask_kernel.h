@@ -15,8 +15,8 @@ namespace rfseg::cuda {
 
 constexpr int kMaskWarps = kMaskThreads / kWarp;
 constexpr uint32_t kListToggles = 1024;  ///< toggles of a block that stay in shared memory
-constexpr uint32_t kGatheredToggles = kMaskWarps * kColumnCache;  ///< that one block may encode
-constexpr int kMaxGroups = 7;                                     ///< bytes of one count
+constexpr uint32_t kGatheredToggles = kMaskWarps * kColumnCache - 3;  ///< that one block may encode
+constexpr int kMaxGroups = 7;                                         ///< bytes of one count
 
 /// What the blocks of a cluster tell each other.
 struct Exchange {
@@ -48,17 +48,16 @@ struct ToggleList {
   uint32_t* near;
   uint32_t* far;
   uint32_t far_capacity;
-  uint32_t near_capacity = kListToggles;
 
   RFSEG_DEVICE void write(uint32_t i, uint32_t v) const {
-    if (i < near_capacity) {
+    if (i < kListToggles) {
       near[i] = v;
-    } else if (i - near_capacity < far_capacity) {
-      far[i - near_capacity] = v;
+    } else if (i - kListToggles < far_capacity) {
+      far[i - kListToggles] = v;
     }
   }
   RFSEG_DEVICE uint32_t read(uint32_t i) const {
-    return i < near_capacity ? near[i] : far[i - near_capacity];
+    return i < kListToggles ? near[i] : far[i - kListToggles];
   }
 };
 
@@ -205,34 +204,46 @@ RFSEG_DEVICE void write_gathered(const KernelArguments& a, MaskShared& s, int te
                                  int team_size, uint32_t theirs, uint32_t all, uint64_t at,
                                  MaskRecord* record, BlockScan<kMaskThreads>& scan,
                                  Arrive&& arrive) {
+  // The toggles from kLead on, zeros before them, so that all counts are made in one way.
+  constexpr uint32_t kLead = 3;
   uint32_t* const list = reinterpret_cast<uint32_t*>(&s.column[0][0]);
   uint8_t* const text = reinterpret_cast<uint8_t*>(s.tile.cells);
   const uint32_t thread = static_cast<uint32_t>(thread_index());
-  uint32_t begin = 0;
-  for (int r = 0; r < team_size; ++r) {
-    const uint32_t count = warp_read(theirs, r);
-    const uint32_t* from = cluster_peer(&s.list[0], team_first + r);
-    for (uint32_t i = thread; i < count; i += kMaskThreads) list[begin + i] = from[i];
-    begin += count;
+  uint32_t ends[kMaxBlocksPerMask];  // of each block's toggles among all
+  RFSEG_UNROLL
+  for (int r = 0; r < kMaxBlocksPerMask; ++r) {
+    ends[r] = (r > 0 ? ends[r - 1] : 0u) + (r < team_size ? warp_read(theirs, r) : 0u);
   }
+  RFSEG_UNROLL_BY(4)
+  for (uint32_t i = thread; i < all; i += kMaskThreads) {
+    int owner = 0;
+    uint32_t begin = 0;
+    RFSEG_UNROLL
+    for (int r = 0; r + 1 < kMaxBlocksPerMask; ++r) {
+      owner += i >= ends[r] ? 1 : 0;
+      begin = i >= ends[r] ? ends[r] : begin;
+    }
+    list[kLead + i] = *cluster_peer(&s.list[i - begin], team_first + owner);
+  }
+  if (thread < kLead) list[thread] = 0;
   block_sync();
   arrive();
-  Counts counts;
-  counts.list = {list, nullptr, 0};
-  counts.list.near_capacity = kGatheredToggles;
-  counts.global = 0;
-  counts.tail[0] = counts.tail[1] = counts.tail[2] = 0;
+  const auto count_at = [&](uint32_t i) {
+    const uint32_t* t = list + i;  // t[kLead] is toggle i
+    const uint32_t before = i > 2 ? t[1] - t[0] : 0u;
+    return static_cast<int32_t>(t[3] - t[2] - before);
+  };
   const uint32_t each = (all + kMaskThreads - 1) / kMaskThreads;
   const uint32_t first = thread * each;
   const uint32_t last = first + each < all ? first + each : all;
   uint32_t bytes = 0;
   for (uint32_t i = first; i < last; ++i) {
-    bytes += static_cast<uint32_t>(group_count(counts.value(i)));
+    bytes += static_cast<uint32_t>(group_count(count_at(i)));
   }
   uint32_t total;
   uint32_t to = static_cast<uint32_t>(at & 15) + scan(bytes, &total);
   for (uint32_t i = first; i < last; ++i) {
-    int32_t value = counts.value(i);
+    int32_t value = count_at(i);
     const int groups = group_count(value);
     for (int g = 0; g < groups; ++g) {
       text[to++] = static_cast<uint8_t>(48 + (value & 31) + (g + 1 < groups ? 32 : 0));

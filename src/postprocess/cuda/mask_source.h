@@ -22,6 +22,10 @@ struct MaskSource {
   bool y_two_taps;
   float y_inverse;  ///< 1 / y.scale, for estimates
 
+  /// The same without pads.
+  RFSEG_DEVICE float inside(int row, int column) const {
+    return read_number(data, type, base + row * columns + column);
+  }
   /// The cell at a row and column of the grid after the pads.
   RFSEG_DEVICE float cell(int row, int column) const {
     const int r = row + pad_top, c = column + pad_left;

@@ -146,7 +146,6 @@ std::size_t carve_workspace(KernelArguments& a, const Shape& shape, const Capaci
   carve.take(a.keys, batch * static_cast<std::size_t>(capacity.keys));
   carve.take(a.weights, batch * 4 * side);
   carve.take(a.cells, batch * 2 * side);
-  carve.take(a.last_masks, static_cast<std::size_t>(capacity.blocks));
   carve.take(a.spill, static_cast<std::size_t>(capacity.blocks) * capacity.spill);
   a.key_pitch = capacity.keys;
   a.detection_pitch = capacity.detections;

@@ -116,12 +116,10 @@ struct KernelArguments {
   int32_t* cells = nullptr;              ///< [B, 2, side_pitch] first of the two, -1: more taps
   int32_t* two_taps = nullptr;           ///< [B] the y axis has two taps everywhere
   uint32_t* spill = nullptr;             ///< [blocks, spill_pitch]
-  int32_t* last_masks = nullptr;         ///< [blocks] dense masks of the last call, for each block
   Usage* usage = nullptr;
   int64_t key_pitch = 0;
   int32_t detection_pitch = 0, mask_pitch = 0, start_pitch = 0, side_pitch = 0;
   uint32_t spill_pitch = 0;
-  bool clear_early = false;  ///< dense masks: clear as many as the last call had during selection
   // results, memory that the host may read
   ResultHeader* header = nullptr;
   PictureRecord* picture_records = nullptr;  ///< [B]
