@@ -20,7 +20,7 @@ using namespace test;
 template <bool half>
 void launch(const cuda::PreprocessArguments& a, int blocks) {
   using namespace cuda;
-  const std::size_t pil = sizeof(PilShared) + static_cast<std::size_t>(a.raw_bytes);
+  const std::size_t pil = sizeof(PilShared) + static_cast<std::size_t>(a.row_bytes);
   emulator::launch(blocks, 1, kPreprocessThreads, 1,
                    a.kernel == ResizeKernel::kPil ? pil : sizeof(AntialiasShared),
                    [&](void* shared) {
@@ -77,14 +77,15 @@ void run_case(uint64_t seed, int most, cuda::Planner& planner, std::size_t& comp
   cuda::PlanLimits limits;
   limits.processors = random.range(1, 20);
   // With little memory for rows, wide windows come in strips.
-  limits.raw_bytes = random.one_in(3) ? 96 * (48 + 32 * random.range(1, 6)) : 98304;
+  limits.row_bytes =
+      random.one_in(3) ? cuda::kPartialBytes + 96 * (48 + 32 * random.range(1, 6)) : 160000;
   if (random.one_in(3)) limits.tile_rows = random.range(1, 16);
   const bool half = random.one_in(4);
   const std::vector<uint8_t> found =
       emulate(planner, views, spec, half, limits, random.range(1, 3));
   ASSERT_EQ(count_differences(expected, found.data(), half), 0u)
       << "seed " << seed << ": " << describe(views[0], spec) << ", batch " << views.size()
-      << ", raw bytes " << limits.raw_bytes << ", tile rows " << limits.tile_rows;
+      << ", row bytes " << limits.row_bytes << ", tile rows " << limits.tile_rows;
   compared += expected.size();
 }
 

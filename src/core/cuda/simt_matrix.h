@@ -74,6 +74,18 @@ void multiply_bytes(int32_t (&c)[4], const uint32_t (&a)[depth / 8],
 
 }  // namespace emulator
 
+// A row barrier is one warp's: copies are done at once.
+struct RowBarrier {
+  uint64_t word;
+};
+inline void make_row_barrier(RowBarrier&) {}
+inline void expect_row(RowBarrier&, uint32_t) {}
+inline void copy_row(void* to, const void* from, uint32_t bytes, RowBarrier&) {
+  if (thread_index() % 32 == 0) std::memcpy(to, from, bytes);
+}
+inline void row_written() {}
+inline void wait_row(RowBarrier&, uint32_t) { warp_sync(); }
+
 inline void multiply_bytes_32(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   emulator::multiply_bytes<32>(c, a, b);
 }
@@ -103,6 +115,71 @@ RFSEG_DEVICE uint32_t shift_words(uint32_t low, uint32_t high, int bits) {
   return __funnelshift_r(low, high, static_cast<unsigned>(bits));
 }
 
+/// Tells a warp when copies into shared memory that it has started are complete. Each of its
+/// phases, 0 and 1 in turn, ends with the bytes expected. All lanes call each function.
+struct alignas(8) RowBarrier {
+  uint64_t word;
+};
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+RFSEG_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+/// Once; the warp's lanes agree before they use it by expect_row and wait_row.
+RFSEG_DEVICE void make_row_barrier(RowBarrier& barrier) {
+  if (thread_index() % 32 == 0) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&barrier))
+                 : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncwarp();
+}
+/// Before the phase's copies.
+RFSEG_DEVICE void expect_row(RowBarrier& barrier, uint32_t bytes) {
+  if (thread_index() % 32 == 0) {
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)),
+        "r"(bytes)
+        : "memory");
+  }
+}
+/// `to`, `from` and `bytes` are multiples of 16.
+RFSEG_DEVICE void copy_row(void* to, const void* from, uint32_t bytes, RowBarrier& barrier) {
+  if (thread_index() % 32 == 0) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(&barrier))
+        : "memory");
+  }
+}
+/// After ordinary stores to where copies will be made, too.
+RFSEG_DEVICE void row_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+RFSEG_DEVICE void wait_row(RowBarrier& barrier, uint32_t phase) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(shared_address(&barrier)), "r"(phase)
+        : "memory");
+  }
+  __syncwarp();
+}
+#else
+RFSEG_DEVICE void make_row_barrier(RowBarrier&) {}
+RFSEG_DEVICE void expect_row(RowBarrier&, uint32_t) {}
+RFSEG_DEVICE void copy_row(void* to, const void* from, uint32_t bytes, RowBarrier&) {
+  for (uint32_t i = threadIdx.x % 32; i < bytes / 16; i += 32) {
+    static_cast<uint4*>(to)[i] = __ldg(static_cast<const uint4*>(from) + i);
+  }
+}
+RFSEG_DEVICE void row_written() {}
+RFSEG_DEVICE void wait_row(RowBarrier&, uint32_t) { __syncwarp(); }
+#endif
+
 /// c += a * b for a of 16 rows x 32 unsigned bytes, b of 32 x 8, c of 16 x 8, spread over a warp as
 /// PTX's mma.m16n8k32 has them. Sums wrap.
 RFSEG_DEVICE void multiply_bytes_32(int32_t (&c)[4], const uint32_t (&a)[4],
@@ -122,27 +199,5 @@ RFSEG_DEVICE void multiply_bytes_16(int32_t (&c)[4], const uint32_t (&a)[2],
 }
 
 #endif
-
-/// What `p` points to, a multiple of 16 bytes that no kernel writes meanwhile, in wide loads that
-/// are issued here and not where the first use stands.
-template <class T>
-RFSEG_DEVICE T load_early(const T* p) {
-  constexpr int kPieces = sizeof(T) / sizeof(Words4);
-  static_assert(sizeof(T) == kPieces * sizeof(Words4));
-  Words4 pieces[kPieces];
-  RFSEG_UNROLL
-  for (int i = 0; i < kPieces; ++i)
-    pieces[i] = load_constant(reinterpret_cast<const Words4*>(p) + i);
-  RFSEG_UNROLL
-  for (int i = 0; i < kPieces; ++i) {
-    RFSEG_UNROLL
-    for (int k = 0; k < 4; ++k) {
-      pieces[i].w[k] = static_cast<uint32_t>(opaque(static_cast<int>(pieces[i].w[k])));
-    }
-  }
-  T value;
-  memcpy(&value, pieces, sizeof(T));
-  return value;
-}
 
 }  // namespace rfseg::cuda

@@ -225,7 +225,7 @@ CudaPreprocessor::CudaPreprocessor(int device, const Limits& limits) {
   impl_->name = properties.name;
   impl_->limits.processors = properties.multiProcessorCount;
   impl_->limits.tile_rows = std::clamp(limits.tile_rows, 0, cuda::kMaxTileRows);
-  check(cuda::configure_preprocess(&impl_->limits.raw_bytes), "loading the resize kernels");
+  check(cuda::configure_preprocess(&impl_->limits.row_bytes), "loading the resize kernels");
   impl_->own_stream.emplace();
 }
 

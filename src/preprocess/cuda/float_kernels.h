@@ -20,12 +20,17 @@ struct FloatTile {
   int index, column, row;
 
   RFSEG_DEVICE FloatTile(const PreprocessArguments& a, int tile) {
-    const int across = (a.width + kFloatTileColumns - 1) / kFloatTileColumns;
-    index = tile / a.tiles_per_frame;
-    tile -= index * a.tiles_per_frame;
+    index = 0;
+    if (tile >= a.tiles_per_frame) {
+      index = tile / a.tiles_per_frame;
+      tile -= index * a.tiles_per_frame;
+    }
     frame = reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + index;
-    column = tile % across * kFloatTileColumns + thread_index() % kWarp;
-    row = tile / across * kFloatTileRows;
+    int down = static_cast<int>(static_cast<float>(tile) * a.across_reciprocal);
+    if (down * a.tiles_across > tile) --down;
+    if ((down + 1) * a.tiles_across <= tile) ++down;
+    column = (tile - down * a.tiles_across) * kFloatTileColumns + thread_index() % kWarp;
+    row = down * kFloatTileRows;
   }
 };
 
@@ -46,6 +51,20 @@ RFSEG_DEVICE void write_pixel(const PreprocessArguments& a, const FloatTile& til
   }
 }
 
+/// Output i of make_bilinear_axis(in, out).
+RFSEG_DEVICE BilinearTaps bilinear_taps(int in, int out, int i) {
+  const float scale = static_cast<float>(in) / static_cast<float>(out);
+  const float place = fused(scale, static_cast<float>(i) + 0.5f, -0.5f);
+  const float position = place > 0.0f ? place : 0.0f;
+  BilinearTaps taps;
+  taps.low = static_cast<int>(position);
+  if (taps.low > in - 1) taps.low = in - 1;
+  taps.high = taps.low + (taps.low < in - 1 ? 1 : 0);
+  taps.weight1 = position - static_cast<float>(taps.low);
+  taps.weight0 = 1.0f - taps.weight1;
+  return taps;
+}
+
 template <bool half>
 RFSEG_DEVICE void bilinear_kernel(const PreprocessArguments& a) {
   const int tiles = a.batch * a.tiles_per_frame;
@@ -54,20 +73,51 @@ RFSEG_DEVICE void bilinear_kernel(const PreprocessArguments& a) {
     const int row = tile.row + thread_index() / kWarp;
     if (tile.column >= a.width || row >= a.height) continue;
     const FrameRecord& f = *tile.frame;
-    const BilinearTaps x =
-        reinterpret_cast<const BilinearTaps*>(a.parameters + f.column_table)[tile.column];
-    const BilinearTaps y = reinterpret_cast<const BilinearTaps*>(a.parameters + f.row_table)[row];
-    const uint32_t p00 = input_pixel(f, a.parameters, x.low, y.low);
-    const uint32_t p01 = input_pixel(f, a.parameters, x.high, y.low);
-    const uint32_t p10 = input_pixel(f, a.parameters, x.low, y.high);
-    const uint32_t p11 = input_pixel(f, a.parameters, x.high, y.high);
+    const BilinearTaps x = bilinear_taps(f.in_width, a.width, tile.column);
+    const BilinearTaps y = bilinear_taps(f.in_height, a.height, row);
+    uint32_t pixels[4];
+    if (is_direct(f)) {
+      // All loads of the four pixels before the first use.
+      with_format(f.format, [&](auto format) {
+        Rgb p[4];
+        RFSEG_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          p[i] = picture_pixel<decltype(format)::value>(
+              f, f.origin_x + (i % 2 == 0 ? x.low : x.high), f.origin_y + (i < 2 ? y.low : y.high));
+        }
+        RFSEG_UNROLL
+        for (int i = 0; i < 4; ++i) pixels[i] = pack(p[i]);
+      });
+    } else {
+      RFSEG_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        pixels[i] =
+            input_pixel(f, a.parameters, i % 2 == 0 ? x.low : x.high, i < 2 ? y.low : y.high);
+      }
+    }
     float values[3];
+    RFSEG_UNROLL
     for (int c = 0; c < 3; ++c) {
-      const float upper = fused(x.weight0, channel_of(p00, c), x.weight1 * channel_of(p01, c));
-      const float lower = fused(x.weight0, channel_of(p10, c), x.weight1 * channel_of(p11, c));
+      const float upper =
+          fused(x.weight0, channel_of(pixels[0], c), x.weight1 * channel_of(pixels[1], c));
+      const float lower =
+          fused(x.weight0, channel_of(pixels[2], c), x.weight1 * channel_of(pixels[3], c));
       values[c] = fused(y.weight0, upper, y.weight1 * lower);
     }
     write_pixel<half>(a, tile, row, values);
+  }
+}
+
+/// The weighted sum of a row's inputs, in order; `pixel(k)` is packed.
+template <class Pixel>
+RFSEG_DEVICE void sum_row(int count, const float* weights, Pixel&& pixel, float (&sums)[3]) {
+  for (int k = 0; k < count; ++k) {
+    const uint32_t p = pixel(k);
+    const float w = load_constant(weights + k);
+    RFSEG_UNROLL
+    for (int c = 0; c < 3; ++c) {
+      sums[c] = k == 0 ? channel_of(p, c) * w : fused(channel_of(p, c), w, sums[c]);
+    }
   }
 }
 
@@ -80,6 +130,7 @@ RFSEG_DEVICE void antialias_kernel(const PreprocessArguments& a, AntialiasShared
     const FrameRecord& f = *tile.frame;
     const RowWindow window = reinterpret_cast<const RowWindow*>(
         a.parameters + a.rows)[tile.index * a.row_windows + tile.row / kFloatTileRows];
+    const bool direct = is_direct(f);
     const bool in_width = tile.column < a.width;
     const int row = tile.row + warp;
     // Ranges of all outputs, then their weights.
@@ -108,13 +159,21 @@ RFSEG_DEVICE void antialias_kernel(const PreprocessArguments& a, AntialiasShared
       for (int r = warp; r < rows; r += kWarps) {
         if (!in_width) continue;
         float sums[3] = {0, 0, 0};
-        for (int k = 0; k < across.count; ++k) {
-          const uint32_t p =
-              input_pixel(f, a.parameters, across.first + k, window.first + first + r);
-          const float w = load_constant(across_weights + k);
-          for (int c = 0; c < 3; ++c) {
-            sums[c] = k == 0 ? channel_of(p, c) * w : fused(channel_of(p, c), w, sums[c]);
-          }
+        const int y = window.first + first + r;
+        if (direct) {
+          with_format(f.format, [&](auto format) {
+            sum_row(
+                across.count, across_weights,
+                [&](int k) {
+                  return pack(picture_pixel<decltype(format)::value>(
+                      f, f.origin_x + across.first + k, f.origin_y + y));
+                },
+                sums);
+          });
+        } else {
+          sum_row(
+              across.count, across_weights,
+              [&](int k) { return input_pixel(f, a.parameters, across.first + k, y); }, sums);
         }
         for (int c = 0; c < 3; ++c) shared.narrow[r][c][lane] = sums[c];
       }

@@ -40,7 +40,7 @@ Kernel kernel_of(const PreprocessArguments& a) {
 }
 
 int shared_bytes(const PreprocessArguments& a) {
-  if (a.kernel == ResizeKernel::kPil) return static_cast<int>(sizeof(PilShared)) + a.raw_bytes;
+  if (a.kernel == ResizeKernel::kPil) return static_cast<int>(sizeof(PilShared)) + a.row_bytes;
   return a.kernel == ResizeKernel::kAntialias ? static_cast<int>(sizeof(AntialiasShared)) : 0;
 }
 
@@ -48,16 +48,16 @@ int total_tiles(const PreprocessArguments& a) { return a.batch * a.tiles_per_fra
 
 }  // namespace
 
-cudaError_t configure_preprocess(int* raw_bytes) {
+cudaError_t configure_preprocess(int* row_bytes) {
   int device = 0, most = 0;
   cudaError_t status = cudaGetDevice(&device);
   if (status != cudaSuccess) return status;
   status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (status != cudaSuccess) return status;
-  constexpr int kEnough = 98304;
-  *raw_bytes = std::min(kEnough, (most - static_cast<int>(sizeof(PilShared))) / 16 * 16);
+  constexpr int kEnough = 192000;
+  *row_bytes = std::min(kEnough, (most - static_cast<int>(sizeof(PilShared))) / 16 * 16);
   PreprocessArguments a;
-  a.raw_bytes = *raw_bytes;
+  a.row_bytes = *row_bytes;
   for (const ResizeKernel kernel : {ResizeKernel::kPil, ResizeKernel::kAntialias}) {
     for (const bool half : {false, true}) {
       a.kernel = kernel;

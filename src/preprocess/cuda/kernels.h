@@ -6,9 +6,9 @@
 
 namespace rfseg::cuda {
 
-/// Lifts the kernels' shared memory limit on the current device; `raw_bytes` is what one block can
+/// Lifts the kernels' shared memory limit on the current device; `row_bytes` is what one block can
 /// have for source rows.
-cudaError_t configure_preprocess(int* raw_bytes);
+cudaError_t configure_preprocess(int* row_bytes);
 /// One kernel for the whole batch, on at most `processors` times what fits on a multiprocessor.
 cudaError_t launch_preprocess(const PreprocessArguments& arguments, int processors,
                               cudaStream_t stream);

@@ -22,12 +22,19 @@ constexpr int kItems = 3 * kColumnGroups;  ///< products of a round
 constexpr int kItemTurns = (kItems + kWarps - 1) / kWarps;
 
 struct PilShared {
+  FrameRecord frame;
+  ColumnWindow window;
+  RowWindow rows;
+  BatchHeader header;
+  int32_t frame_index, across, down;  ///< the tile's place
+  RowBarriers barriers;
   uint8_t
       narrow[3 * kTileColumns * kNarrowPitch];  ///< after the first pass, [channel][column][row]
   Words2 row_weights[kGroupRounds * kDigits * kWarp];
-  float normalised[3][256];
-  Words4 partial[kItems * kWarp];  ///< sums of a strip, where a row's window comes in strips
-  alignas(16) uint8_t raw[16];     ///< PreprocessArguments::raw_bytes of them
+  alignas(16) float normalised[3][256];
+  /// PreprocessArguments::row_bytes of them: rows by channels, then copied rows, or the sums of a
+  /// strip.
+  alignas(16) uint8_t source[16];
 };
 
 /// Sums of the three digits' products, as Pillow's 32-bit sums without its half.
@@ -80,6 +87,7 @@ RFSEG_DEVICE void multiply_rows(const uint8_t* pixels, int pitch,
       if (s < end) step(pixels + 32 * s, weights.words + s * kDigits);
     }
   } else {
+    RFSEG_NO_UNROLL
     for (int s = from; s < end; ++s) {
       Words2 w[kDigits];
       RFSEG_UNROLL
@@ -92,9 +100,8 @@ RFSEG_DEVICE void multiply_rows(const uint8_t* pixels, int pitch,
 }
 
 /// Keeps 16 rows x 8 columns of one channel, as bytes by columns.
-RFSEG_DEVICE void store_narrow(PilShared& shared, int channel, int group, int round,
+RFSEG_DEVICE void store_narrow(PilShared& shared, int lane, int channel, int group, int round,
                                const uint32_t (&values)[4]) {
-  const int lane = thread_index() % kWarp;
   uint8_t* const to =
       shared.narrow +
       (channel * kTileColumns + group * kColumnGroup + lane % 4 * 2) * kNarrowPitch +
@@ -108,169 +115,115 @@ RFSEG_DEVICE void store_narrow(PilShared& shared, int channel, int group, int ro
 template <bool half>
 class PilTile {
  public:
-  /// `first`: of those that this block has run.
-  RFSEG_DEVICE PilTile(const PreprocessArguments& a, PilShared& shared, int tile, bool first)
-      : a_(a), shared_(shared), first_(first) {
-    frame_index_ = 0;
-    if (tile >= a.tiles_per_frame) {
-      frame_index_ = tile / a.tiles_per_frame;
-      tile -= frame_index_ * a.tiles_per_frame;
-    }
-    in_.frame = reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + frame_index_;
-    in_.f = load_early(in_.frame);
-    const BatchHeader header = load_early(reinterpret_cast<const BatchHeader*>(a.parameters));
-    writer_.tensor = header.tensor;
-    // The windows are loaded beside the frame, not after it: as if it were not swapped.
-    down_ = static_cast<int>(static_cast<float>(tile) * a.across_reciprocal);
-    across_ = tile - down_ * a.tiles_across;
-    if (across_ < 0) --down_, across_ += a.tiles_across;
-    if (across_ >= a.tiles_across) ++down_, across_ -= a.tiles_across;
-    load_windows();
+  /// The tile whose records lie in shared memory.
+  RFSEG_DEVICE PilTile(const PreprocessArguments& a, PilShared& shared, uint32_t phases)
+      : a_(a),
+        shared_(shared),
+        in_{shared.frame,
+            reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + shared.frame_index,
+            a.parameters,
+            shared.window.range.first,
+            shared.window.range.end - shared.window.range.first,
+            shared.rows.first,
+            shared.rows.count,
+            opaque(thread_index()),
+            shared.source},
+        phases_(phases) {
     const bool swapped = in_.f.swapped != 0;
-    if (swapped && a.width != a.height) {
-      const int tiles = in_.f.tiles_across;
-      down_ = tile / tiles;
-      across_ = tile - down_ * tiles;
-      if (down_ < in_.f.tiles_down) load_windows();
-    }
-    empty_ = down_ >= in_.f.tiles_down;
-    if (empty_) return;
-    in_.parameters = a.parameters;
-    in_.raw = shared.raw;
-    in_.pitch = in_.f.pitch;
-    columns_ = (swapped ? a.height : a.width) - across_ * kTileColumns;
+    columns_ = (swapped ? a.height : a.width) - shared_.across * kTileColumns;
     if (columns_ > kTileColumns) columns_ = kTileColumns;
-    out_rows_ = (swapped ? a.width : a.height) - down_ * a.tile_rows;
+    out_rows_ = (swapped ? a.width : a.height) - shared_.down * a.tile_rows;
     if (out_rows_ > a.tile_rows) out_rows_ = a.tile_rows;
     rounds_ = (in_.rows + kRound - 1) / kRound;
   }
 
-  /// Whether the frame has such a tile at all.
-  RFSEG_DEVICE bool run() {
-    if (empty_) return false;
-    const int units = (in_.columns + 15) / 16;
-    const bool narrow = units <= kWarp && in_.f.steps <= 2;
-    if (in_.f.strip > 0) {
-      run_strips();
-    } else if (units > 2 * kWarp) {
+  /// Returns the phases that the barriers are in afterwards.
+  RFSEG_DEVICE uint32_t run() {
+    if (in_.f.reading == Reading::kStaged) {
+      in_.f.steps <= 2 ? run_rounds<StagedReader, 2>() : run_rounds<StagedReader, 0>();
+    } else if (in_.f.reading == Reading::kGeneral) {
       run_rounds<GeneralReader, 0>();
-    } else if (in_.f.reading == Reading::kAligned) {
-      narrow ? run_rounds<InterleavedReader<false, 1, 3>, 2>()
-             : run_rounds<InterleavedReader<false, 2, 2>, 0>();
-    } else if (in_.f.reading == Reading::kShifted) {
-      narrow ? run_rounds<InterleavedReader<true, 1, 3>, 2>()
-             : run_rounds<InterleavedReader<true, 2, 2>, 0>();
-    } else if (in_.f.reading == Reading::kNv12Pairs) {
-      narrow ? run_rounds<PairedReader<1, 3>, 2>() : run_rounds<PairedReader<2, 2>, 0>();
     } else {
-      run_rounds<GeneralReader, 0>();
+      run_strips();
     }
-    return true;
+    return phases_;
   }
 
  private:
-  RFSEG_DEVICE void load_windows() {
-    // Also of a tile that this frame has not: its window is the last one's.
-    const int down = down_ < a_.row_windows ? down_ : a_.row_windows - 1;
-    window_ = reinterpret_cast<const ColumnWindow*>(a_.parameters + a_.columns) +
-              frame_index_ * a_.column_windows + across_;
-    const RowWindow rows = load_early(reinterpret_cast<const RowWindow*>(a_.parameters + a_.rows) +
-                                      frame_index_ * a_.row_windows + down);
-    const ColumnRange range = load_early(&window_->range);
-    in_.column = range.first;
-    in_.columns = range.end - range.first;
-    in_.row = rows.first;
-    in_.rows = rows.count;
-  }
-
-  RFSEG_DEVICE void fill_normalised() const {
-    if (!first_) return;
-    const BatchHeader& header = *reinterpret_cast<const BatchHeader*>(a_.parameters);
-    RFSEG_UNROLL
-    for (int i = thread_index(); i < 3 * 256; i += kPreprocessThreads) {
-      const int channel = i / 256;
-      const float unit = unit_of_byte(static_cast<uint32_t>(i % 256));
-      shared_.normalised[channel][i % 256] = (unit - header.mean[channel]) / header.std[channel];
-    }
-  }
-
   /// Weights of the output rows for the four rounds from `round`, a piece a thread.
   RFSEG_DEVICE Words4 row_weights(int round) const {
     const Words4* const table = reinterpret_cast<const Words4*>(a_.parameters + in_.f.row_table) +
-                                (down_ * in_.f.row_steps + round) * (kDigits * kWarp / 2);
-    const int t = thread_index();
+                                (shared_.down * in_.f.row_steps + round) * (kDigits * kWarp / 2);
+    const int t = in_.thread;
     const int pieces = kGroupRounds * kDigits * kWarp / 2;
     return t < pieces && round + t / (kDigits * kWarp / 2) < rounds_ ? load_constant(table + t)
                                                                      : Words4{};
   }
   RFSEG_DEVICE void keep_row_weights(const Words4& piece) {
-    if (thread_index() < kGroupRounds * kDigits * kWarp / 2) {
-      reinterpret_cast<Words4*>(shared_.row_weights)[thread_index()] = piece;
+    if (in_.thread < kGroupRounds * kDigits * kWarp / 2) {
+      reinterpret_cast<Words4*>(shared_.row_weights)[in_.thread] = piece;
     }
   }
 
   template <class Reader, int held>
   RFSEG_DEVICE void run_rounds() {
-    Reader reader(in_);
-    RFSEG_UNROLL
-    for (int slot = 0; slot < Reader::kDepth; ++slot) reader.load(slot, slot);
-    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+    const int depth = in_.f.depth;
+    Reader reader(in_, shared_.source + 2 * 3 * kRound * in_.f.pitch, shared_.barriers, phases_);
+    RFSEG_NO_UNROLL
+    for (int round = 0; round < depth && round < rounds_; ++round) reader.start(round);
+    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
     // A warp keeps one column group; two warps share its three channels.
     const int group = warp % kColumnGroups, share = warp / kColumnGroups;
     const bool active = group * kColumnGroup < columns_;
     ColumnWeights<held> weights;
-    const int start = active ? window_->start[group] - in_.column : 0;
+    const int start = active ? shared_.window.start[group] - in_.column : 0;
     if (active) {
-      const int number = across_ * kColumnGroups + group;
+      const int number = shared_.across * kColumnGroups + group;
       weights.load(reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
                        number * in_.f.steps * kDigits * kWarp + lane,
                    in_.f.steps);
     }
     const int steps = in_.f.steps;
-    fill_normalised();  // while the first rows are on their way
     uint32_t sums[kItemTurns][4] = {};
-    for (int base = 0; base < rounds_; base += Reader::kDepth) {
-      RFSEG_UNROLL
-      for (int slot = 0; slot < Reader::kDepth; ++slot) {
-        const int round = base + slot;
-        if (round >= rounds_) break;
-        Words4 piece;
-        if (round % kGroupRounds == 0) piece = row_weights(round);
-        reader.store(slot, round);
+    RFSEG_NO_UNROLL
+    for (int round = 0; round < rounds_; ++round) {
+      Words4 piece;
+      if (round % kGroupRounds == 0) piece = row_weights(round);
+      reader.store(round);
+      if (round + depth < rounds_) reader.start(round + depth);
+      block_sync();
+      if (round % kGroupRounds == 0) keep_row_weights(piece);
+      if (active) {
+        narrow_channel(weights, start, steps, group, share, round);
+        if ((round + share) % 2 == 0) narrow_channel(weights, start, steps, group, 2, round);
+      }
+      if (round % kGroupRounds == kGroupRounds - 1 || round == rounds_ - 1) {
         block_sync();
-        if (round % kGroupRounds == 0) keep_row_weights(piece);
-        if (round + Reader::kDepth < rounds_) reader.load(slot, round + Reader::kDepth);
-        if (active) {
-          narrow_channel(weights, start, steps, group, share, round);
-          if ((round + share) % 2 == 0) narrow_channel(weights, start, steps, group, 2, round);
-        }
-        if (round % kGroupRounds == kGroupRounds - 1 || round == rounds_ - 1) {
-          block_sync();
-          multiply_columns(round, sums);
-        }
+        multiply_columns(round, sums);
       }
     }
+    phases_ = reader.phases();
     finish(sums);
   }
 
   template <int held>
   RFSEG_DEVICE void narrow_channel(const ColumnWeights<held>& weights, int start, int steps,
                                    int group, int channel, int round) {
-    const int lane = thread_index() % kWarp;
+    const int lane = in_.thread % kWarp;
     int32_t sums[kDigits][4] = {};
-    multiply_rows(in_.channel_row(round, channel, lane / 4) + start + lane % 4 * 4, in_.pitch,
+    multiply_rows(in_.channel_row(round, channel, lane / 4) + start + lane % 4 * 4, in_.f.pitch,
                   weights, 0, steps, sums);
     uint32_t values[4];
     RFSEG_UNROLL
     for (int i = 0; i < 4; ++i) {
       values[i] = round_to_byte(add_digits(sums[0][i], sums[1][i], sums[2][i]));
     }
-    store_narrow(shared_, channel, group, round, values);
+    store_narrow(shared_, lane, channel, group, round, values);
   }
 
   /// The second pass's sums of the rounds since the last.
   RFSEG_DEVICE void multiply_columns(int round, uint32_t (&sums)[kItemTurns][4]) {
-    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
     const int count = round % kGroupRounds + 1;
     RFSEG_UNROLL
     for (int turn = 0; turn < kItemTurns; ++turn) {
@@ -300,7 +253,8 @@ class PilTile {
   }
 
   RFSEG_DEVICE void finish(const uint32_t (&sums)[kItemTurns][4]) const {
-    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+    const TensorWriter<half> writer{shared_.header.tensor};
+    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
     const bool swapped = in_.f.swapped != 0;
     const bool pairs = !swapped && a_.width % 2 == 0;
     const int64_t plane = static_cast<int64_t>(a_.height) * a_.width;
@@ -317,14 +271,15 @@ class PilTile {
         if (row >= out_rows_ || column >= columns_) continue;
         const float first = normalised[round_to_byte(sums[turn][i])];
         const float second = normalised[round_to_byte(sums[turn][i + 1])];
-        const int64_t r = down_ * a_.tile_rows + row, c = across_ * kTileColumns + column;
-        const int64_t at = (static_cast<int64_t>(frame_index_) * 3 + channel) * plane +
+        const int64_t r = shared_.down * a_.tile_rows + row,
+                      c = shared_.across * kTileColumns + column;
+        const int64_t at = (static_cast<int64_t>(shared_.frame_index) * 3 + channel) * plane +
                            (swapped ? c * a_.width + r : r * a_.width + c);
         if (pairs) {
-          writer_.two(at, first, second);
+          writer.two(at, first, second);
         } else {
-          writer_.one(at, first);
-          if (column + 1 < columns_) writer_.one(at + (swapped ? a_.width : 1), second);
+          writer.one(at, first);
+          if (column + 1 < columns_) writer.one(at + (swapped ? a_.width : 1), second);
         }
       }
     }
@@ -333,32 +288,36 @@ class PilTile {
   /// Windows too wide for shared memory: a round's rows come in strips, one after the other. A
   /// strip has all inputs of the products that begin in its first `strip_advance` ones.
   RFSEG_DEVICE void run_strips() {
-    fill_normalised();
-    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
     const int advance = in_.f.strip_advance, columns = in_.columns, first = in_.column;
     uint32_t sums[kItemTurns][4] = {};
+    RFSEG_NO_UNROLL
     for (int round = 0; round < rounds_; ++round) {
+      RFSEG_NO_UNROLL
       for (int at = 0; at < columns; at += advance) {
         const bool begin = at == 0, end = at + advance >= columns;
         block_sync();
         if (round % kGroupRounds == 0 && begin) keep_row_weights(row_weights(round));
         store_general(in_, round, at, at + in_.f.strip < columns ? at + in_.f.strip : columns);
         block_sync();
+        RFSEG_NO_UNROLL
         for (int item = warp; item < kItems; item += kWarps) {
           const int channel = item / kColumnGroups, group = item % kColumnGroups;
           if (group * kColumnGroup >= columns_) continue;
           ColumnWeights<0> weights;
           weights.table = reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
-                          (across_ * kColumnGroups + group) * in_.f.steps * kDigits * kWarp + lane;
+                          (shared_.across * kColumnGroups + group) * in_.f.steps * kDigits * kWarp +
+                          lane;
           // Steps whose first input lies in [at, at + advance).
-          const int start = window_->start[group] - first - at;
+          const int start = shared_.window.start[group] - first - at;
           const int low = start >= 0 ? 0 : (-start + 31) / 32;
           int high = start >= advance ? 0 : (advance - start + 31) / 32;
           if (high > in_.f.steps) high = in_.f.steps;
           int32_t products[kDigits][4] = {};
-          multiply_rows(in_.channel_row(round, channel, lane / 4) + start + lane % 4 * 4, in_.pitch,
-                        weights, low, high, products);
-          Words4& partial = shared_.partial[item * kWarp + lane];
+          multiply_rows(in_.channel_row(round, channel, lane / 4) + start + lane % 4 * 4,
+                        in_.f.pitch, weights, low, high, products);
+          Words4& partial = reinterpret_cast<Words4*>(
+              shared_.source + 2 * 3 * kRound * in_.f.pitch)[item * kWarp + lane];
           uint32_t values[4];
           for (int i = 0; i < 4; ++i) {
             values[i] = add_digits(products[0][i], products[1][i], products[2][i]) +
@@ -366,7 +325,7 @@ class PilTile {
             partial.w[i] = values[i];
             values[i] = round_to_byte(values[i]);
           }
-          if (end) store_narrow(shared_, channel, group, round, values);
+          if (end) store_narrow(shared_, lane, channel, group, round, values);
         }
       }
       if (round % kGroupRounds == kGroupRounds - 1 || round == rounds_ - 1) {
@@ -379,20 +338,88 @@ class PilTile {
 
   const PreprocessArguments& a_;
   PilShared& shared_;
-  const ColumnWindow* window_ = nullptr;
   TileInput in_;
-  TensorWriter<half> writer_;
-  int frame_index_, across_, down_;
-  int columns_ = 0, out_rows_ = 0, rounds_ = 0;
-  bool first_, empty_;
+  int columns_, out_rows_, rounds_;
+  uint32_t phases_;
 };
+
+/// Brings the records of a tile into shared memory, each thread 16 bytes.
+RFSEG_DEVICE void load_records(const PreprocessArguments& a, PilShared& shared, int frame,
+                               int across, int down) {
+  const int pieces = sizeof(FrameRecord) / sizeof(Words4);
+  const int window_pieces = sizeof(ColumnWindow) / sizeof(Words4);
+  const int header_pieces = sizeof(BatchHeader) / sizeof(Words4);
+  static_assert(pieces <= kWarp && window_pieces + 1 + header_pieces <= kWarp);
+  const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+  const auto copy = [](void* to, const void* from, int i) {
+    static_cast<Words4*>(to)[i] = load_constant(static_cast<const Words4*>(from) + i);
+  };
+  if (thread_index() == kPreprocessThreads - 1) {
+    shared.frame_index = frame;
+    shared.across = across;
+    shared.down = down;
+  }
+  if (warp == 0 && lane < pieces) {
+    copy(&shared.frame, reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + frame,
+         lane);
+  }
+  // The 3 x 256 values that a rounded byte can become.
+  const int value = thread_index() - kPreprocessThreads / 2;
+  const int value_pieces = sizeof(shared.normalised) / sizeof(Words4);
+  static_assert(value_pieces <= kPreprocessThreads / 2);
+  if (value >= 0 && value < value_pieces)
+    copy(shared.normalised, a.parameters + a.normalised, value);
+  if (warp != 1) return;
+  if (lane < window_pieces) {
+    copy(&shared.window,
+         reinterpret_cast<const ColumnWindow*>(a.parameters + a.columns) +
+             frame * a.column_windows + across,
+         lane);
+  } else if (lane == window_pieces) {
+    copy(&shared.rows,
+         reinterpret_cast<const RowWindow*>(a.parameters + a.rows) + frame * a.row_windows + down,
+         0);
+  } else if (lane - window_pieces - 1 < header_pieces) {
+    copy(&shared.header, a.parameters, lane - window_pieces - 1);
+  }
+}
 
 template <bool half>
 RFSEG_DEVICE void pil_kernel(const PreprocessArguments& a, PilShared& shared) {
   const int tiles = a.batch * a.tiles_per_frame;
-  bool first = true;
-  for (int tile = block_x(); tile < tiles; tile += grid_x()) {
-    if (PilTile<half>(a, shared, tile, first).run()) first = false;
+  uint32_t phases = 0;
+  RFSEG_NO_UNROLL
+  for (int number = block_x(); number < tiles; number += grid_x()) {
+    int frame = 0, tile = number;
+    if (tile >= a.tiles_per_frame) {
+      frame = tile / a.tiles_per_frame;
+      tile -= frame * a.tiles_per_frame;
+    }
+    // All records are loaded at once, as if the frame were not swapped.
+    int down = static_cast<int>(static_cast<float>(tile) * a.across_reciprocal);
+    int across = tile - down * a.tiles_across;
+    if (across < 0) --down, across += a.tiles_across;
+    if (across >= a.tiles_across) ++down, across -= a.tiles_across;
+    if (number != block_x()) block_sync();
+    load_records(a, shared, frame, across, down < a.row_windows ? down : a.row_windows - 1);
+    if (number == block_x()) {
+      for (int i = 0; i < kMaxDepth; ++i) {
+        make_row_barrier(shared.barriers[i][thread_index() / kWarp]);
+      }
+    }
+    block_sync();
+    if (shared.frame.swapped != 0 && a.width != a.height) {
+      const int tiles_across = shared.frame.tiles_across;
+      down = tile / tiles_across;
+      across = tile - down * tiles_across;
+      if (down < shared.frame.tiles_down) {
+        block_sync();
+        load_records(a, shared, frame, across, down);
+        block_sync();
+      }
+    }
+    if (down >= shared.frame.tiles_down) continue;
+    phases = PilTile<half>(a, shared, phases).run();
   }
 }
 

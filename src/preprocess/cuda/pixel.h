@@ -13,34 +13,74 @@ RFSEG_DEVICE int sample16(const uint8_t* row, int i) {
 }
 
 /// Of the picture itself.
+template <FrameFormat format>
 RFSEG_DEVICE Rgb picture_pixel(const FrameRecord& f, int x, int y) {
   const uint8_t* const row = f.planes[0] + y * f.strides[0];
   const auto at = [&](int i) { return static_cast<int32_t>(load_constant(row + i)); };
-  switch (f.format) {
-    case FrameFormat::kRgb:
-      return {at(3 * x), at(3 * x + 1), at(3 * x + 2)};
-    case FrameFormat::kBgr:
-      return {at(3 * x + 2), at(3 * x + 1), at(3 * x)};
-    case FrameFormat::kRgba:
-      return {at(4 * x), at(4 * x + 1), at(4 * x + 2)};
-    case FrameFormat::kGray: {
-      const int32_t v = at(x);
-      return {v, v, v};
+  if constexpr (format == FrameFormat::kRgb) {
+    return {at(3 * x), at(3 * x + 1), at(3 * x + 2)};
+  } else if constexpr (format == FrameFormat::kBgr) {
+    return {at(3 * x + 2), at(3 * x + 1), at(3 * x)};
+  } else if constexpr (format == FrameFormat::kRgba) {
+    return {at(4 * x), at(4 * x + 1), at(4 * x + 2)};
+  } else if constexpr (format == FrameFormat::kGray) {
+    const int32_t v = at(x);
+    return {v, v, v};
+  } else {
+    const int c = x / 2;
+    const uint8_t* const chroma = f.planes[1] + (y / 2) * f.strides[1];
+    if constexpr (format == FrameFormat::kNv12) {
+      return yuv_to_rgb(at(x), load_constant(chroma + 2 * c), load_constant(chroma + 2 * c + 1),
+                        f.yuv);
+    } else if constexpr (format == FrameFormat::kI420) {
+      const uint8_t* const other = f.planes[2] + (y / 2) * f.strides[2];
+      return yuv_to_rgb(at(x), load_constant(chroma + c), load_constant(other + c), f.yuv);
+    } else {
+      return yuv_to_rgb(sample16(row, x), sample16(chroma, 2 * c), sample16(chroma, 2 * c + 1),
+                        f.yuv);
     }
-    default:
-      break;
   }
-  const int c = x / 2;
-  const uint8_t* const chroma = f.planes[1] + (y / 2) * f.strides[1];
-  if (f.format == FrameFormat::kNv12) {
-    return yuv_to_rgb(at(x), load_constant(chroma + 2 * c), load_constant(chroma + 2 * c + 1),
-                      f.yuv);
+}
+
+/// Calls `body` with the format as a type's value.
+template <FrameFormat format>
+struct FormatOf {
+  static constexpr FrameFormat value = format;
+};
+template <class Body>
+RFSEG_DEVICE void with_format(FrameFormat format, Body&& body) {
+  switch (format) {
+    case FrameFormat::kRgb:
+      return body(FormatOf<FrameFormat::kRgb>());
+    case FrameFormat::kBgr:
+      return body(FormatOf<FrameFormat::kBgr>());
+    case FrameFormat::kRgba:
+      return body(FormatOf<FrameFormat::kRgba>());
+    case FrameFormat::kGray:
+      return body(FormatOf<FrameFormat::kGray>());
+    case FrameFormat::kNv12:
+      return body(FormatOf<FrameFormat::kNv12>());
+    case FrameFormat::kI420:
+      return body(FormatOf<FrameFormat::kI420>());
+    case FrameFormat::kP010:
+      return body(FormatOf<FrameFormat::kP010>());
   }
-  if (f.format == FrameFormat::kI420) {
-    const uint8_t* const other = f.planes[2] + (y / 2) * f.strides[2];
-    return yuv_to_rgb(at(x), load_constant(chroma + c), load_constant(other + c), f.yuv);
-  }
-  return yuv_to_rgb(sample16(row, x), sample16(chroma, 2 * c), sample16(chroma, 2 * c + 1), f.yuv);
+}
+RFSEG_DEVICE Rgb picture_pixel(const FrameRecord& f, int x, int y) {
+  Rgb result{0, 0, 0};
+  with_format(f.format,
+              [&](auto format) { result = picture_pixel<decltype(format)::value>(f, x, y); });
+  return result;
+}
+
+RFSEG_DEVICE uint32_t pack(const Rgb& p) {
+  return static_cast<uint32_t>(p.r | p.g << 8 | p.b << 16);
+}
+
+/// Whether the input is the picture's own pixels from (origin_x, origin_y) on.
+RFSEG_DEVICE bool is_direct(const FrameRecord& f) {
+  return f.scaling == Scaling::kNone && f.place_width == f.in_width &&
+         f.place_height == f.in_height;
 }
 
 // Static: the host part that nvcc makes of it must not meet the emulator's function of this name.

@@ -14,6 +14,8 @@
 namespace rfseg::cuda {
 namespace {
 
+constexpr int kMostRounds = 4;  // kMaxDepth of source_rows.h
+
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 std::size_t align(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
@@ -33,7 +35,7 @@ int choose_tile_rows(const LaunchShape& shape, int processors) {
 
 // Tables ----------------------------------------------------------------------------------------
 
-enum class TableKind { kPilColumns, kPilRows, kBilinear, kAntialias, kCvColumns, kCvRows };
+enum class TableKind { kPilColumns, kPilRows, kAntialias, kCvColumns, kCvRows };
 struct TableKey {
   TableKind kind;
   int in, out;
@@ -136,15 +138,6 @@ void append(std::vector<std::byte>& bytes, const T& value) {
   std::memcpy(bytes.data() + at, &value, sizeof(T));
 }
 
-Table bilinear(int in, int out) {
-  const BilinearAxis axis = make_bilinear_axis(in, out);
-  Table table;
-  for (int i = 0; i < out; ++i) {
-    append(table.bytes, BilinearTaps{axis.low[i], axis.high[i], axis.weight0[i], axis.weight1[i]});
-  }
-  return table;
-}
-
 Table antialias(int in, int out) {
   const AntialiasAxis axis = make_antialias_axis(in, out);
   Table table;
@@ -177,8 +170,6 @@ Table make_table(const TableKey& key) {
       return pil_columns(key.in, key.out);
     case TableKind::kPilRows:
       return pil_rows(key.in, key.out, key.tile_rows);
-    case TableKind::kBilinear:
-      return bilinear(key.in, key.out);
     case TableKind::kAntialias:
       return antialias(key.in, key.out);
     case TableKind::kCvColumns:
@@ -187,10 +178,6 @@ Table make_table(const TableKey& key) {
       return cv_taps(key.in, key.out, false);
   }
   throw Error(ErrorCode::kInternal, "unknown table");
-}
-
-bool is_multiple(const void* p, int64_t of) {
-  return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p)) % of == 0;
 }
 
 /// Where the input's pixels come from.
@@ -229,20 +216,32 @@ void describe_input(const ImageView& view, const PreprocessSpec& spec, FrameReco
   f.place_height = std::min(crop.height, f.in_height);
 }
 
-Reading choose_reading(const FrameRecord& f) {
+/// Sets up copies of whole rows where the input is the picture's own pixels and the copies fit.
+void plan_staging(const ImageView& view, int widest, int row_bytes, FrameRecord& f) {
   const bool direct = f.scaling == Scaling::kNone && f.swapped == 0 &&
                       f.place_width == f.in_width && f.place_height == f.in_height;
-  if (!direct) return Reading::kGeneral;
-  if (f.format == FrameFormat::kRgb || f.format == FrameFormat::kBgr) {
-    const uint8_t* const first = f.planes[0] + f.origin_y * f.strides[0] + f.origin_x * 3;
-    return is_multiple(first, 16) && f.strides[0] % 16 == 0 ? Reading::kAligned : Reading::kShifted;
+  f.planes_used = plane_count(f.format);
+  if (!direct || (f.planes_used > 1 && f.origin_x % 2 != 0)) return;
+  int bytes[3] = {48, 0, 0};
+  if (f.format == FrameFormat::kRgba) bytes[0] = 64;
+  if (f.format == FrameFormat::kGray) bytes[0] = 16;
+  if (f.format == FrameFormat::kNv12) bytes[0] = bytes[1] = 16;
+  if (f.format == FrameFormat::kP010) bytes[0] = bytes[1] = 32;
+  if (f.format == FrameFormat::kI420) bytes[0] = 16, bytes[1] = bytes[2] = 8;
+  for (int i = 0; i < f.planes_used; ++i) {
+    f.unit_bytes[i] = bytes[i];
+    f.segments[i] = f.raw_pitch;
+    // Whole units, what lies before the first in its 16 bytes, and a word to shift in.
+    f.raw_pitch += divide_up(divide_up(widest, 16) * bytes[i] + 32, 16) * 16;
+    const int rows = plane_rows(view, i);
+    const uint64_t first = reinterpret_cast<uintptr_t>(view.planes[i]);
+    const uint64_t last = first + static_cast<uint64_t>(view.strides[i] * (rows - 1));
+    f.memory[i][0] = std::min(first, last);
+    f.memory[i][1] = std::max(first, last) + plane_row_bytes(view, i);
   }
-  if (f.format == FrameFormat::kNv12 && f.origin_x % 2 == 0 && f.strides[0] % 16 == 0 &&
-      f.strides[1] % 16 == 0 && is_multiple(f.planes[0] + f.origin_x, 16) &&
-      is_multiple(f.planes[1] + f.origin_x, 16)) {
-    return Reading::kNv12Pairs;
-  }
-  return Reading::kGeneral;
+  const int channels = 2 * 3 * kRound * f.pitch;
+  f.depth = std::min(kMostRounds, (row_bytes - channels) / (kRound * f.raw_pitch));
+  if (f.depth > 0) f.reading = Reading::kStaged;
 }
 
 }  // namespace
@@ -315,7 +314,7 @@ PreprocessArguments launch_arguments(const LaunchShape& shape, const PlanLimits&
   a.width = shape.width;
   a.kernel = shape.kernel;
   a.half = shape.half;
-  a.raw_bytes = limits.raw_bytes;
+  a.row_bytes = limits.row_bytes;
   if (shape.kernel == ResizeKernel::kPil) {
     a.tile_rows =
         limits.tile_rows > 0 ? limits.tile_rows : choose_tile_rows(shape, limits.processors);
@@ -331,7 +330,9 @@ PreprocessArguments launch_arguments(const LaunchShape& shape, const PlanLimits&
     a.row_windows = divide_up(longest, a.tile_rows);
   } else {
     a.row_windows = divide_up(shape.height, kFloatTileRows);
-    a.tiles_per_frame = a.row_windows * divide_up(shape.width, kFloatTileColumns);
+    a.tiles_across = divide_up(shape.width, kFloatTileColumns);
+    a.across_reciprocal = 1.0f / static_cast<float>(a.tiles_across);
+    a.tiles_per_frame = a.row_windows * a.tiles_across;
   }
   const std::size_t batch = static_cast<std::size_t>(a.batch);
   const std::size_t frames = align(sizeof(BatchHeader), 64);
@@ -340,6 +341,8 @@ PreprocessArguments launch_arguments(const LaunchShape& shape, const PlanLimits&
   a.frames = static_cast<uint32_t>(frames);
   a.columns = static_cast<uint32_t>(columns);
   a.rows = static_cast<uint32_t>(rows);
+  a.normalised =
+      static_cast<uint32_t>(align(rows + batch * a.row_windows * sizeof(RowWindow), 256));
   return a;
 }
 
@@ -378,6 +381,7 @@ struct Planner::Impl {
   std::size_t cached = 0;
   std::vector<TableKey> in_place;  ///< tables of the last block, in order
   std::size_t in_place_fixed = 0;
+  float normalised[3 * 256] = {};
   std::vector<std::byte> block;
 
   // Of the block that is being built.
@@ -408,8 +412,8 @@ struct Planner::Impl {
     return result;
   }
 
-  void plan_pil(const PreprocessArguments& a, const PreprocessSpec& spec, FrameRecord& f,
-                ColumnWindow* columns, RowWindow* rows) {
+  void plan_pil(const PreprocessArguments& a, const ImageView& view, const PreprocessSpec& spec,
+                FrameRecord& f, ColumnWindow* columns, RowWindow* rows) {
     const CropRect input{0, 0, f.in_width, f.in_height};
     f.swapped = pil_vertical_comes_first(input, spec) ? 1 : 0;
     const bool s = f.swapped != 0;
@@ -428,18 +432,19 @@ struct Planner::Impl {
     std::copy(down.table->rows.begin(), down.table->rows.end(), rows);
     f.pitch = across.table->pitch;
     const int rows_held = 2 * 3 * kRound;
-    if (f.pitch > a.raw_bytes / rows_held) {
-      f.pitch = (a.raw_bytes / rows_held - 16) / 32 * 32 + 16;
-      f.strip = f.pitch;
-      f.strip_advance = f.strip - 28;
+    if (f.pitch <= a.row_bytes / rows_held) {
+      plan_staging(view, across.table->widest, a.row_bytes, f);
+      return;
     }
+    f.reading = Reading::kStrips;
+    f.pitch = ((a.row_bytes - kPartialBytes) / rows_held - 16) / 32 * 32 + 16;
+    f.strip = f.pitch;
+    f.strip_advance = f.strip - 28;
   }
 
-  void plan_float(const PreprocessArguments& a, FrameRecord& f, RowWindow* rows) {
-    const TableKind kind =
-        a.kernel == ResizeKernel::kBilinear ? TableKind::kBilinear : TableKind::kAntialias;
-    const Placed across = place({kind, f.in_width, a.width, 0});
-    const Placed down = place({kind, f.in_height, a.height, 0});
+  void plan_antialias(const PreprocessArguments& a, FrameRecord& f, RowWindow* rows) {
+    const Placed across = place({TableKind::kAntialias, f.in_width, a.width, 0});
+    const Placed down = place({TableKind::kAntialias, f.in_height, a.height, 0});
     f.column_table = across.offset;
     f.row_table = down.offset;
     f.column_taps = across.table->taps;
@@ -460,10 +465,10 @@ Planner::Block Planner::build(const PreprocessArguments& a, std::span<const Fram
     impl.cached = 0;
   }
   const std::size_t batch = frames.size();
-  const std::size_t fixed = align(a.rows + batch * a.row_windows * sizeof(RowWindow), 256);
+  const std::size_t fixed = a.normalised;
   impl.keys.clear();
   impl.placed.clear();
-  impl.end = fixed;
+  impl.end = fixed + sizeof(impl.normalised);
 
   std::vector<std::byte>& block = impl.block;
   if (block.size() < fixed) block.resize(fixed);
@@ -480,23 +485,32 @@ Planner::Block Planner::build(const PreprocessArguments& a, std::span<const Fram
     FrameRecord f{};
     describe_input(frames[i], spec, f);
     if (a.kernel == ResizeKernel::kPil) {
-      impl.plan_pil(a, spec, f, columns + i * a.column_windows, rows + i * a.row_windows);
-    } else {
-      impl.plan_float(a, f, rows + i * a.row_windows);
+      impl.plan_pil(a, frames[i], spec, f, columns + i * a.column_windows,
+                    rows + i * a.row_windows);
+    } else if (a.kernel == ResizeKernel::kAntialias) {
+      impl.plan_antialias(a, f, rows + i * a.row_windows);
     }
     if (f.scaling == Scaling::kLinear) {
       const CropRect crop = static_crop_rect(frames[i].height, frames[i].width, spec);
       f.scale_columns = impl.place({TableKind::kCvColumns, crop.width, f.place_width, 0}).offset;
       f.scale_rows = impl.place({TableKind::kCvRows, crop.height, f.place_height, 0}).offset;
     }
-    f.reading = choose_reading(f);
     records[i] = f;
   }
   Block result;
   result.fixed = fixed;
-  result.tables_changed = impl.keys != impl.in_place || fixed != impl.in_place_fixed;
+  float normalised[3 * 256];
+  for (std::size_t c = 0; c < 3; ++c) {
+    for (int i = 0; i < 256; ++i) {
+      normalised[c * 256 + i] = (static_cast<float>(i) / 255.0f - spec.mean[c]) / spec.std[c];
+    }
+  }
+  result.tables_changed = impl.keys != impl.in_place || fixed != impl.in_place_fixed ||
+                          std::memcmp(normalised, impl.normalised, sizeof(normalised)) != 0;
   if (result.tables_changed) {
     block.resize(impl.end);
+    std::memcpy(impl.normalised, normalised, sizeof(normalised));
+    std::memcpy(block.data() + fixed, normalised, sizeof(normalised));
     for (const auto& [key, placed] : impl.placed) {
       std::copy(placed.table->bytes.begin(), placed.table->bytes.end(),
                 block.begin() + placed.offset);

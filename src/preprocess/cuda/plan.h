@@ -23,9 +23,9 @@ struct LaunchShape {
 };
 
 struct PlanLimits {
-  int processors = 132;   ///< multiprocessors
-  int raw_bytes = 98304;  ///< shared memory for source rows
-  int tile_rows = 0;      ///< 0: the best known, or 1..16
+  int processors = 132;    ///< multiprocessors
+  int row_bytes = 160000;  ///< shared memory for source rows
+  int tile_rows = 0;       ///< 0: the best known, or 1..16
 };
 
 /// A frame whose planes may be read where the kernel runs.

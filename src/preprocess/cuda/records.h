@@ -27,12 +27,11 @@ constexpr int kFloatTileRows = 16;
 
 enum class ResizeKernel : int32_t { kPil, kBilinear, kAntialias };
 enum class FrameFormat : int32_t { kRgb, kBgr, kRgba, kGray, kNv12, kI420, kP010 };
-/// How the pixels of the input are reached.
+/// How source rows come into shared memory.
 enum class Reading : int32_t {
-  kGeneral,   ///< pixel by pixel
-  kAligned,   ///< 3-byte pixels, 16 from 48 bytes at a multiple of 16
-  kShifted,   ///< 3-byte pixels at any address
-  kNv12Pairs  ///< NV12, 16 pixels from 16 bytes of each plane
+  kGeneral,  ///< pixel by pixel
+  kStaged,   ///< copied as they are, some rounds ahead
+  kStrips    ///< pixel by pixel, a row in strips
 };
 enum class Scaling : int32_t { kNone, kLinear, kHalve };
 
@@ -60,8 +59,14 @@ struct alignas(16) FrameRecord {
   int32_t swapped;
   int32_t tiles_across, tiles_down;
   int32_t pitch;          ///< bytes between rows of a channel in shared memory
-  int32_t strip;          ///< 0, or inputs of an output row that are taken together
+  int32_t strip;          ///< of kStrips: inputs of an output row that are taken together
   int32_t strip_advance;  ///< first inputs of a product from strip to strip
+  int32_t planes_used;    ///< of kStaged, with what follows
+  int32_t depth;          ///< rounds that are under way together
+  int32_t raw_pitch;      ///< bytes between copied rows
+  int32_t segments[3];    ///< where a plane's part of a copied row begins
+  int32_t unit_bytes[3];  ///< of a plane for 16 pixels of a row
+  uint64_t memory[3][2];  ///< first and last address + 1 of a plane
   int32_t steps;          ///< products of 32 inputs a column group
   int32_t row_steps;      ///< products of 16 source rows a tile
   uint32_t column_table, row_table;
@@ -92,6 +97,8 @@ struct alignas(8) TapRange {
   int32_t first, count;
 };
 
+constexpr int kPartialBytes = 3 * kColumnGroups * 32 * 16;  ///< of kStrips, of the memory for rows
+
 /// Arguments of a launch: what a captured graph cannot change.
 struct PreprocessArguments {
   const std::byte* parameters = nullptr;
@@ -105,7 +112,8 @@ struct PreprocessArguments {
   float across_reciprocal = 0;
   int32_t column_windows = 0, row_windows = 0;  ///< a frame's
   uint32_t frames = 0, columns = 0, rows = 0;   ///< offsets of the records
-  int32_t raw_bytes = 0;                        ///< shared memory for source rows
+  uint32_t normalised = 0;                      ///< offset of [3][256] floats, what a byte becomes
+  int32_t row_bytes = 0;                        ///< shared memory for source rows
 };
 
 }  // namespace rfseg::cuda

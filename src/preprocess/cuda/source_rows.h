@@ -2,24 +2,28 @@
 
 #include "preprocess/cuda/pixel.h"
 
-// How source rows come into shared memory: a round is 16 rows, one a warp, as three channels of
-// bytes. Fast readers hold some rounds in registers on the way, so that many loads are under way at
-// once; a unit is 16 pixels.
+// How source rows come into shared memory. A round is 16 rows, one a warp. What the first pass
+// reads are rows of one channel's bytes; either pixels are put there one by one, or the rows'
+// memory is copied to shared memory as it is, some rounds ahead, and taken apart there, 16 pixels
+// at a time.
 
 namespace rfseg::cuda {
 
+constexpr int kMaxDepth = 4;  ///< rounds ahead
+using RowBarriers = RowBarrier[kMaxDepth][kWarps];
+
 /// What all readers need of a tile.
 struct TileInput {
-  FrameRecord f;             ///< a copy, for what is always needed
-  const FrameRecord* frame;  ///< for what is rarely needed
+  const FrameRecord& f;      ///< a copy in shared memory
+  const FrameRecord* frame;  ///< itself
   const std::byte* parameters;
   int column, columns;  ///< first input of the window, and their number
   int row, rows;
-  uint8_t* raw;  ///< [2 rounds][3 channels][16 rows][pitch]
-  int pitch;
+  int thread;         ///< thread_index(), not to be computed with ahead of the tile
+  uint8_t* channels;  ///< [2 rounds][3 channels][16 rows][pitch]
 
   RFSEG_DEVICE uint8_t* channel_row(int round, int channel, int row_in_round) const {
-    return raw + (((round & 1) * 3 + channel) * kRound + row_in_round) * pitch;
+    return channels + (((round & 1) * 3 + channel) * kRound + row_in_round) * f.pitch;
   }
   RFSEG_DEVICE uint32_t pixel(int c, int r) const {
     return f.swapped != 0 ? input_pixel(*frame, parameters, row + r, column + c)
@@ -27,17 +31,15 @@ struct TileInput {
   }
 };
 
-RFSEG_DEVICE void store_words(uint8_t* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  *reinterpret_cast<Words4*>(to) = {{a, b, c, d}};
-}
-
 /// Pixels one by one: inputs [from, end) of the row that this warp takes in a round.
 RFSEG_DEVICE void store_general(const TileInput& in, int round, int from, int end) {
-  const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+  const int warp = in.thread / kWarp, lane = in.thread % kWarp;
   const int r = round * kRound + warp;
   if (r >= in.rows) return;
+  RFSEG_NO_UNROLL
   for (int c = from + lane * 4; c < end; c += kWarp * 4) {
     uint32_t words[3] = {0, 0, 0};
+    RFSEG_NO_UNROLL
     for (int i = 0; i < 4 && c + i < end; ++i) {
       const uint32_t p = in.pixel(c + i, r);
       words[0] |= (p & 255) << (8 * i);
@@ -53,206 +55,259 @@ RFSEG_DEVICE void store_general(const TileInput& in, int round, int from, int en
 
 class GeneralReader {
  public:
-  static constexpr int kDepth = 1;
-  RFSEG_DEVICE explicit GeneralReader(const TileInput& in) : in_(in) {}
-  RFSEG_DEVICE void load(int, int) {}
-  RFSEG_DEVICE void store(int, int round) const { store_general(in_, round, 0, in_.columns); }
+  RFSEG_DEVICE GeneralReader(const TileInput& in, uint8_t*, RowBarriers&, uint32_t phases)
+      : in_(in), phases_(phases) {}
+  RFSEG_DEVICE void start(int) {}
+  RFSEG_DEVICE void store(int round) const { store_general(in_, round, 0, in_.columns); }
+  RFSEG_DEVICE uint32_t phases() const { return phases_; }
 
  private:
   const TileInput& in_;
+  uint32_t phases_;
 };
 
-/// Three bytes a pixel; `shifted`: from any address, through the aligned words that hold them.
-template <bool shifted, int units, int depth>
-class InterleavedReader {
- public:
-  static constexpr int kDepth = depth;
-  RFSEG_DEVICE explicit InterleavedReader(const TileInput& in) : in_(in) {
-    const FrameRecord& f = in.f;
-    const int lane = thread_index() % kWarp;
-    stride_ = f.strides[0];
-    reversed_ = f.format == FrameFormat::kBgr;
-    const int x = f.origin_x + in.column;
-    next_ = f.planes[0] + (f.origin_y + in.row + thread_index() / kWarp) * stride_ +
-            (x + lane * 16) * 3;
-    // Whole units: inside the input and, where words reach past a unit's bytes, inside the picture.
-    int first = 0, end = f.in_width - in.column;
-    if (shifted &&
-        ((reinterpret_cast<uintptr_t>(next_) | static_cast<uintptr_t>(stride_)) & 3) != 0) {
-      if (x == 0) first = 1;
-      end = end < f.width - 1 - x ? end : f.width - 1 - x;
+/// `count` words from shared memory at any address, from the aligned words that hold them.
+template <int count>
+RFSEG_DEVICE void shared_words(const uint8_t* p, uint32_t (&words)[count]) {
+  const int past = static_cast<int>(reinterpret_cast<uintptr_t>(p) & 15);
+  if (past == 0 && count % 4 == 0) {
+    RFSEG_UNROLL
+    for (int i = 0; i < count / 4; ++i) {
+      const Words4 v = reinterpret_cast<const Words4*>(p)[i];
+      RFSEG_UNROLL
+      for (int k = 0; k < 4; ++k) words[4 * i + k] = v.w[k];
     }
-    for (int u = 0; u < units; ++u) {
-      const int unit = lane + u * kWarp;
-      whole_[u] = unit >= first && unit * 16 + 16 <= end && unit * 16 < in.columns;
-      partial_[u] = !whole_[u] && unit * 16 < in.columns;
+    return;
+  }
+  const uint32_t* const aligned = reinterpret_cast<const uint32_t*>(p - past % 4);
+  uint32_t next = aligned[0];
+  RFSEG_UNROLL
+  for (int i = 0; i < count; ++i) {
+    const uint32_t low = next;
+    next = aligned[i + 1];
+    words[i] = shift_words(low, next, past % 4 * 8);
+  }
+}
+
+class StagedReader {
+ public:
+  /// `raw`: [depth][16 rows][raw_pitch]; `phases`: a bit a barrier, those that the next wait is
+  /// for.
+  RFSEG_DEVICE StagedReader(const TileInput& in, uint8_t* raw, RowBarriers& barriers,
+                            uint32_t phases)
+      : in_(in), barriers_(barriers), phases_(phases) {
+    raw_ = raw + in.thread / kWarp * in.f.raw_pitch;
+    x_ = in.f.origin_x + in.column;
+    y_ = in.f.origin_y + in.row + in.thread / kWarp;
+  }
+
+  RFSEG_DEVICE uint32_t phases() const { return phases_; }
+
+  /// Begins the copies of this warp's row of a round.
+  RFSEG_DEVICE void start(int round) {
+    if (round * kRound + in_.thread / kWarp >= in_.rows) return;
+    warp_sync();  // the row that is overwritten has been taken apart
+    RowBarrier& barrier = barriers_[fill_][in_.thread / kWarp];
+    uint8_t* const to = raw_ + fill_ * kRound * in_.f.raw_pitch;
+    fill_ = fill_ + 1 < in_.f.depth ? fill_ + 1 : 0;
+    const int y = y_ + round * kRound;
+    Segment segments[3];
+    uint32_t bytes = 0;
+    RFSEG_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      if (i >= in_.f.planes_used) break;
+      segments[i] = segment(i, y);
+      bytes += segments[i].bytes;
+    }
+    expect_row(barrier, bytes);
+    RFSEG_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      if (i >= in_.f.planes_used) break;
+      const Segment& s = segments[i];
+      uint8_t* const place = to + in_.f.segments[i];
+      if (s.bytes > 0) copy_row(place + s.skipped, s.from, s.bytes, barrier);
+      if (s.edge) copy_edges(s, place);
     }
   }
 
-  RFSEG_DEVICE void load(int slot, int round) {
-    const bool here = round * kRound + thread_index() / kWarp < in_.rows;
+  /// Waits for it and takes it apart.
+  RFSEG_DEVICE void store(int round) {
+    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
+    if (round * kRound + warp >= in_.rows) return;
+    wait_row(barriers_[drain_][warp], phases_ >> drain_ & 1);
+    const uint8_t* const raw = raw_ + drain_ * kRound * in_.f.raw_pitch;
+    phases_ ^= 1u << drain_;
+    drain_ = drain_ + 1 < in_.f.depth ? drain_ + 1 : 0;
+    const int y = y_ + round * kRound;
+    const uint8_t* planes[3];
     RFSEG_UNROLL
-    for (int u = 0; u < units; ++u) {
-      if (!here || !whole_[u]) continue;
-      const uint8_t* const p = next_ + round * kRound * stride_ + u * kWarp * 48;
-      if constexpr (shifted) {
-        const int past = static_cast<int>(reinterpret_cast<uintptr_t>(p) & 3);
-        const uint32_t* const words = reinterpret_cast<const uint32_t*>(p - past);
+    for (int i = 0; i < 3; ++i) planes[i] = raw + in_.f.segments[i] + (offset_in_row(i, y) & 15);
+    uint8_t* const red = in_.channel_row(round, 0, warp);
+    const int plane = kRound * in_.f.pitch;
+    if (in_.f.format == FrameFormat::kRgb || in_.f.format == FrameFormat::kBgr) {
+      const bool reversed = in_.f.format == FrameFormat::kBgr;
+      RFSEG_NO_UNROLL
+      for (int unit = lane; unit * 16 < in_.columns; unit += kWarp) {
+        take_triples(planes[0] + unit * 48, red + unit * 16 + (reversed ? 2 * plane : 0),
+                     red + unit * 16 + plane, red + unit * 16 + (reversed ? 0 : 2 * plane));
+      }
+      return;
+    }
+    RFSEG_NO_UNROLL
+    for (int at = lane * 4; at < in_.columns; at += kWarp * 4) {
+      uint32_t rgb[3];
+      if (in_.f.format == FrameFormat::kRgba) {
+        take_quads(planes[0] + at * 4, rgb);
+      } else if (in_.f.format == FrameFormat::kGray) {
+        uint32_t words[1];
+        shared_words(planes[0] + at, words);
+        rgb[0] = rgb[1] = rgb[2] = words[0];
+      } else {
+        take_yuv(planes, at, rgb);
+      }
+      RFSEG_UNROLL
+      for (int channel = 0; channel < 3; ++channel) {
+        *reinterpret_cast<uint32_t*>(red + channel * plane + at) = rgb[channel];
+      }
+    }
+  }
+
+ private:
+  /// The copy of a row of one plane: whole 16-byte pieces that lie in the plane's memory.
+  struct Segment {
+    const uint8_t* from;
+    uint32_t bytes;
+    int skipped;  ///< 0 or 16: bytes of the first piece, if it begins before the memory
+    bool edge;    ///< a piece at either end reaches out of the memory
+    const uint8_t* first;
+    int needed;  ///< bytes from there
+  };
+
+  RFSEG_DEVICE uintptr_t offset_in_row(int plane, int y) const {
+    const int row = plane == 0 ? y : y / 2;
+    return reinterpret_cast<uintptr_t>(in_.f.planes[plane]) +
+           static_cast<uintptr_t>(row * in_.f.strides[plane] + x_ * in_.f.unit_bytes[plane] / 16);
+  }
+
+  RFSEG_DEVICE Segment segment(int plane, int y) const {
+    Segment s;
+    const uintptr_t first = offset_in_row(plane, y);
+    const int columns = plane == 0 ? in_.columns : (in_.columns + 1) & ~1;
+    s.needed = columns * in_.f.unit_bytes[plane] / 16;
+    s.first = reinterpret_cast<const uint8_t*>(first);
+    uintptr_t from = first & ~uintptr_t{15};
+    uintptr_t end = (first + static_cast<uintptr_t>(s.needed) + 15) & ~uintptr_t{15};
+    s.edge = from < in_.f.memory[plane][0] || end > in_.f.memory[plane][1];
+    s.skipped = 0;
+    if (s.edge) {
+      if (from < in_.f.memory[plane][0]) from += 16, s.skipped = 16;
+      if (end > in_.f.memory[plane][1]) end -= 16;
+    }
+    s.from = reinterpret_cast<const uint8_t*>(from);
+    s.bytes = end > from ? static_cast<uint32_t>(end - from) : 0;
+    return s;
+  }
+
+  /// What whole pieces did not cover, byte by byte.
+  RFSEG_DEVICE void copy_edges(const Segment& s, uint8_t* place) const {
+    const int lane = in_.thread % kWarp;
+    const int past = static_cast<int>(reinterpret_cast<uintptr_t>(s.first) & 15);
+    const int copied = s.skipped + static_cast<int>(s.bytes);  // from the first piece's begin
+    const int head = s.skipped > 0 ? 16 - past : 0;
+    const int tail = copied - past > head ? copied - past : head;
+    RFSEG_NO_UNROLL
+    for (int i = lane; i < head && i < s.needed; i += kWarp) {
+      place[past + i] = load_constant(s.first + i);
+    }
+    RFSEG_NO_UNROLL
+    for (int i = tail + lane; i < s.needed; i += kWarp) {
+      place[past + i] = load_constant(s.first + i);
+    }
+    row_written();
+  }
+
+  /// 16 pixels of three bytes.
+  RFSEG_DEVICE static void take_triples(const uint8_t* p, uint8_t* red, uint8_t* green,
+                                        uint8_t* blue) {
+    uint32_t w[12];
+    shared_words(p, w);
+    Words4 r, g, b;
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t x = w[3 * i], y = w[3 * i + 1], z = w[3 * i + 2];
+      r.w[i] = permute_bytes(permute_bytes(x, y, 0x0630), z, 0x5210);
+      g.w[i] = permute_bytes(permute_bytes(x, y, 0x0741), z, 0x6210);
+      b.w[i] = permute_bytes(permute_bytes(x, y, 0x0052), z, 0x7410);
+    }
+    *reinterpret_cast<Words4*>(red) = r;
+    *reinterpret_cast<Words4*>(green) = g;
+    *reinterpret_cast<Words4*>(blue) = b;
+  }
+
+  /// 4 pixels of four bytes.
+  RFSEG_DEVICE static void take_quads(const uint8_t* p, uint32_t (&rgb)[3]) {
+    uint32_t w[4];
+    shared_words(p, w);
+    RFSEG_UNROLL
+    for (int channel = 0; channel < 3; ++channel) {
+      const uint32_t digits = static_cast<uint32_t>((4 + channel) << 4 | channel);
+      rgb[channel] = permute_bytes(permute_bytes(w[0], w[1], digits),
+                                   permute_bytes(w[2], w[3], digits), 0x5410);
+    }
+  }
+
+  /// 4 pixels, two pairs of chroma.
+  RFSEG_DEVICE void take_yuv(const uint8_t* const (&planes)[3], int at, uint32_t (&rgb)[3]) const {
+    int32_t y[4], u[2], v[2];
+    if (in_.f.format == FrameFormat::kP010) {
+      uint32_t luma[2], chroma[2];
+      shared_words(planes[0] + at * 2, luma);
+      shared_words(planes[1] + at * 2, chroma);
+      RFSEG_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        y[2 * k] = static_cast<int32_t>(luma[k] >> 6 & 1023);
+        y[2 * k + 1] = static_cast<int32_t>(luma[k] >> 22);
+        u[k] = static_cast<int32_t>(chroma[k] >> 6 & 1023);
+        v[k] = static_cast<int32_t>(chroma[k] >> 22);
+      }
+    } else {
+      uint32_t luma[1];
+      shared_words(planes[0] + at, luma);
+      RFSEG_UNROLL
+      for (int k = 0; k < 4; ++k) y[k] = static_cast<int32_t>(luma[0] >> (8 * k) & 255);
+      if (in_.f.format == FrameFormat::kNv12) {
+        uint32_t chroma[1];
+        shared_words(planes[1] + at, chroma);
         RFSEG_UNROLL
-        for (int i = 0; i < 12; ++i) words_[slot][u][i] = load_constant(words + i);
-        words_[slot][u][kWords - 1] = past != 0 ? load_constant(words + 12) : 0;
+        for (int k = 0; k < 2; ++k) {
+          u[k] = static_cast<int32_t>(chroma[0] >> (16 * k) & 255);
+          v[k] = static_cast<int32_t>(chroma[0] >> (16 * k + 8) & 255);
+        }
       } else {
         RFSEG_UNROLL
-        for (int i = 0; i < 3; ++i) {
-          const Words4 v = load_constant(reinterpret_cast<const Words4*>(p) + i);
-          RFSEG_UNROLL
-          for (int k = 0; k < 4; ++k) words_[slot][u][4 * i + k] = v.w[k];
+        for (int k = 0; k < 2; ++k) {
+          u[k] = planes[1][at / 2 + k];
+          v[k] = planes[2][at / 2 + k];
         }
       }
     }
-  }
-
-  RFSEG_DEVICE void store(int slot, int round) {
-    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-    if (round * kRound + warp >= in_.rows) return;
-    uint8_t* const red = in_.channel_row(round, reversed_ ? 2 : 0, warp) + lane * 16;
-    uint8_t* const green = in_.channel_row(round, 1, warp) + lane * 16;
-    uint8_t* const blue = in_.channel_row(round, reversed_ ? 0 : 2, warp) + lane * 16;
-    RFSEG_UNROLL
-    for (int u = 0; u < units; ++u) {
-      if (partial_[u]) store_partial(round, lane + u * kWarp);
-      if (!whole_[u]) continue;
-      uint32_t(&w)[kWords] = words_[slot][u];
-      if constexpr (shifted) {
-        const uint8_t* const p = next_ + round * kRound * stride_ + u * kWarp * 48;
-        const int bits = static_cast<int>(reinterpret_cast<uintptr_t>(p) & 3) * 8;
-        RFSEG_UNROLL
-        for (int i = 0; i < 12; ++i) w[i] = shift_words(w[i], w[i + 1], bits);
-      }
-      uint32_t r[4], g[4], b[4];
-      RFSEG_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const uint32_t x = w[3 * i], y = w[3 * i + 1], z = w[3 * i + 2];
-        r[i] = permute_bytes(permute_bytes(x, y, 0x0630), z, 0x5210);
-        g[i] = permute_bytes(permute_bytes(x, y, 0x0741), z, 0x6210);
-        b[i] = permute_bytes(permute_bytes(x, y, 0x0052), z, 0x7410);
-      }
-      store_words(red + u * kWarp * 16, r[0], r[1], r[2], r[3]);
-      store_words(green + u * kWarp * 16, g[0], g[1], g[2], g[3]);
-      store_words(blue + u * kWarp * 16, b[0], b[1], b[2], b[3]);
-    }
-  }
-
- private:
-  static constexpr int kWords = shifted ? 13 : 12;
-
-  RFSEG_DEVICE void store_partial(int round, int unit) const {
-    const int warp = thread_index() / kWarp;
-    const uint8_t* const p =
-        next_ + round * kRound * stride_ + (unit - thread_index() % kWarp) * 48;
-    uint8_t* const to = in_.channel_row(round, 0, warp) + unit * 16;
-    const int count = in_.columns - unit * 16 < 16 ? in_.columns - unit * 16 : 16;
-    const int last = reversed_ ? 2 : 0;
-    RFSEG_NO_UNROLL
-    for (int i = 0; i < count * 3; ++i) {
-      const int channel = i % 3;
-      to[(channel == 1 ? 1 : channel ^ last) * kRound * in_.pitch + i / 3] = load_constant(p + i);
-    }
-  }
-
-  const TileInput& in_;
-  const uint8_t* next_;
-  int64_t stride_;
-  bool reversed_;
-  bool whole_[units], partial_[units];
-  uint32_t words_[depth][units][kWords];
-};
-
-/// NV12 whose rows and chroma rows lie at multiples of 16.
-template <int units, int depth>
-class PairedReader {
- public:
-  static constexpr int kDepth = depth;
-  RFSEG_DEVICE explicit PairedReader(const TileInput& in) : in_(in) {
-    const FrameRecord& f = in.f;
-    const int lane = thread_index() % kWarp;
-    x_ = f.origin_x + in.column + lane * 16;
-    y_ = f.origin_y + in.row + thread_index() / kWarp;
-    for (int u = 0; u < units; ++u) {
-      const int at = (lane + u * kWarp) * 16;
-      whole_[u] = in.column + at + 16 <= f.in_width && at < in.columns;
-      partial_[u] = !whole_[u] && at < in.columns;
-    }
-  }
-
-  RFSEG_DEVICE void load(int slot, int round) {
-    const FrameRecord& f = in_.f;
-    const bool here = round * kRound + thread_index() / kWarp < in_.rows;
-    const int y = y_ + round * kRound;
-    RFSEG_UNROLL
-    for (int u = 0; u < units; ++u) {
-      if (!here || !whole_[u]) continue;
-      const int x = x_ + u * kWarp * 16;
-      luma_[slot][u] =
-          load_constant(reinterpret_cast<const Words4*>(f.planes[0] + y * f.strides[0] + x));
-      chroma_[slot][u] =
-          load_constant(reinterpret_cast<const Words4*>(f.planes[1] + y / 2 * f.strides[1] + x));
-    }
-  }
-
-  RFSEG_DEVICE void store(int slot, int round) {
-    const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-    if (round * kRound + warp >= in_.rows) return;
     const YuvFormula formula = in_.f.yuv;
+    rgb[0] = rgb[1] = rgb[2] = 0;
     RFSEG_UNROLL
-    for (int u = 0; u < units; ++u) {
-      if (partial_[u]) store_partial(round, lane + u * kWarp);
-      if (!whole_[u]) continue;
-      Words4 r, g, b;
-      RFSEG_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        r.w[i] = g.w[i] = b.w[i] = 0;
-        RFSEG_UNROLL
-        for (int k = 0; k < 4; ++k) {
-          const int32_t y = static_cast<int32_t>(luma_[slot][u].w[i] >> (8 * k) & 255);
-          const uint32_t uv = chroma_[slot][u].w[i] >> (16 * (k / 2));
-          const Rgb p = yuv_to_rgb(y, static_cast<int32_t>(uv & 255),
-                                   static_cast<int32_t>(uv >> 8 & 255), formula);
-          r.w[i] |= static_cast<uint32_t>(p.r) << (8 * k);
-          g.w[i] |= static_cast<uint32_t>(p.g) << (8 * k);
-          b.w[i] |= static_cast<uint32_t>(p.b) << (8 * k);
-        }
-      }
-      const int at = (lane + u * kWarp) * 16;
-      *reinterpret_cast<Words4*>(in_.channel_row(round, 0, warp) + at) = r;
-      *reinterpret_cast<Words4*>(in_.channel_row(round, 1, warp) + at) = g;
-      *reinterpret_cast<Words4*>(in_.channel_row(round, 2, warp) + at) = b;
-    }
-  }
-
- private:
-  RFSEG_DEVICE void store_partial(int round, int unit) const {
-    const FrameRecord& f = in_.f;
-    const int warp = thread_index() / kWarp;
-    uint8_t* const to = in_.channel_row(round, 0, warp) + unit * 16;
-    const int count = in_.columns - unit * 16 < 16 ? in_.columns - unit * 16 : 16;
-    const int x = x_ + (unit - thread_index() % kWarp) * 16, y = y_ + round * kRound;
-    const uint8_t* const luma = f.planes[0] + y * f.strides[0] + x;
-    const uint8_t* const chroma = f.planes[1] + y / 2 * f.strides[1] + x;
-    RFSEG_NO_UNROLL
-    for (int i = 0; i < count; ++i) {
-      const Rgb p = yuv_to_rgb(load_constant(luma + i), load_constant(chroma + (i & ~1)),
-                               load_constant(chroma + (i | 1)), f.yuv);
-      to[i] = static_cast<uint8_t>(p.r);
-      to[kRound * in_.pitch + i] = static_cast<uint8_t>(p.g);
-      to[2 * kRound * in_.pitch + i] = static_cast<uint8_t>(p.b);
+    for (int k = 0; k < 4; ++k) {
+      const Rgb p = yuv_to_rgb(y[k], u[k / 2], v[k / 2], formula);
+      rgb[0] |= static_cast<uint32_t>(p.r) << (8 * k);
+      rgb[1] |= static_cast<uint32_t>(p.g) << (8 * k);
+      rgb[2] |= static_cast<uint32_t>(p.b) << (8 * k);
     }
   }
 
   const TileInput& in_;
+  RowBarriers& barriers_;
+  uint32_t phases_;
+  uint8_t* raw_;
   int x_, y_;
-  bool whole_[units], partial_[units];
-  Words4 luma_[depth][units], chroma_[depth][units];
+  int fill_ = 0, drain_ = 0;
 };
 
 }  // namespace rfseg::cuda
