@@ -125,14 +125,10 @@ struct alignas(8) RowBarrier {
 RFSEG_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
-/// Once; the warp's lanes agree before they use it by expect_row and wait_row.
+/// Once, by one lane; the warp's others see it after warp_sync().
 RFSEG_DEVICE void make_row_barrier(RowBarrier& barrier) {
-  if (thread_index() % 32 == 0) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&barrier))
-                 : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  __syncwarp();
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 /// Before the phase's copies.
 RFSEG_DEVICE void expect_row(RowBarrier& barrier, uint32_t bytes) {

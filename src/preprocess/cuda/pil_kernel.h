@@ -19,7 +19,6 @@ constexpr int kPilBitsOfWeight = 22;
 constexpr int kGroupRounds = 4;            ///< rounds of source rows between two vertical products
 constexpr int kNarrowPitch = 80;           ///< bytes of a column of 64; free of bank conflicts
 constexpr int kItems = 3 * kColumnGroups;  ///< products of a round
-constexpr int kItemTurns = (kItems + kWarps - 1) / kWarps;
 
 struct PilShared {
   FrameRecord frame;
@@ -31,6 +30,7 @@ struct PilShared {
   uint8_t
       narrow[3 * kTileColumns * kNarrowPitch];  ///< after the first pass, [channel][column][row]
   Words2 row_weights[kGroupRounds * kDigits * kWarp];
+  Words4 partial[kItems * kWarp];  ///< sums of the second pass, where there is more than one
   alignas(16) float normalised[3][256];
   /// PreprocessArguments::row_bytes of them: rows by channels, then copied rows, or the sums of a
   /// strip.
@@ -167,43 +167,42 @@ class PilTile {
 
   template <class Reader, int held>
   RFSEG_DEVICE void run_rounds() {
-    const int depth = in_.f.depth;
     Reader reader(in_, shared_.source + 2 * 3 * kRound * in_.f.pitch, shared_.barriers, phases_);
-    RFSEG_NO_UNROLL
-    for (int round = 0; round < depth && round < rounds_; ++round) reader.start(round);
     const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
     // A warp keeps one column group; two warps share its three channels.
     const int group = warp % kColumnGroups, share = warp / kColumnGroups;
     const bool active = group * kColumnGroup < columns_;
     ColumnWeights<held> weights;
-    const int start = active ? shared_.window.start[group] - in_.column : 0;
-    if (active) {
-      const int number = shared_.across * kColumnGroups + group;
-      weights.load(reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
-                       number * in_.f.steps * kDigits * kWarp + lane,
-                   in_.f.steps);
-    }
+    int start = 0;
     const int steps = in_.f.steps;
-    uint32_t sums[kItemTurns][4] = {};
+    // The loop begins with rounds that only start copies, so that their code stands once.
+    const int ahead = in_.f.depth > 0 ? in_.f.depth - 1 : 0;
     RFSEG_NO_UNROLL
-    for (int round = 0; round < rounds_; ++round) {
+    for (int round = -ahead; round < rounds_; ++round) {
+      if (round + ahead < rounds_) reader.start(round + ahead);
+      if (round < 0) continue;
+      if (round == 0 && active) {
+        const int number = shared_.across * kColumnGroups + group;
+        weights.load(reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
+                         number * steps * kDigits * kWarp + lane,
+                     steps);
+        start = shared_.window.start[group] - in_.column;
+      }
       Words4 piece;
       if (round % kGroupRounds == 0) piece = row_weights(round);
       reader.store(round);
-      if (round + depth < rounds_) reader.start(round + depth);
       block_sync();
       if (round % kGroupRounds == 0) keep_row_weights(piece);
       if (active) {
-        narrow_channel(weights, start, steps, group, share, round);
-        if ((round + share) % 2 == 0) narrow_channel(weights, start, steps, group, 2, round);
+        RFSEG_NO_UNROLL
+        for (int turn = 0; turn < 2; ++turn) {
+          if (turn == 1 && (round + share) % 2 != 0) break;
+          narrow_channel(weights, start, steps, group, turn == 0 ? share : 2, round);
+        }
       }
-      if (round % kGroupRounds == kGroupRounds - 1 || round == rounds_ - 1) {
-        block_sync();
-        multiply_columns(round, sums);
-      }
+      second_pass(round);
     }
     phases_ = reader.phases();
-    finish(sums);
   }
 
   template <int held>
@@ -221,15 +220,17 @@ class PilTile {
     store_narrow(shared_, lane, channel, group, round, values);
   }
 
-  /// The second pass's sums of the rounds since the last.
-  RFSEG_DEVICE void multiply_columns(int round, uint32_t (&sums)[kItemTurns][4]) {
+  /// After four rounds, or the last: adds their part of the outputs, or finishes them.
+  RFSEG_DEVICE void second_pass(int round) {
+    const bool last = round == rounds_ - 1;
+    if (round % kGroupRounds != kGroupRounds - 1 && !last) return;
+    block_sync();
     const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
     const int count = round % kGroupRounds + 1;
-    RFSEG_UNROLL
-    for (int turn = 0; turn < kItemTurns; ++turn) {
-      const int item = warp + turn * kWarps;
+    RFSEG_NO_UNROLL
+    for (int item = warp; item < kItems; item += kWarps) {
       const int channel = item / kColumnGroups, group = item % kColumnGroups;
-      if (item >= kItems || group * kColumnGroup >= columns_) continue;
+      if (group * kColumnGroup >= columns_) continue;
       const uint8_t* const narrow =
           shared_.narrow +
           (channel * kTileColumns + group * kColumnGroup + lane / 4) * kNarrowPitch + lane % 4 * 4;
@@ -245,43 +246,45 @@ class PilTile {
           multiply_bytes_16(products[d], a, b);
         }
       }
+      Words4& partial = shared_.partial[item * kWarp + lane];
+      Words4 sums = round < kGroupRounds ? Words4{} : partial;
       RFSEG_UNROLL
       for (int i = 0; i < 4; ++i) {
-        sums[turn][i] += add_digits(products[0][i], products[1][i], products[2][i]);
+        sums.w[i] += add_digits(products[0][i], products[1][i], products[2][i]);
+      }
+      if (last) {
+        write(channel, group, sums);
+      } else {
+        partial = sums;
       }
     }
   }
 
-  RFSEG_DEVICE void finish(const uint32_t (&sums)[kItemTurns][4]) const {
+  /// Rows lane / 4 and + 8, two columns each.
+  RFSEG_DEVICE void write(int channel, int group, const Words4& sums) const {
     const TensorWriter<half> writer{shared_.header.tensor};
-    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
+    const int lane = in_.thread % kWarp;
     const bool swapped = in_.f.swapped != 0;
     const bool pairs = !swapped && a_.width % 2 == 0;
-    const int64_t plane = static_cast<int64_t>(a_.height) * a_.width;
+    const int column = group * kColumnGroup + lane % 4 * 2;
+    const int64_t row_step = swapped ? 1 : a_.width, column_step = swapped ? a_.width : 1;
+    int64_t at = (static_cast<int64_t>(shared_.frame_index) * 3 + channel) * a_.height * a_.width +
+                 (shared_.down * a_.tile_rows + lane / 4) * row_step +
+                 (shared_.across * kTileColumns + column) * column_step;
+    const float* const normalised = shared_.normalised[channel];
     RFSEG_UNROLL
-    for (int turn = 0; turn < kItemTurns; ++turn) {
-      const int item = warp + turn * kWarps;
-      if (item >= kItems) continue;
-      const int channel = item / kColumnGroups;
-      const int column = item % kColumnGroups * kColumnGroup + lane % 4 * 2;
-      const float* const normalised = shared_.normalised[channel];
-      RFSEG_UNROLL
-      for (int i = 0; i < 4; i += 2) {
-        const int row = lane / 4 + i * 4;
-        if (row >= out_rows_ || column >= columns_) continue;
-        const float first = normalised[round_to_byte(sums[turn][i])];
-        const float second = normalised[round_to_byte(sums[turn][i + 1])];
-        const int64_t r = shared_.down * a_.tile_rows + row,
-                      c = shared_.across * kTileColumns + column;
-        const int64_t at = (static_cast<int64_t>(shared_.frame_index) * 3 + channel) * plane +
-                           (swapped ? c * a_.width + r : r * a_.width + c);
+    for (int i = 0; i < 4; i += 2) {
+      if (lane / 4 + i * 4 < out_rows_ && column < columns_) {
+        const float first = normalised[round_to_byte(sums.w[i])];
+        const float second = normalised[round_to_byte(sums.w[i + 1])];
         if (pairs) {
           writer.two(at, first, second);
         } else {
           writer.one(at, first);
-          if (column + 1 < columns_) writer.one(at + (swapped ? a_.width : 1), second);
+          if (column + 1 < columns_) writer.one(at + column_step, second);
         }
       }
+      at += 8 * row_step;
     }
   }
 
@@ -290,7 +293,6 @@ class PilTile {
   RFSEG_DEVICE void run_strips() {
     const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
     const int advance = in_.f.strip_advance, columns = in_.columns, first = in_.column;
-    uint32_t sums[kItemTurns][4] = {};
     RFSEG_NO_UNROLL
     for (int round = 0; round < rounds_; ++round) {
       RFSEG_NO_UNROLL
@@ -328,12 +330,8 @@ class PilTile {
           if (end) store_narrow(shared_, lane, channel, group, round, values);
         }
       }
-      if (round % kGroupRounds == kGroupRounds - 1 || round == rounds_ - 1) {
-        block_sync();
-        multiply_columns(round, sums);
-      }
+      second_pass(round);
     }
-    finish(sums);
   }
 
   const PreprocessArguments& a_;
@@ -403,9 +401,9 @@ RFSEG_DEVICE void pil_kernel(const PreprocessArguments& a, PilShared& shared) {
     if (number != block_x()) block_sync();
     load_records(a, shared, frame, across, down < a.row_windows ? down : a.row_windows - 1);
     if (number == block_x()) {
-      for (int i = 0; i < kMaxDepth; ++i) {
-        make_row_barrier(shared.barriers[i][thread_index() / kWarp]);
-      }
+      const int lane = thread_index() % kWarp;
+      if (lane < kMaxDepth) make_row_barrier(shared.barriers[lane][thread_index() / kWarp]);
+      warp_sync();
     }
     block_sync();
     if (shared.frame.swapped != 0 && a.width != a.height) {
