@@ -1,5 +1,5 @@
 // Times whole passes of the network on the GPU: bench_network_cuda [--precision fp16|fp32|tf32]
-// [--rounds N] [--no-overlap] [--one-stream] VARIANT:BATCH...
+// [--rounds N] [--no-overlap] [--one-stream] [--portable] VARIANT:BATCH...
 // Weights and pictures are random (hashed); each round is one graph launch between two events, all
 // enqueued before the first is read. A line a case: median, p90, p99, pictures a second, and the
 // time a pass takes when they follow each other.
@@ -83,6 +83,8 @@ int main(int argc, char** argv) {
                                              : Precision::kFp16;
       } else if (word == "--no-overlap") {
         options.overlap = false;
+      } else if (word == "--portable") {
+        options.portable = true;
       } else if (word == "--one-stream") {
         options.two_streams = false;
       } else {

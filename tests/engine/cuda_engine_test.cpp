@@ -1,6 +1,7 @@
 // The network on a GPU: against PyTorch's values, against the CPU, and what its contract promises.
 // Skipped without a GPU.
 
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -137,6 +138,39 @@ TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
     std::printf("fp16 %s seed %d: worst of the range:%s\n", GetParam().c_str(), seed,
                 line.str().c_str());
   }
+}
+
+/// The kernels that every GPU runs, on whatever this one is.
+TEST_P(CudaEngineTest, PortableKernelsStayNearTheGoldens) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden(GetParam());
+  CudaEngineOptions portable;
+  portable.portable = true;
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16, portable);
+  EXPECT_STREQ(engine->kernels(), "portable");
+  const Tensor input = golden.input();
+  const std::vector<int32_t> order = golden_order(golden);
+  ForwardOptions forced;
+  forced.forced_topk = order.data();
+  EngineOutputs out;
+  engine->forward(input.data.data(), 1, out, forced);
+  for (const auto& [output, tensor] : outputs_of(out)) {
+    GoldenPoint point = golden.point(output);
+    point.shape.insert(point.shape.begin(), 1);
+    // Sampled values, of which a hundredth may be of queries that fp16 cannot hold there.
+    if (GetParam() == "2xlarge" || GetParam() == "xlarge") continue;
+    expect_matches(point, *tensor, output == "boxes" ? 2e-3 : output == "logits" ? 3e-3 : 5e-3);
+  }
+}
+
+TEST(CudaEngine, TakesHoppersUnitsOnHopper) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("custom-patch16");
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
+  cudaDeviceProp properties;
+  ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
+  EXPECT_STREQ(engine->kernels(), properties.major == 9 ? "hopper" : "portable");
+  EXPECT_STREQ(engine_of(golden.config, golden.weights(), Precision::kFp32)->kernels(), "portable");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaEngineTest, ::testing::ValuesIn(all_networks()),

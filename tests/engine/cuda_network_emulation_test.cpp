@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/cuda/cuda_engine.h"
+#include "engine/cuda/hopper_gemm.h"
 #include "engine/cuda/small_kernels.cu"
 #include "engine/golden.h"
 #include "engine/plain_products.h"
@@ -14,13 +15,14 @@ namespace rfseg::cuda {
 
 void gemm(const Queue&, Math math, const GemmArguments& arguments) { plain::gemm(math, arguments); }
 // Both ways: q, k, v one way, the hidden layer the other.
-bool gemm_prefers_normed(Math, int, int n, int) { return n == 3 * 384; }
+bool gemm_prefers_normed(const Queue&, Math, int, int n, int) { return n == 3 * 384; }
 void gemm_norm(const Queue&, Math math, const GemmNormArguments& arguments) {
   plain::gemm_norm(math, arguments);
 }
 void attention(const Queue&, Math math, const AttentionArguments& arguments) {
   plain::attention(math, arguments);
 }
+bool hopper::usable() { return false; }
 
 }  // namespace rfseg::cuda
 

@@ -13,6 +13,8 @@ struct Queue {
   /// touches memory that another kernel writes or reads; what never changes (weights) may be read
   /// before.
   bool overlap = false;
+  /// Only kernels that run on every GPU, though this one may have faster units of its own.
+  bool portable = false;
 };
 
 }  // namespace rfseg::cuda

@@ -9,6 +9,7 @@
 
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
+#include "engine/cuda/hopper_gemm.h"
 #include "engine/cuda/network.h"
 #include "engine/model_weights.h"
 #include "rfseg/error.h"
@@ -86,6 +87,10 @@ class Implementation final : public CudaEngine {
   std::string device_name() const override { return properties_.name; }
   const char* precision() const override {
     return math_ == Math::kFp16 ? "fp16" : math_ == Math::kTf32 ? "tf32" : "fp32";
+  }
+  const char* kernels() const override {
+    const DeviceScope scope(options_.device);
+    return math_ == Math::kFp16 && !options_.portable && hopper::usable() ? "hopper" : "portable";
   }
   const Counters& counters() const override { return counters_; }
 
@@ -182,9 +187,13 @@ class Implementation final : public CudaEngine {
 
   void run(int batch, cudaStream_t stream, bool forced, const Probe* probe) {
     const bool split = options_.two_streams && probe == nullptr;
-    const Lanes lanes{stream,   split ? static_cast<cudaStream_t>(side_) : stream,
-                      fork_,    values_,
-                      spatial_, options_.overlap && probe == nullptr && properties_.major >= 9};
+    const Lanes lanes{stream,
+                      split ? static_cast<cudaStream_t>(side_) : stream,
+                      fork_,
+                      values_,
+                      spatial_,
+                      options_.overlap && probe == nullptr && properties_.major >= 9,
+                      options_.portable};
     static const Probe kNone;
     run_network(config_, proposals_, weights_, buffers_, math_, batch, forced, lanes,
                 probe == nullptr ? kNone : *probe);

@@ -28,6 +28,8 @@ class CudaEngine : public Engine {
 
   virtual int device() const = 0;
   virtual std::string device_name() const = 0;
+  /// "hopper" where the large products and attention run on Hopper's own units, else "portable".
+  virtual const char* kernels() const = 0;
   /// Makes the workspace big enough for batches up to `batch`, and the graph for this one. Throws
   /// Error(kDevice) if the GPU is out of memory; the engine keeps what it had.
   virtual void prepare(int batch) = 0;
@@ -48,6 +50,7 @@ struct CudaEngineOptions {
   bool graphs = true;                      ///< off: kernels are launched one by one
   bool overlap = true;                     ///< programmatic dependent launch, where the GPU has it
   bool two_streams = true;
+  bool portable = false;  ///< only kernels that run on every GPU
 };
 
 /// Throws Error(kDevice) without a GPU of compute capability 8.0 or newer, or in a build without

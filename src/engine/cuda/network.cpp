@@ -17,9 +17,10 @@ constexpr float kDecoderEps = 1e-5f;  // two-stage selection, decoder, query blo
 /// to wait for, so it is launched in the ordinary way.
 class Lane {
  public:
-  Lane(cudaStream_t stream, bool overlap) : stream_(stream), overlap_(overlap) {}
+  Lane(cudaStream_t stream, const Lanes& lanes)
+      : stream_(stream), overlap_(lanes.overlap), portable_(lanes.portable) {}
   Queue next() {
-    const Queue queue{stream_, overlap_ && !fresh_};
+    const Queue queue{stream_, overlap_ && !fresh_, portable_};
     fresh_ = false;
     return queue;
   }
@@ -31,7 +32,7 @@ class Lane {
 
  private:
   cudaStream_t stream_;
-  bool overlap_;
+  bool overlap_, portable_;
   bool fresh_ = true;
 };
 
@@ -49,8 +50,8 @@ class Pass {
         forced_(forced),
         lanes_(lanes),
         probe_(probe),
-        main_(lanes.main, lanes.overlap),
-        side_(lanes.side, lanes.overlap),
+        main_(lanes.main, lanes),
+        side_(lanes.side, lanes),
         layout_{config.windows, config.grid_rows() / config.windows,
                 config.grid_cols() / config.windows},
         total_(static_cast<int>(proposals.count)) {}
@@ -181,7 +182,7 @@ class Pass {
     GemmArguments g = product(b_.x, d, m, b);
     g.source = RowSource::kNormed;
     g.eps = kEncoderEps;
-    if (!gemm_prefers_normed(math_, m, b.n, d)) {
+    if (!gemm_prefers_normed({nullptr, false, lanes_.portable}, math_, m, b.n, d)) {
       NormArguments n;
       n.x = b_.x;
       n.ldx = d;

@@ -90,7 +90,8 @@ struct Lanes {
   cudaStream_t main = nullptr;
   cudaStream_t side = nullptr;  ///< may be `main`
   cudaEvent_t fork = nullptr, values = nullptr, spatial = nullptr;
-  bool overlap = false;  ///< Queue::overlap
+  bool overlap = false;   ///< Queue::overlap
+  bool portable = false;  ///< Queue::portable
 };
 
 /// Enqueues the whole network for buffers.pictures. `forced`: the two-stage order is

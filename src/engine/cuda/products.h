@@ -75,7 +75,7 @@ struct GemmArguments {
 void gemm(const Queue& queue, Math math, const GemmArguments& arguments);
 
 /// Whether kNormed is faster than a LayerNorm of its own followed by kRows.
-bool gemm_prefers_normed(Math math, int m, int n, int k);
+bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k);
 
 /// A product whose whole rows are normalised: with y = A * B^T + bias + residual,
 ///   z = act(LayerNorm(y; eps) * gamma + beta)
