@@ -130,7 +130,7 @@ class Bench {
     std::printf("\nbatch %d\n%-12s %7s %5s %5s | %9s %8s %6s | %9s %6s | tile\n", batch, "product",
                 "m", "n", "k", "us", "TFLOP/s", "% peak", "cuBLASLt", "ratio");
     for (const Product& p : kProducts) {
-      if (!only_.empty() && std::string(p.name).find(only_) == std::string::npos) continue;
+      if (!wanted(p.name)) continue;
       product(p, batch);
     }
     attention_case("attention", batch, 677, 6, 64);
@@ -138,6 +138,12 @@ class Bench {
   }
 
  private:
+  /// --only names a part of a product's name, or with = before it the whole of it.
+  bool wanted(const std::string& name) const {
+    return only_.empty() ||
+           (only_[0] == '=' ? name == only_.substr(1) : name.find(only_) != std::string::npos);
+  }
+
   void product(const Product& p, int batch) {
     const int m = p.m * batch;
     const std::size_t rows = static_cast<std::size_t>(m), n = static_cast<std::size_t>(p.n),
@@ -229,21 +235,13 @@ class Bench {
     line(p.name,
          time_chain(stream_, overlap_,
                     [&](const Queue& queue, int i) {
-                      portable::gemm_norm_in_two(queue, Math::kFp16, norm_at(i));
+                      portable::gemm_norm(queue, Math::kFp16, norm_at(i));
                     }),
-         "and norm, two kernels");
-    if (portable::gemm_norm_in_one({stream_, false}, Math::kFp16, norm_at(0))) {
-      line(p.name,
-           time_chain(stream_, overlap_,
-                      [&](const Queue& queue, int i) {
-                        portable::gemm_norm_in_one(queue, Math::kFp16, norm_at(i));
-                      }),
-           "and norm, one kernel");
-    }
+         "and norm");
   }
 
   void attention_case(const char* name, int batch, int length, int heads, int head_dim) {
-    if (!only_.empty() && std::string(name).find(only_) == std::string::npos) return;
+    if (!wanted(name)) return;
     const std::size_t rows = static_cast<std::size_t>(batch * length);
     const std::size_t width = static_cast<std::size_t>(heads * head_dim);
     Buffer qkv(Buffer::Kind::kDevice), out(Buffer::Kind::kDevice);

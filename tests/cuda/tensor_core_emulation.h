@@ -29,6 +29,12 @@ inline void store_quad(void* p, const Quad& v) {
   std::memcpy(p, &v, 16);
 }
 
+inline void store_pair(void* p, uint32_t first, uint32_t second) {
+  if (reinterpret_cast<uintptr_t>(p) % 8 != 0) __builtin_trap();
+  const uint32_t both[2] = {first, second};
+  std::memcpy(p, both, 8);
+}
+
 inline uint32_t pack_halves(float low, float high) {
   return float_to_half(low) | static_cast<uint32_t>(float_to_half(high)) << 16;
 }
@@ -152,6 +158,7 @@ inline void copy_async_16(SharedAddress to, const void* from, bool valid) {
   if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) __builtin_trap();
   emulator::async_copies().copies.push_back({to, from, 16, valid});
 }
+inline void copy_async_16(SharedAddress to, const void* from) { copy_async_16(to, from, true); }
 inline void copy_async_4(SharedAddress to, const void* from, bool valid) {
   emulator::async_copies().copies.push_back({to, from, 4, valid});
 }

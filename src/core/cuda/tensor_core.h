@@ -44,6 +44,11 @@ RFSEG_DEVICE void store_quad(void* p, const Quad& v) {
   *static_cast<uint4*>(p) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
 }
 
+/// Two words at an address that is a multiple of 8.
+RFSEG_DEVICE void store_pair(void* p, uint32_t first, uint32_t second) {
+  *static_cast<uint2*>(p) = make_uint2(first, second);
+}
+
 /// Two floats rounded to halves, `low` in the lower 16 bits.
 RFSEG_DEVICE uint32_t pack_halves(float low, float high) {
   const __half2 v = __floats2half2_rn(low, high);
@@ -81,16 +86,14 @@ RFSEG_DEVICE float exact_sqrt(float v) { return __fsqrt_rn(v); }
 
 /// c += a * b, 16 x 16 by 16 x 8 halves.
 RFSEG_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 /// c += a * b, 16 x 8 by 8 x 8 floats, of which the lower 13 bits are not read.
 RFSEG_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -123,6 +126,9 @@ RFSEG_DEVICE void copy_async_16(SharedAddress to, const void* from, bool valid) 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(valid ? 16 : 0)
                : "memory");
+}
+RFSEG_DEVICE void copy_async_16(SharedAddress to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 RFSEG_DEVICE void copy_async_4(SharedAddress to, const void* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),

@@ -31,9 +31,5 @@ const char* attention_tile_name(Math math, int head_dim, int tile);
 void attention_by_tile(const Queue& queue, Math math, const AttentionArguments& arguments,
                        int tile);
 int attention_tile(Math math, const AttentionArguments& arguments);
-/// gemm_norm() in one kernel; false if there is none for these arguments.
-bool gemm_norm_in_one(const Queue& queue, Math math, const GemmNormArguments& arguments);
-/// The same in two: the product into `scratch`, then the norms.
-void gemm_norm_in_two(const Queue& queue, Math math, const GemmNormArguments& arguments);
 
 }  // namespace rfseg::cuda::portable

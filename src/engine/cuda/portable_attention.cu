@@ -14,11 +14,11 @@ namespace {
 struct Entry {
   const char* name;
   int rows, keys, splits, threads, shared_bytes, min_blocks;
-  void (*enqueue)(const Queue&, const AttentionKernelArguments&, Grid);
+  void (*enqueue)(const Queue&, const AttentionArguments&, Grid);
 };
 
 template <class Tile>
-void enqueue_tile(const Queue& queue, const AttentionKernelArguments& arguments, Grid grid) {
+void enqueue_tile(const Queue& queue, const AttentionArguments& arguments, Grid grid) {
   launch<attention_body<Tile>, Tile::kThreads, Tile::kMinBlocks>(queue, grid, Tile::kSharedBytes,
                                                                  arguments);
 }
@@ -31,17 +31,17 @@ constexpr Entry entry(const char* name) {
 constexpr Math kHalf = Math::kFp16;
 constexpr Entry kFp16Wide[] = {
     entry<AttentionTile<kHalf, 64, 2, 4, 1, 32, 4>>("128x32 4x1 4"),
-    entry<AttentionTile<kHalf, 64, 2, 8, 1, 32, 4>>("256x32 8x1 4"),
-    entry<AttentionTile<kHalf, 64, 1, 8, 1, 64, 3>>("128x64 8x1 3"),
+    entry<AttentionTile<kHalf, 64, 2, 4, 1, 48, 3>>("128x48 4x1 3"),
     entry<AttentionTile<kHalf, 64, 1, 4, 1, 64, 3, 3>>("64x64 4x1 3"),
-    entry<AttentionTile<kHalf, 64, 2, 2, 4, 16, 4>>("64x16 2x4 4"),
+    entry<AttentionTile<kHalf, 64, 1, 8, 1, 64, 3>>("128x64 8x1 3"),
+    entry<AttentionTile<kHalf, 64, 2, 1, 8, 32, 1>>("32x32 1x8 1"),
     entry<AttentionTile<kHalf, 64, 2, 1, 4, 32, 2>>("32x32 1x4 2"),
     entry<AttentionTile<kHalf, 64, 2, 1, 8, 16, 2>>("32x16 1x8 2"),
-    entry<AttentionTile<kHalf, 64, 1, 2, 4, 32, 2>>("32x32 2x4 2"),
+    entry<AttentionTile<kHalf, 64, 1, 2, 4, 32, 2, 2>>("32x32 2x4 2"),
 };
 constexpr Entry kFp16Narrow[] = {
-    entry<AttentionTile<kHalf, 32, 2, 1, 4, 32, 2>>("32x32 1x4 2"),
-    entry<AttentionTile<kHalf, 32, 1, 1, 4, 32, 2>>("16x32 1x4 2"),
+    entry<AttentionTile<kHalf, 32, 2, 1, 4, 32, 1>>("32x32 1x4 1"),
+    entry<AttentionTile<kHalf, 32, 1, 1, 4, 32, 1>>("16x32 1x4 1"),
 };
 template <Math kMath>
 constexpr Entry kFloatWide[] = {
@@ -106,8 +106,7 @@ int attention_tile(Math math, const AttentionArguments& g) {
 
 void attention_by_tile(const Queue& queue, Math math, const AttentionArguments& g, int tile) {
   const Entry& chosen = tiles(math, g.head_dim).entries[tile];
-  const AttentionKernelArguments arguments{g, ceil_div(g.length, chosen.rows)};
-  chosen.enqueue(queue, arguments, {arguments.row_tiles * g.heads * g.sequences, 1});
+  chosen.enqueue(queue, g, {ceil_div(g.length, chosen.rows), g.heads * g.sequences});
 }
 
 void attention(const Queue& queue, Math math, const AttentionArguments& g) {

@@ -11,16 +11,16 @@
 namespace rfseg::cuda::portable {
 namespace {
 
-TileList tiles(Math math, RowSource source, bool norm_rows) {
+TileList tiles(Math math, RowSource source) {
   switch (math) {
     case Math::kFp16:
-      return fp16_tiles(source, norm_rows);
+      return fp16_tiles(source);
     case Math::kTf32:
-      return tf32_tiles(source, norm_rows);
+      return tf32_tiles(source);
     case Math::kFp32:
       break;
   }
-  return fp32_tiles(source, norm_rows);
+  return fp32_tiles(source);
 }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -71,8 +71,8 @@ int best(const TileList& list, Math math, const GemmArguments& g) {
 
 void enqueue(const Queue& queue, const TileEntry& tile, ProductArguments& arguments) {
   const GemmArguments& g = arguments.product;
-  arguments.col_tiles = ceil_div(g.n, tile.cols);
-  tile.enqueue(queue, arguments, {ceil_div(g.m, tile.rows) * arguments.col_tiles, g.batch},
+  arguments.row_tiles = ceil_div(g.m, tile.rows);
+  tile.enqueue(queue, arguments, {ceil_div(g.n, tile.cols), arguments.row_tiles * g.batch},
                shared_bytes(tile, g));
 }
 
@@ -86,7 +86,7 @@ ProductArguments product_arguments(Math math, const GemmArguments& g) {
   return arguments;
 }
 
-ProductArguments norm_arguments(Math math, const GemmNormArguments& a) {
+ProductArguments norm_arguments(const GemmNormArguments& a) {
   ProductArguments arguments;
   arguments.product = a.product;
   GemmArguments& g = arguments.product;
@@ -107,13 +107,9 @@ ProductArguments norm_arguments(Math math, const GemmNormArguments& a) {
   arguments.ld_norm_out = a.ldo;
   arguments.plus = a.plus;
   arguments.norm_plus = a.out_plus;
-  const int bytes = element_bytes(math);
-  arguments.vector = (a.out_float == nullptr || aligned(a.out_float, a.ldo_float, 0, 4)) &&
-                     (a.out == nullptr || aligned(a.out, a.ldo, 0, bytes)) &&
-                     (a.out_plus == nullptr ||
-                      (aligned(a.out_plus, g.n, 0, bytes) && aligned(a.plus, g.n, 0, 4))) &&
-                     (g.residual == nullptr ||
-                      aligned(g.residual, g.ldr, 0, g.residual_float ? 4 : element_bytes(math)));
+  g.out = a.scratch;
+  g.out_float = true;
+  g.ldo = g.n;
   return arguments;
 }
 
@@ -138,16 +134,14 @@ int multiprocessors() {
   return count;
 }
 
-int gemm_tiles(Math math, RowSource source) { return tiles(math, source, false).count; }
+int gemm_tiles(Math math, RowSource source) { return tiles(math, source).count; }
 const char* gemm_tile_name(Math math, RowSource source, int tile) {
-  return tiles(math, source, false).entries[tile].name;
+  return tiles(math, source).entries[tile].name;
 }
-int gemm_tile(Math math, const GemmArguments& g) {
-  return best(tiles(math, g.source, false), math, g);
-}
+int gemm_tile(Math math, const GemmArguments& g) { return best(tiles(math, g.source), math, g); }
 
 bool gemm_by_tile(const Queue& queue, Math math, const GemmArguments& g, int tile) {
-  const TileEntry& entry = tiles(math, g.source, false).entries[tile];
+  const TileEntry& entry = tiles(math, g.source).entries[tile];
   if (!fits(entry, g)) return false;
   ProductArguments arguments = product_arguments(math, g);
   enqueue(queue, entry, arguments);
@@ -162,42 +156,21 @@ void gemm(const Queue& queue, Math math, const GemmArguments& g) {
   gemm_by_tile(queue, math, g, tile);
 }
 
-bool gemm_prefers_normed(Math math, int m, int n, int k) {
-  // Every block normalises its rows anew: worth it while launches cost more than that.
-  const int most = math == Math::kFp16 ? 768 : 384;
-  return k <= most && static_cast<double>(m) * n <= 3.0e6;
-}
-
-bool gemm_norm_in_one(const Queue& queue, Math math, const GemmNormArguments& a) {
-  const TileList list = tiles(math, a.product.source, true);
-  for (int i = 0; i < list.count; ++i) {
-    if (list.entries[i].cols != a.product.n) continue;
-    ProductArguments arguments = norm_arguments(math, a);
-    enqueue(queue, list.entries[i], arguments);
-    return true;
-  }
+bool gemm_prefers_normed(Math, int, int, int) {
+  // Every block would normalise its rows anew, 100 KB of floats at 100 GB/s: measured, that takes
+  // longer than a kernel for it.
   return false;
 }
 
-void gemm_norm_in_two(const Queue& queue, Math math, const GemmNormArguments& a) {
-  ProductArguments arguments = norm_arguments(math, a);
-  GemmArguments& g = arguments.product;
-  g.out = a.scratch;
-  g.out_float = true;
-  g.ldo = g.n;
-  portable::gemm(queue, math, g);
-  arguments.vector = arguments.vector && aligned(a.scratch, g.n, 0, 4);
-  enqueue_norms(queue, math, arguments);
-}
-
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
-  const GemmArguments& g = a.product;
-  // In one kernel every block reads all of B: fewer launches against fewer blocks.
-  const double bytes = static_cast<double>(g.n) * g.k * element_bytes(math);
-  if (bytes <= 300e3 && g.m <= 16 * 2 * multiprocessors() && gemm_norm_in_one(queue, math, a)) {
-    return;
-  }
-  gemm_norm_in_two(queue, math, a);
+  ProductArguments arguments = norm_arguments(a);
+  portable::gemm(queue, math, arguments.product);
+  const int bytes = element_bytes(math), n = a.product.n;
+  arguments.vector = aligned(a.scratch, n, 0, 4) && aligned(a.gamma, n, 0, 4) &&
+                     aligned(a.beta, n, 0, 4) && aligned(a.out_float, a.ldo_float, 0, 4) &&
+                     aligned(a.out, a.ldo, 0, bytes) && aligned(a.plus, n, 0, 4) &&
+                     aligned(a.out_plus, n, 0, bytes);
+  enqueue_norms(queue, math, arguments);
 }
 
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments) {

@@ -24,7 +24,8 @@
 // kNormed: the whole normalised rows lie in shared memory before the first step (kMaxNormed
 // floats of a row at most); only B is walked in stages.
 //
-// kNormRows (gemm_norm): kCols is n; row sums cross the warps in shared memory.
+// gemm_norm() is a product into memory and a kernel of norms: in one kernel, whole rows in a block,
+// too few blocks read too many weights each.
 
 namespace rfseg::cuda::portable {
 
@@ -42,14 +43,13 @@ struct ProductArguments {
   const float* plus = nullptr;
   void* norm_plus = nullptr;
   // found by the host
-  int col_tiles = 0;
+  int row_tiles = 0;
   bool vector = false;  ///< out and residual take 16-byte accesses at every multiple of 8 columns
 };
 
 template <Math kMathT, int kRowsT, int kColsT, int kWarpsMT, int kWarpsNT, int kWarpsKT,
-          int kSlabsT, int kStagesT, int kMinBlocksT = 1, bool kNormRowsT = false>
+          int kSlabsT, int kStagesT, int kMinBlocksT = 1>
 struct GemmTile {
-  static constexpr bool kNormRows = kNormRowsT;
   static constexpr Math kMath = kMathT;
   static constexpr int kRows = kRowsT, kCols = kColsT;
   static constexpr int kWarpsM = kWarpsMT, kWarpsN = kWarpsNT, kWarpsK = kWarpsKT;
@@ -65,13 +65,16 @@ struct GemmTile {
   static constexpr int kMaxNormed = kNormLanes * kNormQuads * 4;
   static constexpr int kPasses = kThreads / 8;  ///< rows that the block copies at once
   static constexpr int kBytesA = kSlabs * kRows * 128, kBytesB = kSlabs * kCols * 128;
+  /// Whether a warp reads the next step's fragments while it multiplies: what registers allow.
+  static constexpr bool kAhead = kTilesM * kGroups * kMinBlocks <= 4;
+  /// Whether the residual is read before the loop.
+  static constexpr bool kEarlyResidual = kTilesM * kGroups <= 2;
   static constexpr int kVectorBytes = kCols * 8;  ///< bias and scale of the block's columns
-  /// Partial sums of kWarpsK groups, or row sums of gemm_norm; take the place of the stages.
+  /// Partial sums of the kWarpsK groups; they take the place of the stages.
   static constexpr int kReduceBytes = kWarpsK > 1 ? kWarpsK* kRows* kCols * 4 : 0;
-  static constexpr int kRowSumBytes = kNormRows ? kRows * kWarpsN * kWarpsK * 4 * 2 : 0;
   static constexpr int kStagedBytes = kStages * (kBytesA + kBytesB);
   static constexpr int kSharedBytes =
-      kVectorBytes + kRowSumBytes + (kStagedBytes > kReduceBytes ? kStagedBytes : kReduceBytes);
+      kVectorBytes + (kStagedBytes > kReduceBytes ? kStagedBytes : kReduceBytes);
   static_assert(kRows == kTilesM * kWarpsM * 16 && kCols == kGroups * kWarpsN * 32);
   static_assert(kSteps * kWarpsK == kSlabs * 4 && kStages >= 2);
 
@@ -79,108 +82,150 @@ struct GemmTile {
   static constexpr int normed_bytes(int k) {
     const int slabs = (k / kChunkElements + 7) / 8;
     const int staged = slabs * kRows * 128 + kStages * kBytesB;
-    return kVectorBytes + kRowSumBytes + (staged > kReduceBytes ? staged : kReduceBytes);
+    return kVectorBytes + (staged > kReduceBytes ? staged : kReduceBytes);
   }
 };
 
 RFSEG_DEVICE int a_turn(int row) { return row & 7; }
 RFSEG_DEVICE int b_turn(int row) { return (row & 1) | ((row >> 2) & 6); }
 
-/// Copies rows of a slab: thread i takes chunk i % 8 of every kPasses-th row. Where the rows lie is
-/// the source's affair.
-template <class Tile, RowSource kSource>
-class RowsOfA {
+/// Copies slabs of kCount rows to shared memory: thread i takes chunk i % 8 of every kPasses-th
+/// row. What does not change from slab to slab is computed once, for at batch 1 the time of a
+/// product is that of its instructions one after the other.
+template <class Tile, int kCount, bool kOfB>
+class SlabCopier {
  public:
-  static constexpr int kCount = (Tile::kRows + Tile::kPasses - 1) / Tile::kPasses;
+  static constexpr int kPasses = Tile::kPasses;
+  static constexpr int kTurns = (kCount + kPasses - 1) / kPasses;
+  static constexpr bool kEven = kCount % kPasses == 0;
+  static_assert(kPasses % 8 == 0);
 
-  RFSEG_DEVICE RowsOfA(const GemmArguments& g, const std::byte* a, int first_row) : g_(g) {
+  RFSEG_DEVICE SlabCopier() {
+    row_ = thread_index() / 8;
+    column_ = thread_index() % 8;
     RFSEG_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      int row = first_row + thread_index() / 8 + i * Tile::kPasses;
-      if (row >= g.m) row = g.m - 1;  // computed, but not stored
-      if constexpr (kSource == RowSource::kConv3x3) {
-        const int cells = g.out_rows * g.out_cols, picture = row / cells;
-        const int cell = row - picture * cells, y = cell / g.out_cols;
-        top_[i] = y * g.stride - 1;
-        left_[i] = (cell - y * g.out_cols) * g.stride - 1;
-        start_[i] = a + (static_cast<int64_t>(picture) * g.map_rows * g.map_cols) * g.lda *
-                            Arithmetic<Tile::kMath>::kBytes;
-      } else {
-        if (g.index != nullptr) row = g.index[row];
-        start_[i] = a + static_cast<int64_t>(row) * g.lda * Arithmetic<Tile::kMath>::kBytes;
-      }
+    for (int i = 0; i < kTurns; ++i) {
+      const int row = row_ + i * kPasses;
+      to_[i] =
+          static_cast<uint32_t>(row * 128 + ((column_ ^ (kOfB ? b_turn(row) : a_turn(row))) << 4));
     }
   }
-
-  /// The slab of chunks [8 * slab, 8 * slab + 8) of all rows, to `to`.
-  RFSEG_DEVICE void copy(SharedAddress to, int slab) const {
-    const int column = thread_index() % 8, chunk = slab * 8 + column;
-    const int element = chunk * Tile::kChunkElements;
-    bool valid = element < g_.k;
-    [[maybe_unused]] int ky = 0, kx = 0, channel = 0;
-    if constexpr (kSource == RowSource::kConv3x3) {
-      const int tap = element / g_.channels;
-      channel = element - tap * g_.channels;
-      ky = tap / 3;
-      kx = tap - ky * 3;
-    }
-    RFSEG_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      const int row = thread_index() / 8 + i * Tile::kPasses;
-      if (Tile::kRows % Tile::kPasses != 0 && row >= Tile::kRows) break;
-      const std::byte* from = start_[i];
-      bool inside = valid;
-      if constexpr (kSource == RowSource::kConv3x3) {
-        const int y = top_[i] + ky, x = left_[i] + kx;
-        inside = valid && y >= 0 && y < g_.map_rows && x >= 0 && x < g_.map_cols;
-        if (inside) {
-          from += ((static_cast<int64_t>(y) * g_.map_cols + x) * g_.lda + channel) *
-                  Arithmetic<Tile::kMath>::kBytes;
-        }
-      } else if (valid) {
-        from += static_cast<int64_t>(chunk) * 16;
-      }
-      copy_async_16(to + static_cast<uint32_t>(row * 128 + ((column ^ a_turn(row)) << 4)), from,
-                    inside);
-    }
+  /// Whether row_ + i * kPasses is one of the rows.
+  RFSEG_DEVICE bool has(int i) const {
+    return kEven || i + 1 < kTurns || row_ + i * kPasses < kCount;
   }
 
- private:
-  const GemmArguments& g_;
-  const std::byte* start_[kCount];
-  int top_[kSource == RowSource::kConv3x3 ? kCount : 1];
-  int left_[kSource == RowSource::kConv3x3 ? kCount : 1];
+  int row_, column_;
+  uint32_t to_[kTurns];
 };
 
-template <class Tile>
-class RowsOfB {
+/// Rows of a matrix, one behind the other or by an index.
+template <class Tile, int kCount, bool kOfB>
+class MatrixRows {
  public:
-  static constexpr int kCount = (Tile::kCols + Tile::kPasses - 1) / Tile::kPasses;
+  using Copier = SlabCopier<Tile, kCount, kOfB>;
+  static constexpr int kBytes = Arithmetic<Tile::kMath>::kBytes;
 
-  RFSEG_DEVICE RowsOfB(const GemmArguments& g, const std::byte* b, int first_col) : k_(g.k) {
+  /// Rows from `first` on; rows from `limit` on are copies of the last one, computed, but not
+  /// stored.
+  RFSEG_DEVICE MatrixRows(const std::byte* from, int64_t ld, int first, int limit, int k)
+      : from_(from), k_(k) {
+    const int row_bytes = static_cast<int>(ld) * kBytes;
     RFSEG_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      int col = first_col + thread_index() / 8 + i * Tile::kPasses;
-      if (col >= g.n) col = g.n - 1;
-      start_[i] = b + static_cast<int64_t>(col) * g.ldb * Arithmetic<Tile::kMath>::kBytes;
+    for (int i = 0; i < Copier::kTurns; ++i) {
+      int row = first + copier_.row_ + i * Copier::kPasses;
+      row_[i] = row = row < limit ? row : limit - 1;
+      start_[i] = static_cast<int64_t>(row) * row_bytes + copier_.column_ * 16;
+    }
+  }
+  RFSEG_DEVICE void look_up(const int32_t* index, int64_t ld) {
+    if (index == nullptr) return;
+    const int row_bytes = static_cast<int>(ld) * kBytes;
+    RFSEG_UNROLL
+    for (int i = 0; i < Copier::kTurns; ++i) {
+      start_[i] = static_cast<int64_t>(index[row_[i]]) * row_bytes + copier_.column_ * 16;
     }
   }
 
-  RFSEG_DEVICE void copy(SharedAddress to, int slab) const {
-    const int column = thread_index() % 8, chunk = slab * 8 + column;
-    const bool valid = chunk * Tile::kChunkElements < k_;
-    RFSEG_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      const int row = thread_index() / 8 + i * Tile::kPasses;
-      if (Tile::kCols % Tile::kPasses != 0 && row >= Tile::kCols) break;
-      copy_async_16(to + static_cast<uint32_t>(row * 128 + ((column ^ b_turn(row)) << 4)),
-                    start_[i] + (valid ? static_cast<int64_t>(chunk) * 16 : 0), valid);
+  RFSEG_DEVICE void copy(SharedAddress to, int slab) {
+    const std::byte* from = from_ + slab * 128;
+    if ((slab + 1) * 8 * Tile::kChunkElements <= k_) {
+      RFSEG_UNROLL
+      for (int i = 0; i < Copier::kTurns; ++i) {
+        if (copier_.has(i)) copy_async_16(to + copier_.to_[i], from + start_[i]);
+      }
+    } else {  // zeros behind k
+      const bool valid = (slab * 8 + copier_.column_) * Tile::kChunkElements < k_;
+      RFSEG_UNROLL
+      for (int i = 0; i < Copier::kTurns; ++i) {
+        if (!copier_.has(i)) break;
+        copy_async_16(to + copier_.to_[i], valid ? from + start_[i] : from_, valid);
+      }
     }
   }
 
  private:
+  Copier copier_;
+  const std::byte* from_;
   int k_;
-  const std::byte* start_[kCount];
+  int row_[Copier::kTurns];
+  int64_t start_[Copier::kTurns];
+};
+
+/// The neighbourhoods of cells of a map. Slabs are copied in order.
+template <class Tile>
+class ConvolutionRows {
+ public:
+  using Copier = SlabCopier<Tile, Tile::kRows, false>;
+  static constexpr int kBytes = Arithmetic<Tile::kMath>::kBytes;
+
+  RFSEG_DEVICE ConvolutionRows(const GemmArguments& g, const std::byte* a, int first_row)
+      : from_(a), taps_end_(9), channels_(g.channels), map_cols_(g.map_cols) {
+    cell_bytes_ = static_cast<int>(g.lda) * kBytes;
+    tap_ = 0;
+    channel_ = copier_.column_ * Tile::kChunkElements;
+    advance(0);
+    RFSEG_UNROLL
+    for (int i = 0; i < Copier::kTurns; ++i) {
+      int row = first_row + copier_.row_ + i * Copier::kPasses;
+      row = row < g.m ? row : g.m - 1;
+      const int line = row / g.out_cols, x = (row - line * g.out_cols) * g.stride;
+      const int picture = line / g.out_rows, y = (line - picture * g.out_rows) * g.stride;
+      start_[i] = static_cast<int64_t>((picture * g.map_rows + y) * g.map_cols + x) * cell_bytes_;
+      // Bit `tap`: inside of the map.
+      const uint32_t columns = (x > 0 ? 1u : 0u) | 2u | (x + 1 < g.map_cols ? 4u : 0u);
+      inside_[i] = (y > 0 ? columns : 0u) | columns << 3 | (y + 1 < g.map_rows ? columns << 6 : 0u);
+    }
+  }
+  RFSEG_DEVICE void look_up(const int32_t*, int64_t) {}
+
+  RFSEG_DEVICE void copy(SharedAddress to, int) {
+    const int shift = ((tap_ / 3 - 1) * map_cols_ + tap_ % 3 - 1) * cell_bytes_ + channel_ * kBytes;
+    const uint32_t bit = tap_ < taps_end_ ? 1u << tap_ : 0u;
+    RFSEG_UNROLL
+    for (int i = 0; i < Copier::kTurns; ++i) {
+      if (!copier_.has(i)) break;
+      const bool valid = (inside_[i] & bit) != 0;
+      copy_async_16(to + copier_.to_[i], from_ + (valid ? start_[i] + shift : 0), valid);
+    }
+    advance(8 * Tile::kChunkElements);
+  }
+
+ private:
+  RFSEG_DEVICE void advance(int elements) {
+    channel_ += elements;
+    while (channel_ >= channels_) {
+      channel_ -= channels_;
+      ++tap_;
+    }
+  }
+
+  Copier copier_;
+  const std::byte* from_;
+  int taps_end_, channels_, map_cols_, cell_bytes_;
+  int tap_, channel_;  ///< of this thread's chunk of the next slab
+  int64_t start_[Copier::kTurns];
+  uint32_t inside_[Copier::kTurns];
 };
 
 /// kNormed: brings the block's rows to mean 0 and variance 1 and lays them out as slabs. kNormLanes
@@ -314,10 +359,51 @@ RFSEG_DEVICE void store_eight(const float (&v)[8], void* row, bool is_float, int
   }
 }
 
+/// Where row m of the result and of the residual lies.
+RFSEG_DEVICE int place_of_row(const GemmArguments& g, int row) {
+  return g.out_group == 0 ? row : row + row / g.out_group * g.out_skip + g.out_first;
+}
+RFSEG_DEVICE int64_t element_at(int row, int64_t ld, int col) {
+  return static_cast<int64_t>(row) * static_cast<int>(ld) + col;
+}
+
+/// Eight elements of the residual as they lie in memory; halves leave the second quad unused.
+struct EarlyResidual {
+  Quad quad[2];
+};
+template <Math kMath>
+RFSEG_DEVICE bool residual_is_early(const ProductArguments& arguments, int row, int col) {
+  const GemmArguments& g = arguments.product;
+  return g.residual != nullptr && arguments.vector && row < g.m && col + 8 <= g.n;
+}
+template <Math kMath>
+RFSEG_DEVICE void request_residual(EarlyResidual& early, const ProductArguments& arguments,
+                                   int batch, int row, int col) {
+  const GemmArguments& g = arguments.product;
+  if (!residual_is_early<kMath>(arguments, row, col)) return;
+  const bool is_float = g.residual_float || kMath != Math::kFp16;
+  const std::byte* p =
+      static_cast<const std::byte*>(g.residual) +
+      (batch * g.out_step + place_of_row(g, row) * g.ldr + col) * (is_float ? 4 : 2);
+  early.quad[0] = load_quad(p);
+  if (is_float) early.quad[1] = load_quad(p + 16);
+}
+template <Math kMath>
+RFSEG_DEVICE void take_residual(float (&r)[8], const EarlyResidual& early, bool is_float) {
+  RFSEG_UNROLL
+  for (int e = 0; e < 8; ++e) {
+    const uint32_t half = early.quad[0].word[e / 2];
+    r[e] = is_float || kMath != Math::kFp16 ? float_of_bits(early.quad[e / 4].word[e % 4])
+           : e % 2 == 0                     ? low_half(half)
+                                            : high_half(half);
+  }
+}
+
 /// The end of gemm() for eight sums of a row.
 template <Math kMath>
 RFSEG_DEVICE void finish_eight(const ProductArguments& arguments, const float* vectors, int cols,
-                               float (&v)[8], int batch, int row, int local_col, int col) {
+                               const EarlyResidual* early, float (&v)[8], int batch, int row,
+                               int local_col, int col) {
   const GemmArguments& g = arguments.product;
   const int count = g.n - col;
   if (row >= g.m || count <= 0) return;
@@ -337,47 +423,20 @@ RFSEG_DEVICE void finish_eight(const ProductArguments& arguments, const float* v
     RFSEG_UNROLL
     for (int e = 0; e < 8; ++e) v[e] *= bias[cols + e];
   }
-  int64_t to = row;
-  if (g.out_group != 0) to += static_cast<int64_t>(row / g.out_group) * g.out_skip + g.out_first;
+  const int to = place_of_row(g, row);
   if (g.residual != nullptr) {
     float r[8];
-    load_eight<kMath>(r, g.residual, g.residual_float, batch * g.out_step + to * g.ldr + col, count,
-                      arguments.vector);
+    if (early != nullptr && residual_is_early<kMath>(arguments, row, col)) {
+      take_residual<kMath>(r, *early, g.residual_float);
+    } else {
+      load_eight<kMath>(r, g.residual, g.residual_float,
+                        batch * g.out_step + element_at(to, g.ldr, col), count, arguments.vector);
+    }
     RFSEG_UNROLL
     for (int e = 0; e < 8; ++e) v[e] += r[e];
   }
-  store_eight<kMath>(v, g.out, g.out_float, batch * g.out_step + to * g.ldo + col, count,
+  store_eight<kMath>(v, g.out, g.out_float, batch * g.out_step + element_at(to, g.ldo, col), count,
                      arguments.vector);
-}
-
-/// The end of gemm_norm() for a row whose mean and 1 / deviation are known.
-template <Math kMath>
-RFSEG_DEVICE void finish_normed_eight(const ProductArguments& arguments, float (&v)[8], float mean,
-                                      float scale, int64_t row, int col) {
-  float factor[8], shift[8];
-  load_eight<kMath>(factor, arguments.gamma, true, col, 8, false);
-  load_eight<kMath>(shift, arguments.beta, true, col, 8, false);
-  RFSEG_UNROLL
-  for (int e = 0; e < 8; ++e) {
-    v[e] = activate<kMath>(fused((v[e] - mean) * scale, factor[e], shift[e]),
-                           arguments.norm_activation);
-  }
-  if (arguments.norm_float != nullptr) {
-    store_eight<kMath>(v, arguments.norm_float, true, row * arguments.ld_norm_float + col, 8,
-                       arguments.vector);
-  }
-  if (arguments.norm_out != nullptr) {
-    store_eight<kMath>(v, arguments.norm_out, false, row * arguments.ld_norm_out + col, 8,
-                       arguments.vector);
-  }
-  if (arguments.norm_plus != nullptr) {
-    float p[8];
-    const int64_t at = row * arguments.product.n + col;
-    load_eight<kMath>(p, arguments.plus, true, at, 8, arguments.vector);
-    RFSEG_UNROLL
-    for (int e = 0; e < 8; ++e) v[e] += p[e];
-    store_eight<kMath>(v, arguments.norm_plus, false, at, 8, arguments.vector);
-  }
 }
 
 template <class Tile>
@@ -392,8 +451,7 @@ class GemmWarp {
     part_ = warp / (Tile::kWarpsM * Tile::kWarpsN);
     const int place = warp % (Tile::kWarpsM * Tile::kWarpsN);
     row_ = place / Tile::kWarpsN * (Tile::kRows / Tile::kWarpsM);
-    slot_ = place % Tile::kWarpsN;
-    col_ = slot_ * (Tile::kCols / Tile::kWarpsN);
+    col_ = place % Tile::kWarpsN * (Tile::kCols / Tile::kWarpsN);
     RFSEG_UNROLL
     for (int i = 0; i < kTilesM; ++i) {
       RFSEG_UNROLL
@@ -411,37 +469,63 @@ class GemmWarp {
     b_chunk_ = static_cast<uint32_t>((q % 2) ^ c) << 4;
   }
 
-  /// The steps of this warp in a stage whose slabs of A and B begin at `a` and `b`.
-  RFSEG_DEVICE void multiply(SharedAddress a, SharedAddress b) {
+  /// The steps of this warp in a stage whose slabs of A and B begin at `a` and `b`. What has to be
+  /// requested meanwhile, `request()` does once the first fragments are on their way.
+  template <class Request>
+  RFSEG_DEVICE void multiply(SharedAddress a, SharedAddress b, Request&& request) {
     a += a_offset_;
     b += b_offset_;
-    RFSEG_UNROLL
-    for (int i = 0; i < Tile::kSteps; ++i) {
+    const auto slab_of = [&](int i, SharedAddress slabs, int rows, uint32_t chunk) {
       const int step = Tile::kWarpsK == 1 ? i : part_ * Tile::kSteps + i;
-      const uint32_t slab = static_cast<uint32_t>(step / 4);
-      const uint32_t turn = static_cast<uint32_t>(step % 4) << 5;
-      const SharedAddress a_slab = a + slab * (Tile::kRows * 128) + (turn ^ a_chunk_);
-      const SharedAddress b_slab = b + slab * (Tile::kCols * 128) + (turn ^ b_chunk_);
-      typename Core::A fragments[kTilesM];
+      return slabs + static_cast<uint32_t>(step / 4 * rows * 128) +
+             ((static_cast<uint32_t>(step % 4) << 5) ^ chunk);
+    };
+    const auto load_rows = [&](uint32_t(&raw)[kTilesM][4], int i) {
+      const SharedAddress from = slab_of(i, a, Tile::kRows, a_chunk_);
       RFSEG_UNROLL
       for (int m = 0; m < kTilesM; ++m) {
-        uint32_t raw[4];
-        load_matrices(raw, a_slab + static_cast<uint32_t>(m * 16 * 128));
-        Core::take_a(fragments[m], raw);
+        load_matrices(raw[m], from + static_cast<uint32_t>(m * 16 * 128));
       }
+    };
+    const auto load_pair = [&](uint32_t(&raw)[4], int i, int pair) {
+      load_matrices(raw, slab_of(i, b, Tile::kCols, b_chunk_) +
+                             static_cast<uint32_t>((pair / 2 * 32 + pair % 2 * 4) * 128));
+    };
+    const auto multiply_pair = [&](const typename Core::A(&fragments)[kTilesM],
+                                   const uint32_t(&raw)[4], int pair) {
+      RFSEG_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        typename Core::B other;
+        Core::take_b(other, raw[2 * half], raw[2 * half + 1]);
+        RFSEG_UNROLL
+        for (int m = 0; m < kTilesM; ++m) {
+          Core::multiply(sums_[m][pair * 2 + half], fragments[m], other);
+        }
+      }
+    };
+    constexpr int kSets = Tile::kAhead ? 2 : 1;
+    uint32_t rows[kSets][kTilesM][4], pairs[kSets][kGroups * 2][4];
+    const auto load = [&](int i) {
+      load_rows(rows[i % kSets], i);
+      RFSEG_UNROLL
+      for (int pair = 0; pair < kGroups * 2; ++pair) load_pair(pairs[i % kSets][pair], i, pair);
+    };
+    if constexpr (Tile::kAhead) load(0);
+    request();
+    RFSEG_UNROLL
+    for (int i = 0; i < Tile::kSteps; ++i) {
+      if constexpr (Tile::kAhead) {
+        if (i + 1 < Tile::kSteps) load(i + 1);
+      } else {
+        load_rows(rows[0], i);
+      }
+      typename Core::A fragments[kTilesM];
+      RFSEG_UNROLL
+      for (int m = 0; m < kTilesM; ++m) Core::take_a(fragments[m], rows[i % kSets][m]);
       RFSEG_UNROLL
       for (int pair = 0; pair < kGroups * 2; ++pair) {
-        uint32_t raw[4];
-        load_matrices(raw, b_slab + static_cast<uint32_t>((pair / 2 * 32 + pair % 2 * 4) * 128));
-        RFSEG_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          typename Core::B other;
-          Core::take_b(other, raw[2 * half], raw[2 * half + 1]);
-          RFSEG_UNROLL
-          for (int m = 0; m < kTilesM; ++m) {
-            Core::multiply(sums_[m][pair * 2 + half], fragments[m], other);
-          }
-        }
+        if constexpr (!Tile::kAhead) load_pair(pairs[0][pair], i, pair);
+        multiply_pair(fragments, pairs[i % kSets][pair], pair);
       }
     }
   }
@@ -490,8 +574,8 @@ class GemmWarp {
     }
   }
 
-  /// Calls f(v, row, col, m, half, group) for the eight consecutive columns of each row that this
-  /// thread finishes; row and col count within the block.
+  /// Calls f(v, row, col, m, half, place) for the eight consecutive columns of each row that this
+  /// thread finishes; row and col count within the block, `place` among the thread's eights.
   template <class F>
   RFSEG_DEVICE void each_eight(F&& f) {
     RFSEG_UNROLL
@@ -507,7 +591,8 @@ class GemmWarp {
             v[2 * j] = sums_[m][group * 4 + j][2 * half];
             v[2 * j + 1] = sums_[m][group * 4 + j][2 * half + 1];
           }
-          f(v, row_ + m * 16 + half * 8 + lane_ / 4, col_ + group * 32 + lane_ % 4 * 8, m, half);
+          f(v, row_ + m * 16 + half * 8 + lane_ / 4, col_ + group * 32 + lane_ % 4 * 8, m, half,
+            (m * kGroups + group) * 2 + half);
           RFSEG_UNROLL
           for (int j = 0; j < 4; ++j) {
             sums_[m][group * 4 + j][2 * half] = v[2 * j];
@@ -518,38 +603,8 @@ class GemmWarp {
     }
   }
 
-  /// Sums of whole rows: `mine` of this thread's part of each row, to the sum over the block.
-  /// `scratch` holds kRows * kWarpsN * kWarpsK floats that are read by no one else now.
-  RFSEG_DEVICE void sum_rows(float (&mine)[kTilesM][2], float* scratch) {
-    constexpr int kSlots = Tile::kWarpsN * Tile::kWarpsK;
-    RFSEG_UNROLL
-    for (int m = 0; m < kTilesM; ++m) {
-      RFSEG_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        float& v = mine[m][half];
-        v += warp_read(v, lane_ ^ 1);
-        v += warp_read(v, lane_ ^ 2);
-        if (lane_ % 4 == 0) {
-          scratch[(row_ + m * 16 + half * 8 + lane_ / 4) * kSlots + slot_ * Tile::kWarpsK + part_] =
-              v;
-        }
-      }
-    }
-    block_sync();
-    RFSEG_UNROLL
-    for (int m = 0; m < kTilesM; ++m) {
-      RFSEG_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const float* row = scratch + (row_ + m * 16 + half * 8 + lane_ / 4) * kSlots;
-        float sum = 0;
-        for (int i = 0; i < kSlots; ++i) sum += row[i];
-        mine[m][half] = sum;
-      }
-    }
-  }
-
  private:
-  int lane_, part_, row_, col_, slot_;
+  int lane_, part_, row_, col_;
   uint32_t a_offset_, a_chunk_, b_offset_, b_chunk_;
   float sums_[kTilesM][kGroups * 4][4];
 };
@@ -557,179 +612,230 @@ class GemmWarp {
 template <class Tile, RowSource kSource>
 RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   const GemmArguments& g = arguments.product;
-  constexpr int kBytes = Arithmetic<Tile::kMath>::kBytes;
+  constexpr Math kMath = Tile::kMath;
+  constexpr int kBytes = Arithmetic<kMath>::kBytes;
   constexpr bool kNormed = kSource == RowSource::kNormed;
   static_assert(!kNormed || Tile::kSlabs == 1);
-  const int first_row = block_x() / arguments.col_tiles * Tile::kRows;
-  const int first_col = block_x() % arguments.col_tiles * Tile::kCols;
-  const int batch = block_y();
   release_next_kernel();
+  // Blocks next to each other share rows of A: the larger operand comes from the L2.
+  const int first_col = block_x() * Tile::kCols;
+  int first_row = block_y() * Tile::kRows, batch = 0;
+  if (g.batch > 1) {
+    batch = block_y() / arguments.row_tiles;
+    first_row -= batch * arguments.row_tiles * Tile::kRows;
+  }
 
   float* vectors = static_cast<float*>(shared);
-  float* row_sums = vectors + Tile::kVectorBytes / 4;
-  std::byte* staged = static_cast<std::byte*>(shared) + Tile::kVectorBytes + Tile::kRowSumBytes;
+  std::byte* staged = static_cast<std::byte*>(shared) + Tile::kVectorBytes;
   const int slabs = (g.k / Tile::kChunkElements + 7) / 8;
   const int stages = (slabs + Tile::kSlabs - 1) / Tile::kSlabs;
   // Kept rows of A come first, then the stages.
-  std::byte* first_stage = staged + (kNormed ? slabs * Tile::kRows * 128 : 0);
   constexpr int kStageBytes = (kNormed ? 0 : Tile::kBytesA) + Tile::kBytesB;
-  const SharedAddress stage_address = shared_address(first_stage);
-  const auto stage_a = [&](int stage) {
-    return stage_address + static_cast<uint32_t>(stage % Tile::kStages * kStageBytes);
+  const SharedAddress stage_address =
+      shared_address(staged + (kNormed ? slabs * Tile::kRows * 128 : 0));
+  const auto stage_at = [&](int place) {
+    return stage_address + static_cast<uint32_t>(place * kStageBytes);
   };
-  const auto stage_b = [&](int stage) {
-    return stage_a(stage) + static_cast<uint32_t>(kStageBytes - Tile::kBytesB);
-  };
+  constexpr uint32_t kToB = kStageBytes - Tile::kBytesB;
 
-  const RowsOfB<Tile> b(g, static_cast<const std::byte*>(g.b) + batch * g.b_step * kBytes,
-                        first_col);
-  const auto copy_b = [&](int stage) {
-    RFSEG_UNROLL
-    for (int s = 0; s < Tile::kSlabs; ++s) {
-      b.copy(stage_b(stage) + static_cast<uint32_t>(s * Tile::kCols * 128),
-             stage * Tile::kSlabs + s);
-    }
-  };
   // What does not depend on the previous kernel.
   if (!g.b_fixed) await_previous_kernel();
-  for (int i = thread_index(); i < Tile::kCols; i += Tile::kThreads) {
-    const int col = first_col + i;
-    const bool bias = g.bias != nullptr && col < g.n, scale = g.scale != nullptr && col < g.n;
-    copy_async_4(shared_address(vectors + i), bias ? g.bias + col : g.b, bias);
-    copy_async_4(shared_address(vectors + Tile::kCols + i), scale ? g.scale + col : g.b, scale);
-  }
-  RFSEG_UNROLL
-  for (int s = 0; s < Tile::kStages - 1; ++s) {
-    if (s < stages) copy_b(s);
-  }
-  if (kNormed) copy_async_commit();
-
-  await_previous_kernel();
-  const std::byte* a =
-      static_cast<const std::byte*>(g.split != 0 && first_col >= g.split ? g.a2 : g.a);
-  const auto run = [&](auto&& copy_a) {
+  MatrixRows<Tile, Tile::kCols, true> b(
+      static_cast<const std::byte*>(g.b) + (batch > 0 ? batch * g.b_step * kBytes : 0), g.ldb,
+      first_col, g.n, g.k);
+  const auto copy_b = [&](int stage, SharedAddress to) {
     RFSEG_UNROLL
-    for (int s = 0; s < Tile::kStages - 1; ++s) {
-      if (s < stages) copy_a(s);
-      if (!kNormed || s > 0) copy_async_commit();
+    for (int s = 0; s < Tile::kSlabs; ++s) {
+      b.copy(to + kToB + static_cast<uint32_t>(s * Tile::kCols * 128), stage * Tile::kSlabs + s);
     }
   };
+  RFSEG_UNROLL
+  for (int s = 0; s < Tile::kStages - 1; ++s) {
+    if (s < stages) copy_b(s, stage_at(s));
+  }
+  static_assert(Tile::kCols <= Tile::kThreads);
+  if (thread_index() < Tile::kCols) {
+    const int col = first_col + thread_index();
+    const bool bias = g.bias != nullptr && col < g.n, scale = g.scale != nullptr && col < g.n;
+    const SharedAddress to = shared_address(vectors + thread_index());
+    copy_async_4(to, bias ? g.bias + col : g.b, bias);
+    copy_async_4(to + Tile::kCols * 4, scale ? g.scale + col : g.b, scale);
+  }
   GemmWarp<Tile> warp;
-  const auto walk = [&](auto&& copy_a) {
-    run(copy_a);
+  EarlyResidual early[Tile::kEarlyResidual ? Tile::kTilesM * Tile::kGroups * 2 : 1];
+  const auto request_early = [&] {
+    if constexpr (Tile::kEarlyResidual) {
+      warp.each_eight([&](float(&)[8], int row, int col, int, int, int place) {
+        request_residual<kMath>(early[place], arguments, batch, first_row + row, first_col + col);
+      });
+    }
+  };
+  const auto walk = [&](auto&& a_of_stage, auto&& copy_a) {
+    int place = 0, free = Tile::kStages - 1;  // of this stage, and of the one to be requested
     for (int stage = 0; stage < stages; ++stage) {
       copy_async_wait<Tile::kStages - 2>();
       block_sync();
-      const int next = stage + Tile::kStages - 1;
-      if (next < stages) {
-        copy_b(next);
-        copy_a(next);
-      }
-      copy_async_commit();
-      if constexpr (kNormed) {
-        warp.multiply(shared_address(staged) +
-                          static_cast<uint32_t>(stage * Tile::kSlabs * Tile::kRows * 128),
-                      stage_b(stage));
-      } else {
-        warp.multiply(stage_a(stage), stage_b(stage));
-      }
+      const SharedAddress here = stage_at(place);
+      warp.multiply(a_of_stage(stage, here), here + kToB, [&] {
+        const int next = stage + Tile::kStages - 1;
+        if (next < stages) {
+          copy_b(next, stage_at(free));
+          copy_a(next, stage_at(free));
+        }
+        copy_async_commit();
+      });
+      free = place;
+      place = place + 1 == Tile::kStages ? 0 : place + 1;
     }
   };
   if constexpr (kNormed) {
+    copy_async_commit();
+    await_previous_kernel();
+    request_early();
     normalise_rows<Tile>(g, static_cast<const float*>(g.a) + batch * g.a_step, first_row, staged);
-    walk([](int) {});
+    RFSEG_UNROLL
+    for (int s = 1; s < Tile::kStages - 1; ++s) copy_async_commit();
+    walk(
+        [&](int stage, SharedAddress) {
+          return shared_address(staged) + static_cast<uint32_t>(stage * Tile::kRows * 128);
+        },
+        [](int, SharedAddress) {});
   } else {
-    const RowsOfA<Tile, kSource> rows(g, a + batch * g.a_step * kBytes, first_row);
-    walk([&](int stage) {
+    const std::byte* a =
+        static_cast<const std::byte*>(g.split != 0 && first_col >= g.split ? g.a2 : g.a) +
+        (batch > 0 ? batch * g.a_step * kBytes : 0);
+    const auto multiply_rows = [&](auto&& rows) {
+      const auto copy_a = [&](int stage, SharedAddress to) {
+        RFSEG_UNROLL
+        for (int s = 0; s < Tile::kSlabs; ++s) {
+          rows.copy(to + static_cast<uint32_t>(s * Tile::kRows * 128), stage * Tile::kSlabs + s);
+        }
+      };
+      await_previous_kernel();
+      rows.look_up(g.index, g.lda);
       RFSEG_UNROLL
-      for (int s = 0; s < Tile::kSlabs; ++s) {
-        rows.copy(stage_a(stage) + static_cast<uint32_t>(s * Tile::kRows * 128),
-                  stage * Tile::kSlabs + s);
+      for (int s = 0; s < Tile::kStages - 1; ++s) {
+        if (s < stages) copy_a(s, stage_at(s));
+        copy_async_commit();
       }
-    });
+      request_early();
+      walk([](int, SharedAddress here) { return here; }, copy_a);
+    };
+    if constexpr (kSource == RowSource::kConv3x3) {
+      multiply_rows(ConvolutionRows<Tile>(g, a, first_row));
+    } else {
+      multiply_rows(MatrixRows<Tile, Tile::kRows, false>(a, g.lda, first_row, g.m, g.k));
+    }
   }
   copy_async_wait<0>();
-  block_sync();
-  warp.reduce(staged);
-
-  if constexpr (!Tile::kNormRows) {
-    warp.each_eight([&](float(&v)[8], int row, int col, int, int) {
-      finish_eight<Tile::kMath>(arguments, vectors, Tile::kCols, v, batch, first_row + row, col,
-                                first_col + col);
-    });
-  } else {
-    float sum[Tile::kTilesM][2] = {}, squares[Tile::kTilesM][2] = {};
-    warp.each_eight([&](float(&v)[8], int row, int col, int m, int half) {
-      RFSEG_UNROLL
-      for (int e = 0; e < 8; ++e) v[e] += vectors[col + e];
-      if (g.residual != nullptr && first_row + row < g.m) {
-        float r[8];
-        load_eight<Tile::kMath>(r, g.residual, g.residual_float,
-                                static_cast<int64_t>(first_row + row) * g.ldr + col, 8,
-                                arguments.vector);
-        RFSEG_UNROLL
-        for (int e = 0; e < 8; ++e) v[e] += r[e];
-      }
-      RFSEG_UNROLL
-      for (int e = 0; e < 8; ++e) sum[m][half] += v[e];
-    });
-    warp.sum_rows(sum, row_sums);
-    const float share = 1.0f / static_cast<float>(Tile::kCols);
-    warp.each_eight([&](float(&v)[8], int, int, int m, int half) {
-      const float mean = sum[m][half] * share;
-      RFSEG_UNROLL
-      for (int e = 0; e < 8; ++e)
-        squares[m][half] = fused(v[e] - mean, v[e] - mean, squares[m][half]);
-    });
-    warp.sum_rows(squares, row_sums + Tile::kRowSumBytes / 8);
-    warp.each_eight([&](float(&v)[8], int row, int col, int m, int half) {
-      if (first_row + row >= g.m) return;
-      finish_normed_eight<Tile::kMath>(
-          arguments, v, sum[m][half] * share,
-          1.0f / exact_sqrt(squares[m][half] * share + arguments.norm_eps), first_row + row, col);
-    });
+  if constexpr (Tile::kWarpsK > 1) {
+    block_sync();
+    warp.reduce(staged);
   }
+  warp.each_eight([&](float(&v)[8], int row, int col, int, int, int place) {
+    finish_eight<kMath>(arguments, vectors, Tile::kCols,
+                        Tile::kEarlyResidual ? &early[Tile::kEarlyResidual ? place : 0] : nullptr,
+                        v, batch, first_row + row, col, first_col + col);
+  });
 }
 
-/// The norms of gemm_norm() alone, of the sums in product.out (float, ldo); a warp a row.
-constexpr int kNormThreads = 128;
+/// The norms of gemm_norm(), of the sums in product.out (float, ldo): a warp a row, four columns of
+/// each 128 a lane.
+constexpr int kNormThreads = 128, kNormParts = 8;
+RFSEG_DEVICE Quad load_four(const float* p, bool vector) {
+  if (vector) return load_quad(p);
+  return {{float_bits(p[0]), float_bits(p[1]), float_bits(p[2]), float_bits(p[3])}};
+}
 template <Math kMath>
 RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
   const GemmArguments& g = arguments.product;
   const int lane = thread_index() % kWarp;
   const int row = block_x() * (kNormThreads / kWarp) + thread_index() / kWarp;
   release_next_kernel();
+  Quad gamma[kNormParts], beta[kNormParts], sums[kNormParts], plus[kNormParts];
+  RFSEG_UNROLL
+  for (int i = 0; i < kNormParts; ++i) {
+    const int col = (i * kWarp + lane) * 4;
+    if (col >= g.n) break;
+    gamma[i] = load_four(arguments.gamma + col, arguments.vector);
+    beta[i] = load_four(arguments.beta + col, arguments.vector);
+  }
   await_previous_kernel();
   if (row >= g.m) return;
-  constexpr int kParts = 4;
-  float v[kParts][8];
   float sum = 0;
   RFSEG_UNROLL
-  for (int i = 0; i < kParts; ++i) {
-    const int col = (i * kWarp + lane) * 8;
-    RFSEG_UNROLL
-    for (int e = 0; e < 8; ++e) v[i][e] = 0;
-    if (col < g.n) load_eight<kMath>(v[i], g.out, true, row * g.ldo + col, 8, arguments.vector);
-    RFSEG_UNROLL
-    for (int e = 0; e < 8; ++e) sum += v[i][e];
+  for (int i = 0; i < kNormParts; ++i) {
+    const int col = (i * kWarp + lane) * 4;
+    if (col >= g.n) break;
+    sums[i] = load_four(static_cast<const float*>(g.out) + row * g.ldo + col, arguments.vector);
+    if (arguments.norm_plus != nullptr) {
+      plus[i] = load_four(arguments.plus + static_cast<int64_t>(row) * g.n + col, arguments.vector);
+    }
+  }
+  RFSEG_UNROLL
+  for (int i = 0; i < kNormParts; ++i) {
+    if ((i * kWarp + lane) * 4 >= g.n) break;
+    const uint32_t(&w)[4] = sums[i].word;
+    sum +=
+        (float_of_bits(w[0]) + float_of_bits(w[1])) + (float_of_bits(w[2]) + float_of_bits(w[3]));
   }
   RFSEG_UNROLL
   for (int d = 1; d < kWarp; d *= 2) sum += warp_read(sum, lane ^ d);
   const float mean = sum / static_cast<float>(g.n);
   float squares = 0;
   RFSEG_UNROLL
-  for (int i = 0; i < kParts; ++i) {
-    if ((i * kWarp + lane) * 8 >= g.n) continue;
+  for (int i = 0; i < kNormParts; ++i) {
+    if ((i * kWarp + lane) * 4 >= g.n) break;
     RFSEG_UNROLL
-    for (int e = 0; e < 8; ++e) squares = fused(v[i][e] - mean, v[i][e] - mean, squares);
+    for (int e = 0; e < 4; ++e) {
+      const float v = float_of_bits(sums[i].word[e]) - mean;
+      squares = fused(v, v, squares);
+    }
   }
   RFSEG_UNROLL
   for (int d = 1; d < kWarp; d *= 2) squares += warp_read(squares, lane ^ d);
   const float scale = 1.0f / exact_sqrt(squares / static_cast<float>(g.n) + arguments.norm_eps);
+  const bool vector = arguments.vector;
+  const auto store_four = [&](const float(&v)[4], void* out, bool is_float, int64_t at) {
+    if (!vector) {
+      RFSEG_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        if (is_float || kMath != Math::kFp16) {
+          static_cast<float*>(out)[at + e] = v[e];
+        } else {
+          static_cast<uint16_t*>(out)[at + e] = half_of(v[e]);
+        }
+      }
+    } else if (is_float || kMath != Math::kFp16) {
+      store_quad(static_cast<float*>(out) + at,
+                 {{float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])}});
+    } else {
+      store_pair(static_cast<uint16_t*>(out) + at, pack_halves(v[0], v[1]),
+                 pack_halves(v[2], v[3]));
+    }
+  };
   RFSEG_UNROLL
-  for (int i = 0; i < kParts; ++i) {
-    const int col = (i * kWarp + lane) * 8;
-    if (col < g.n) finish_normed_eight<kMath>(arguments, v[i], mean, scale, row, col);
+  for (int i = 0; i < kNormParts; ++i) {
+    const int col = (i * kWarp + lane) * 4;
+    if (col >= g.n) break;
+    float v[4];
+    RFSEG_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      v[e] = activate<kMath>(fused((float_of_bits(sums[i].word[e]) - mean) * scale,
+                                   float_of_bits(gamma[i].word[e]), float_of_bits(beta[i].word[e])),
+                             arguments.norm_activation);
+    }
+    if (arguments.norm_float != nullptr) {
+      store_four(v, arguments.norm_float, true, row * arguments.ld_norm_float + col);
+    }
+    if (arguments.norm_out != nullptr) {
+      store_four(v, arguments.norm_out, false, row * arguments.ld_norm_out + col);
+    }
+    if (arguments.norm_plus != nullptr) {
+      RFSEG_UNROLL
+      for (int e = 0; e < 4; ++e) v[e] += float_of_bits(plus[i].word[e]);
+      store_four(v, arguments.norm_plus, false, static_cast<int64_t>(row) * g.n + col);
+    }
   }
 }
 

@@ -6,9 +6,9 @@ namespace rfseg::cuda::portable {
 namespace {
 
 template <int rows, int cols, int warps_m, int warps_n, int warps_k, int slabs, int stages,
-          int min_blocks = 1, bool norm_rows = false>
-using Tile = GemmTile<Math::kTf32, rows, cols, warps_m, warps_n, warps_k, slabs, stages, min_blocks,
-                      norm_rows>;
+          int min_blocks = 1>
+using Tile =
+    GemmTile<Math::kTf32, rows, cols, warps_m, warps_n, warps_k, slabs, stages, min_blocks>;
 
 constexpr TileEntry kRowTiles[] = {
     tile_entry<Tile<64, 64, 2, 2, 1, 1, 4>, RowSource::kRows>("64x64 2x2x1 4"),
@@ -25,8 +25,7 @@ constexpr TileEntry kNormedTiles[] = {
 
 }  // namespace
 
-TileList tf32_tiles(RowSource source, bool norm_rows) {
-  if (norm_rows) return {};
+TileList tf32_tiles(RowSource source) {
   switch (source) {
     case RowSource::kRows:
       return list_of(kRowTiles);

@@ -47,10 +47,10 @@ constexpr TileList list_of(const TileEntry (&entries)[n]) {
   return {entries, n};
 }
 
-/// The tiles of each arithmetic, one file each. `norm_rows`: those of gemm_norm.
-TileList fp16_tiles(RowSource source, bool norm_rows);
-TileList tf32_tiles(RowSource source, bool norm_rows);
-TileList fp32_tiles(RowSource source, bool norm_rows);
+/// The tiles of each arithmetic, one file each.
+TileList fp16_tiles(RowSource source);
+TileList tf32_tiles(RowSource source);
+TileList fp32_tiles(RowSource source);
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments);
 
 }  // namespace rfseg::cuda::portable
