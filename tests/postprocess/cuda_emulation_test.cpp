@@ -88,13 +88,22 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
   cuda::DenseShared* const pixels = nullptr;
   switch (format) {
     case cuda::MaskBytes::kRle:
-      launch(alone ? cuda::mask_kernel_alone : cuda::mask_kernel, text, cluster);
+      launch(alone                                       ? cuda::mask_kernel_alone
+             : cuda::all_plain(shape, parameters.data()) ? cuda::mask_kernel<true>
+                                                         : cuda::mask_kernel<false>,
+             text, cluster);
       break;
     case cuda::MaskBytes::kDense:
-      launch(cuda::dense_kernel<cuda::MaskBytes::kDense>, pixels, 1);
+      launch(cuda::all_plain(shape, parameters.data())
+                 ? cuda::dense_kernel<cuda::MaskBytes::kDense, true>
+                 : cuda::dense_kernel<cuda::MaskBytes::kDense, false>,
+             pixels, 1);
       break;
     case cuda::MaskBytes::kBits:
-      launch(cuda::dense_kernel<cuda::MaskBytes::kBits>, pixels, 1);
+      launch(cuda::all_plain(shape, parameters.data())
+                 ? cuda::dense_kernel<cuda::MaskBytes::kBits, true>
+                 : cuda::dense_kernel<cuda::MaskBytes::kBits, false>,
+             pixels, 1);
       break;
   }
   EmulatedRun run;

@@ -18,6 +18,8 @@ struct CellTile {
   uint32_t bits[1024];                  ///< [span, words] one bit a positive cell
   int32_t start[kMaxRows + 1];          ///< first pixel row of each row of cells
   int first_cell, span, words;
+  int32_t first_positive;  ///< column of cells, from first_cell on; INT32_MAX without one
+  uint32_t positive_end;   ///< past the last
   bool usable;
 };
 
@@ -52,10 +54,16 @@ RFSEG_DEVICE void fill_starts(const AxisMap& map, int32_t* start) {
   }
 }
 
+/// Whether a tile has room for all columns of cells.
+RFSEG_DEVICE bool whole_mask_fits(const MaskSource& source) {
+  const int64_t columns = source.x.cells, rows = source.y.cells;
+  return columns * rows <= kTileCells && columns * ((rows + 31) / 32) <= 1024;
+}
+
 /// Loads the cells of the pixel columns [from, n + from) and returns n: up to kMaskThreads, up to
-/// `to`, and no more than the tile has room for. With `usable` false they are not loaded. All
-/// threads; ends with a barrier.
-RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile& tile) {
+/// `to`, and no more than the tile has room for. With `whole`, all cells are loaded, which must
+/// fit. With `usable` false they are not loaded. All threads; ends with a barrier.
+RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, bool whole, CellTile& tile) {
   const int rows = source.y.cells, thread = thread_index();
   const int lane = thread % kWarp, warp = thread / kWarp;
   int n = to - from < kMaskThreads ? to - from : kMaskThreads;
@@ -67,6 +75,10 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     usable = false;
   }
   while (usable) {
+    if (whole) {
+      span = source.x.cells;
+      break;
+    }
     first = tile_cell(source, from);
     // Taps of weight 0 may stand before the two that count, so one more cell.
     span = tile_cell(source, from + n - 1) + 3 - first;
@@ -80,6 +92,10 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
     }
   }
   bool odd = false;
+  if (thread == 0) {
+    tile.first_positive = INT32_MAX;
+    tile.positive_end = 0;
+  }
   if (usable) {
     constexpr int kLoads = 4;  // in flight a thread
     const float inverse = 1.0f / static_cast<float>(span);
@@ -115,10 +131,16 @@ RFSEG_DEVICE int load_tile(const MaskSource& source, int from, int to, CellTile&
   }
   if (usable) {
     for (int column = warp; column < span; column += kMaskThreads / kWarp) {
+      uint32_t any = 0;
       for (int word = 0; word < words; ++word) {
         const int row = word * 32 + lane;
         const uint32_t bits = warp_ballot(row < rows && tile.cells[row * span + column] > 0.0f);
         if (lane == 0) tile.bits[column * words + word] = bits;
+        any |= bits;
+      }
+      if (any != 0 && lane == 0) {
+        atomic_min(&tile.first_positive, column);
+        atomic_max(&tile.positive_end, static_cast<uint32_t>(column) + 1);
       }
     }
   }

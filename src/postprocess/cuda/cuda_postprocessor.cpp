@@ -30,10 +30,12 @@ bool same_call(const PostprocessSpec& a, const PostprocessSpec& b) {
 struct CudaPostprocessor::Impl {
   /// Workspace and results of one set of capacities.
   struct Buffers {
-    explicit Buffers(Place where)
-        : place(where),
-          results(where == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice) {}
+    explicit Buffers(const Limits& limits)
+        : place(limits.place),
+          pixels(limits.mask_bytes != cuda::MaskBytes::kRle),
+          results(place == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice) {}
     Place place;
+    bool pixels;
     cuda::Capacity capacity;
     Buffer workspace{Buffer::Kind::kDevice}, results, header{Buffer::Kind::kPinned};
     cuda::KernelArguments arguments;
@@ -50,11 +52,10 @@ struct CudaPostprocessor::Impl {
           results.reserve(cuda::carve_results(arguments, shape, wanted, nullptr)) ? 1 : 0;
       cuda::carve_workspace(arguments, shape, wanted, workspace.data());
       cuda::carve_results(arguments, shape, wanted, results.data());
-      if (place == Place::kDevice) {  // results() copies all records, also those without a use
-        const uint8_t* const bytes = arguments.bytes;
-        check(cudaMemset(results.data(), 0,
-                         static_cast<std::size_t>(reinterpret_cast<const std::byte*>(bytes) -
-                                                  results.data())),
+      if (place == Place::kDevice) {  // results() copies what is between those in use, too
+        const std::size_t records = static_cast<std::size_t>(
+            reinterpret_cast<const std::byte*>(arguments.bytes) - results.data());
+        check(cudaMemset(results.data(), 0, pixels ? records : results.size()),
               "clearing the results");
         check(cudaDeviceSynchronize(), "clearing the results");
       }
@@ -64,13 +65,14 @@ struct CudaPostprocessor::Impl {
     }
   };
 
-  explicit Impl(const Limits& wanted) : limits(wanted), buffers(wanted.place) {}
+  explicit Impl(const Limits& wanted) : limits(wanted), buffers(wanted) {}
 
   int device = 0;
   int cluster = 1;
   bool early = false;  ///< a kernel may start before the end of the one before
   int multiprocessors = 1;
   bool alone = false;            ///< the mask kernel selects, too
+  bool plain = false;            ///< all axes are
   bool many_candidates = false;  ///< which was too much for it, with last_spec
   Limits limits;
   Counters counters;
@@ -99,20 +101,16 @@ struct CudaPostprocessor::Impl {
            same_call(spec, last_spec);
   }
 
-  /// Whether the mask kernel may select, too: see alone.h. `parameters` are those of the call.
+  /// Whether the mask kernel may select, too: see alone.h.
   bool may_select_alone(const cuda::Shape& next, const cuda::Capacity& wanted,
-                        const std::byte* block) const {
+                        bool all_plain) const {
     if (limits.mask_bytes != cuda::MaskBytes::kRle || limits.selection_apart || many_candidates ||
         !early || cluster < cuda::kMaxBlocksPerMask || !next.masks || next.batch != 1 ||
         wanted.masks == 0 || wanted.side != 0) {
       return false;
     }
-    cuda::KernelArguments host;
-    cuda::point_to_parameters(host, next, const_cast<std::byte*>(block));
     constexpr int64_t kMostPairs = 1 << 16;  // every cluster reads them
-    return int64_t{next.queries} * next.classes <= kMostPairs &&
-           host.pictures[0].x.sampling == Sampling::kPlain &&
-           host.pictures[0].y.sampling == Sampling::kPlain;
+    return all_plain && int64_t{next.queries} * next.classes <= kMostPairs;
   }
 
   void use_device() const { check(cudaSetDevice(device), "choosing the device"); }
@@ -149,7 +147,7 @@ struct CudaPostprocessor::Impl {
       ++counters.launches;
     }
     if (shape.masks && to.capacity.blocks > 0) {
-      const cuda::MaskLaunch how{to.capacity.blocks, cluster, early, by_itself};
+      const cuda::MaskLaunch how{to.capacity.blocks, cluster, early, by_itself, plain};
       check(cuda::launch_masks(a, limits.mask_bytes, how, stream), "launching the mask kernel");
       ++counters.launches;
     }
@@ -235,7 +233,8 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
   wanted.spill = impl.limits.toggles_per_block;
   const bool pixels = impl.limits.mask_bytes != cuda::MaskBytes::kRle;
   if (!same_call(spec, impl.last_spec)) impl.many_candidates = false;
-  const bool alone = impl.may_select_alone(shape, wanted, impl.next_parameters.data());
+  const bool plain = cuda::all_plain(shape, impl.next_parameters.data());
+  const bool alone = impl.may_select_alone(shape, wanted, plain);
   if (!pixels) {
     wanted.bytes = std::max(impl.limits.bytes,
                             impl.limits.bytes_per_picture * static_cast<uint64_t>(shape.batch));
@@ -254,7 +253,8 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
   const int each = pixels ? cuda::kDenseBlocks : alone ? cuda::kAloneBlocks : cuda::kMaskBlocks;
   const int clusters = std::max(1, impl.multiprocessors * each / impl.cluster);
   wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, clusters * impl.cluster));
-  if (shape != impl.shape || !impl.buffers.capacity.holds(wanted) || alone != impl.alone) {
+  if (shape != impl.shape || !impl.buffers.capacity.holds(wanted) || alone != impl.alone ||
+      plain != impl.plain) {
     const bool same_shape = shape == impl.shape;
     impl.shape = shape;
     impl.buffers.arrange(shape, same_shape ? impl.buffers.capacity.grown_to(wanted) : wanted,
@@ -267,6 +267,7 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
     check(cudaMemsetAsync(impl.buffers.arguments.usage, 0, sizeof(cuda::Usage), stream),
           "clearing the usage");
     impl.alone = alone;
+    impl.plain = plain;
     ++impl.generation;
   }
   if (impl.parameters != impl.next_parameters) {
@@ -317,7 +318,7 @@ CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
                   fmt::format("the masks of this batch take up to {} bytes; 2^32 are the limit",
                               needed.bytes));
     }
-    auto larger = std::make_unique<Impl::Buffers>(impl.limits.place);
+    auto larger = std::make_unique<Impl::Buffers>(impl.limits);
     larger->arrange(impl.shape, needed, impl.counters);
     impl.launch(*larger, impl.enqueued, stream, false);
     impl.synchronise(stream);

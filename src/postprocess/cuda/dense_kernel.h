@@ -40,7 +40,8 @@ struct DenseShared {
   Border borders[kBorders];
   uint32_t border_count;
   PictureParams picture;
-  MaskSource source;  ///< of the mask at work
+  MaskSource source;               ///< of the mask at work
+  int32_t queries[kDenseThreads];  ///< of the first masks
 };
 
 /// The cells of one band, and how its masks read them.
@@ -83,10 +84,11 @@ struct Pixels<MaskBytes::kBits> {
 };
 
 /// Taps of one pixel row.
+template <bool plain>
 RFSEG_DEVICE BandRow band_row(const MaskSource& source, int row) {
   const AxisMap& y = source.y;
   if (row < y.begin || row >= y.end) return {kOutside, 0, 0, 0};
-  if (y.sampling == Sampling::kPlain) {
+  if (plain) {
     const PlainTaps taps = plain_taps(y, row);
     return {taps.i0, taps.w0, taps.w1, 0};
   }
@@ -96,11 +98,11 @@ RFSEG_DEVICE BandRow band_row(const MaskSource& source, int row) {
 
 /// Loads rows from `from` on with their cells: up to kBandRows, up to `to`, and no more than the
 /// tile has room for. All threads; ends with a barrier.
+template <bool plain>
 RFSEG_DEVICE Band load_band(const MaskSource& source, int from, int to, DenseShared& s) {
   Band band;
   const int thread = thread_index(), lane = thread % kWarp, warp = thread / kWarp;
   const AxisMap &x = source.x, &y = source.y;
-  const bool plain = x.sampling == Sampling::kPlain;
   int n = to - from < kBandRows ? to - from : kBandRows;
   const int columns = x.cells, words = (columns + 31) / 32;
   int first = 0, count = 0;
@@ -135,14 +137,16 @@ RFSEG_DEVICE Band load_band(const MaskSource& source, int from, int to, DenseSha
       const int i = at + k * kDenseThreads;
       // i / columns: the half keeps the product away from integers by more than its error
       const int row = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
-      values[k] = i < total ? source.cell(first + row, i - row * columns) : 0.0f;
+      values[k] = i >= total ? 0.0f
+                  : plain    ? source.inside(first + row, i - row * columns)
+                             : source.cell(first + row, i - row * columns);
     }
   };
   load(thread);
   bool odd = false;
   if (thread == 0) s.border_count = 0;
   if (thread < n) {  // while the cells come
-    s.rows[thread] = band_row(source, from + thread);
+    s.rows[thread] = band_row<plain>(source, from + thread);
     odd = s.rows[thread].cell == kManyTaps;
   }
   block_sync();
@@ -316,7 +320,7 @@ RFSEG_DEVICE void write_rows(const MaskSource& source, DenseShared& s, int from,
   const int thread = thread_index();
   for (int at = from; at < to;) {
     block_sync();
-    const Band band = load_band(source, at, to, s);
+    const Band band = load_band<plain>(source, at, to, s);
     const int share = (band.rows + teams - 1) / teams;
     const int team = teams > 1 ? thread / runs : 0;
     const int first = team * share;
@@ -332,24 +336,24 @@ RFSEG_DEVICE void write_rows(const MaskSource& source, DenseShared& s, int from,
   }
 }
 
+RFSEG_DEVICE uint64_t mask_bytes(const PictureParams& picture, MaskBytes format) {
+  return mask_bytes(picture.height, picture.width, format);
+}
+
 /// Part `part` of `parts` equal ones of `n`: where it begins.
 RFSEG_DEVICE uint64_t part_of(uint64_t n, uint64_t part, uint64_t parts) {
   return n / parts * part + n % parts * part / parts;
 }
 
 /// Rows [from, to) of mask `mask` of the picture in s.picture, which is of query `query`.
-template <MaskBytes format>
+template <MaskBytes format, bool plain>
 RFSEG_DEVICE void write_mask(const KernelArguments& a, DenseShared& s, int picture_index, int query,
                              int from, int to, uint8_t* mask) {
   const int64_t pitch = row_pitch(s.picture.width, format);
   block_sync();
   if (thread_index() == 0) s.source = mask_source(a, s.picture, picture_index, query);
   block_sync();
-  if (s.picture.x.sampling == Sampling::kPlain) {
-    write_rows<format, true>(s.source, s, from, to, mask, pitch);
-  } else {
-    write_rows<format, false>(s.source, s, from, to, mask, pitch);
-  }
+  write_rows<format, plain>(s.source, s, from, to, mask, pitch);
 }
 
 /// First row of `pitch` bytes that begins at byte `at` or after.
@@ -358,14 +362,22 @@ RFSEG_DEVICE int64_t row_from(uint64_t at, int64_t pitch) {
                               static_cast<uint64_t>(pitch));
 }
 
-/// Any number of blocks of kDenseThreads write all masks of the batch.
-template <MaskBytes format>
+/// Any number of blocks of kDenseThreads write all masks of the batch. `plain`: so are all
+/// pictures' axes.
+template <MaskBytes format, bool plain>
 RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
   int loaded = 0;  // parameters were there before the selection kernel began
   load_picture(a, loaded, s.picture);
+  block_sync();
+  if (plain && thread_index() == 0) s.source = mask_source(a, s.picture, 0, 0);
   await_previous_kernel();
+  // With one picture, all loads that do not depend on each other at once.
+  const int32_t query = thread_index() < a.mask_pitch ? a.mask_query[thread_index()] : 0;
+  const int masks = a.counts[0].masks;
   DensePlaces places(a, format);
-  const uint64_t total = places.find(~uint64_t{0});
+  const uint64_t total = a.batch == 1 ? mask_bytes(s.picture, format) * static_cast<uint64_t>(masks)
+                                      : places.find(~uint64_t{0});
+  s.queries[thread_index()] = query;
   hand_over_detections(a, format);
   const uint64_t blocks = static_cast<uint64_t>(grid_x());
   const uint64_t block = static_cast<uint64_t>(block_x());
@@ -374,6 +386,21 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
       a.usage->bytes = total;
       a.header->overflow = kBuffersTooSmall;
     }
+    return;
+  }
+  if (plain && a.batch == 1 && masks <= kDenseThreads && masks <= grid_x()) {
+    // Of few masks, no block has parts of two.
+    if (masks == 0) return;
+    const int each = grid_x() / masks, mask = block_x() / each, part = block_x() - mask * each;
+    if (mask >= masks) return;
+    block_sync();
+    if (thread_index() == 0) s.source.base = int64_t{s.queries[mask]} * a.rows * a.columns;
+    const int64_t height = s.picture.height;
+    const uint64_t size = mask_bytes(s.picture, format);
+    write_rows<format, plain>(s.source, s, static_cast<int>(height * part / each),
+                              static_cast<int>(height * (part + 1) / each),
+                              a.bytes + static_cast<uint64_t>(mask) * size,
+                              row_pitch(s.picture.width, format));
     return;
   }
   // A row belongs to the block in whose share it begins.
@@ -387,7 +414,7 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
     }
     block_sync();
     const int64_t pitch = row_pitch(s.picture.width, format);
-    const uint64_t size = mask_bytes(s.picture.height, s.picture.width, format);
+    const uint64_t size = mask_bytes(s.picture, format);
     const uint64_t mask = (at - places.start) / size;
     const uint64_t begin = places.start + mask * size;
     const int from = static_cast<int>(row_from(at - begin, pitch));
@@ -395,7 +422,7 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
     const int to = static_cast<int>(row_from(until - begin, pitch));
     if (from < to) {
       const int64_t slot = int64_t{loaded} * a.mask_pitch + static_cast<int64_t>(mask);
-      write_mask<format>(a, s, loaded, a.mask_query[slot], from, to, a.bytes + begin);
+      write_mask<format, plain>(a, s, loaded, a.mask_query[slot], from, to, a.bytes + begin);
     }
     at = begin + size;
   }

@@ -14,9 +14,10 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   select_kernel(arguments, *reinterpret_cast<SelectShared*>(dynamic_shared));
 }
 
+template <bool plain>
 __global__ void __launch_bounds__(kMaskThreads, kMaskBlocks)
     rfseg_masks(const __grid_constant__ KernelArguments arguments) {
-  mask_kernel(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
+  mask_kernel<plain>(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
 }
 
 __global__ void __launch_bounds__(kMaskThreads, kAloneBlocks)
@@ -24,17 +25,17 @@ __global__ void __launch_bounds__(kMaskThreads, kAloneBlocks)
   mask_kernel_alone(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
 }
 
-template <MaskBytes format>
+template <MaskBytes format, bool plain>
 __global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
     rfseg_dense(const __grid_constant__ KernelArguments arguments) {
-  dense_kernel<format>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
+  dense_kernel<format, plain>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
 }
 
 }  // namespace
 
 cudaError_t configure_kernels(int* cluster) {
   cudaFuncAttributes attributes;
-  cudaError_t status = cudaFuncGetAttributes(&attributes, rfseg_masks);
+  cudaError_t status = cudaFuncGetAttributes(&attributes, rfseg_masks<true>);
   if (status != cudaSuccess) return status;
   *cluster = attributes.ptxVersion >= 90 ? kMaxBlocksPerMask : 1;
   const auto allow = [](auto kernel, std::size_t shared) {
@@ -43,10 +44,13 @@ cudaError_t configure_kernels(int* cluster) {
   };
   const cudaError_t all[] = {
       allow(rfseg_select, sizeof(SelectShared)),
-      allow(rfseg_masks, sizeof(MaskShared)),
+      allow(rfseg_masks<false>, sizeof(MaskShared)),
+      allow(rfseg_masks<true>, sizeof(MaskShared)),
       allow(rfseg_masks_alone, sizeof(MaskShared)),
-      allow(rfseg_dense<MaskBytes::kDense>, sizeof(DenseShared)),
-      allow(rfseg_dense<MaskBytes::kBits>, sizeof(DenseShared)),
+      allow(rfseg_dense<MaskBytes::kDense, false>, sizeof(DenseShared)),
+      allow(rfseg_dense<MaskBytes::kDense, true>, sizeof(DenseShared)),
+      allow(rfseg_dense<MaskBytes::kBits, false>, sizeof(DenseShared)),
+      allow(rfseg_dense<MaskBytes::kBits, true>, sizeof(DenseShared)),
   };
   for (const cudaError_t one : all) {
     if (one != cudaSuccess) return one;
@@ -97,12 +101,19 @@ cudaError_t launch(Kernel kernel, const KernelArguments& arguments, int blocks, 
 cudaError_t launch_masks(const KernelArguments& arguments, MaskBytes format, const MaskLaunch& how,
                          cudaStream_t stream) {
   if (format == MaskBytes::kRle) {
-    return launch(how.alone ? rfseg_masks_alone : rfseg_masks, arguments, how.blocks, kMaskThreads,
-                  sizeof(MaskShared), how.cluster, how.early && !how.alone, stream);
+    const auto kernel = how.alone   ? rfseg_masks_alone
+                        : how.plain ? rfseg_masks<true>
+                                    : rfseg_masks<false>;
+    return launch(kernel, arguments, how.blocks, kMaskThreads, sizeof(MaskShared), how.cluster,
+                  how.early && !how.alone, stream);
   }
-  return launch(
-      format == MaskBytes::kDense ? rfseg_dense<MaskBytes::kDense> : rfseg_dense<MaskBytes::kBits>,
-      arguments, how.blocks, kDenseThreads, sizeof(DenseShared), 1, how.early, stream);
+  const auto kernel = format == MaskBytes::kDense
+                          ? (how.plain ? rfseg_dense<MaskBytes::kDense, true>
+                                       : rfseg_dense<MaskBytes::kDense, false>)
+                          : (how.plain ? rfseg_dense<MaskBytes::kBits, true>
+                                       : rfseg_dense<MaskBytes::kBits, false>);
+  return launch(kernel, arguments, how.blocks, kDenseThreads, sizeof(DenseShared), 1, how.early,
+                stream);
 }
 
 }  // namespace rfseg::cuda

@@ -7,7 +7,7 @@
 namespace rfseg::cuda {
 
 /// Blocks on a multiprocessor that the kernels are compiled for.
-constexpr int kMaskBlocks = 3, kAloneBlocks = 2, kDenseBlocks = 2;
+constexpr int kMaskBlocks = 3, kAloneBlocks = 2, kDenseBlocks = 4;
 
 /// Blocks of a cluster of the mask kernel as compiled for the current device: 1 where the code that
 /// runs there has no clusters, and no early start of a kernel. Also lifts the kernels' shared
@@ -19,6 +19,7 @@ struct MaskLaunch {
   int cluster = 1;     ///< blocks that share masks, or a selection
   bool early = false;  ///< may start before the selection kernel's end
   bool alone = false;  ///< selects, too: no selection kernel is before it; run lengths only
+  bool plain = false;  ///< all axes of all pictures are
 };
 cudaError_t launch_masks(const KernelArguments& arguments, MaskBytes format, const MaskLaunch& how,
                          cudaStream_t stream);

@@ -79,6 +79,7 @@ struct ColumnSink {
 };
 
 /// Writes all toggles of this block's share of columns, and returns how many there are.
+template <bool plain>
 RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height, int picture_width,
                                    MaskShared& s, const ToggleList& list, int rank, int size,
                                    BlockScan<kMaskThreads>& scan) {
@@ -96,9 +97,31 @@ RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height,
   bool before = false;  // the pixel before the next column is set
   // The column before this block's first one tells that of the first; it belongs to another block.
   bool lead = from > 0 && reaches_bottom;
+  // Where one block has many columns, it takes all cells at once and leaves out the empty columns.
+  const bool whole = plain && share > 2 * kMaskThreads && whole_mask_fits(source);
+  bool loaded = false;
   for (int at = from - (lead ? 1 : 0); at < to;) {
     const int tile_end = x.begin + to < x.end ? x.begin + to : x.end;
-    const int n = load_tile(source, x.begin + at, tile_end, s.tile);
+    int n = tile_end - (x.begin + at) < kMaskThreads ? tile_end - (x.begin + at) : kMaskThreads;
+    n = n > 0 ? n : 1;
+    if (!loaded) n = load_tile(source, x.begin + at, tile_end, whole, s.tile);
+    loaded = whole;
+    if (plain && s.tile.usable && !lead && !before) {
+      const int positive = s.tile.first_positive, end = static_cast<int>(s.tile.positive_end);
+      if (end == 0 && whole) break;
+      bool empty = end == 0;
+      if (!empty && whole && x.begin + at < x.end) {
+        const int here = plain_taps(x, x.begin + at).i0;
+        if (here >= end) break;  // neither its left cell nor anything beyond
+        const int pixel = x.begin + at + n < x.end ? x.begin + at + n : x.end;
+        empty = plain_taps(x, pixel - 1).i1 < positive;
+      }
+      if (empty) {
+        at += n;
+        if (!whole) block_sync();  // the tile is free again
+        continue;
+      }
+    }
     const int pixel_x = x.begin + at + thread;
     const bool mine = thread < n && pixel_x < x.end;
     const bool counted = thread < n && !(lead && thread == 0);
@@ -285,7 +308,7 @@ RFSEG_DEVICE uint64_t reserve_bytes(const KernelArguments& a, uint64_t need, boo
 }
 
 /// One mask; `active` false only takes part in the barriers.
-template <bool alone>
+template <bool alone, bool plain>
 RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Team& team,
                               bool active, int picture_index, int slot, int query, int masks) {
   const int thread = thread_index(), lane = thread % kWarp;
@@ -300,11 +323,14 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
     MaskSource source = mask_source(a, picture, picture_index, query);
     if (alone) {
       source.start = nullptr;  // they are in the tile
+    }
+    if (plain) {
       source.y_two_taps = true;
+      source.pad_left = source.pad_top = 0;
       source.x.sampling = source.y.sampling = Sampling::kPlain;
     }
-    count = list_toggles(source, picture.height, picture.width, s, counts.list, team.rank,
-                         team.size, scan);
+    count = list_toggles<plain>(source, picture.height, picture.width, s, counts.list, team.rank,
+                                team.size, scan);
     if (team.rank == team.size - 1) {  // the end of the picture closes the last run
       if (thread == 0) counts.list.write(count, pixels);
       ++count;
@@ -500,7 +526,9 @@ RFSEG_DEVICE Team make_team(int total, int clusters, int* teams, int* mine) {
   return team;
 }
 
-/// Grid of whole clusters of kMaskThreads; any number of them does all masks of the batch.
+/// Grid of whole clusters of kMaskThreads; any number of them does all masks of the batch. `plain`:
+/// so are all pictures' axes.
+template <bool plain>
 RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   const int cluster = cluster_size(), clusters = grid_x() / cluster;
   const int home = block_x() / cluster;
@@ -529,7 +557,7 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
         block_sync();
       }
     }
-    encode_mask<false>(a, s, team, active, numbers.picture, numbers.slot, query, total);
+    encode_mask<false, plain>(a, s, team, active, numbers.picture, numbers.slot, query, total);
   }
 }
 
@@ -552,7 +580,7 @@ RFSEG_DEVICE void mask_kernel_alone(const KernelArguments& a, MaskShared& s) {
   for (int item = home * teams; item < total; item += clusters * teams) {
     const bool active = mine < teams && item + mine < total;
     const int query = active ? s.alone.mask_query[item + mine] : 0;
-    encode_mask<true>(a, s, team, active, 0, item + mine, query, total);
+    encode_mask<true, true>(a, s, team, active, 0, item + mine, query, total);
   }
 }
 

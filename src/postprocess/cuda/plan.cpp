@@ -129,6 +129,14 @@ Capacity write_parameters(const PostprocessSpec& spec, std::span<const Preproces
   return need;
 }
 
+bool all_plain(const Shape& shape, const std::byte* block) {
+  KernelArguments host;
+  point_to_parameters(host, shape, block);
+  return std::all_of(host.pictures, host.pictures + shape.batch, [](const PictureParams& picture) {
+    return picture.x.sampling == Sampling::kPlain && picture.y.sampling == Sampling::kPlain;
+  });
+}
+
 std::size_t carve_workspace(KernelArguments& a, const Shape& shape, const Capacity& capacity,
                             std::byte* base) {
   Carver carve(base);

@@ -45,6 +45,9 @@ Capacity write_parameters(const PostprocessSpec& spec, std::span<const Preproces
                           const Shape& shape, std::byte* to);
 void point_to_parameters(KernelArguments& arguments, const Shape& shape, const std::byte* block);
 
+/// Whether the axes of all pictures of a parameter block are plain.
+bool all_plain(const Shape& shape, const std::byte* block);
+
 /// Hands out the workspace from `base` and returns its size; with base = nullptr only the size.
 std::size_t carve_workspace(KernelArguments& arguments, const Shape& shape,
                             const Capacity& capacity, std::byte* base);
