@@ -1,6 +1,7 @@
 // Times each variant of Hopper's products and attention beside cuBLASLt (the product alone, best of
 // its eight first proposals) at seg-nano's shapes.
-//   bench_engine_cuda_hopper [BATCH ...]        default 32 8 1
+//   bench_engine_cuda_hopper [BATCH ...]            default 32 8 1
+//   bench_engine_cuda_hopper SHAPE BATCH VARIANT    launches one four times, for a profiler
 // A figure is the median of 7 replays of a captured graph of 20 launches over 4 sets of operands,
 // with programmatic dependent launch as in the product. Random operands.
 
@@ -20,7 +21,8 @@
 namespace rfseg::cuda {
 namespace {
 
-constexpr int kSets = 4, kLaunches = 20, kReplays = 7;
+constexpr int kMostSets = 4, kLaunches = 20, kReplays = 7;
+int sets = kMostSets;
 
 template <class T>
 T* allocate(int64_t size, float scale) {
@@ -43,7 +45,7 @@ double time_us(cudaStream_t stream, const std::function<bool(int)>& launch) {
   if (!launch(0)) return -1;
   Graph graph;
   graph.capture(stream, [&] {
-    for (int i = 0; i < kLaunches; ++i) launch(i % kSets);
+    for (int i = 0; i < kLaunches; ++i) launch(i % sets);
   });
   graph.launch(stream);
   std::vector<double> times;
@@ -113,13 +115,15 @@ double library_us(cublasLtHandle_t handle, cudaStream_t stream, int m, int n, in
   return best;
 }
 
-void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream& stream) {
+/// `only`: launches this variant, and nothing else.
+void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream& stream,
+         const std::string& only = "") {
   const int m = static_cast<int>(shape.rows * (shape.batched ? 1 : pictures));
   const int batch = shape.batched ? pictures : 1, n = shape.n, k = shape.k;
   const int64_t a_size = int64_t{m} * k * batch, out_size = int64_t{m} * n * batch;
-  __half *a[kSets], *out[kSets];
-  float *stream_rows[kSets] = {}, *scratch = nullptr;
-  for (int i = 0; i < kSets; ++i) {
+  __half *a[kMostSets], *out[kMostSets];
+  float *stream_rows[kMostSets] = {}, *scratch = nullptr;
+  for (int i = 0; i < sets; ++i) {
     a[i] = allocate<__half>(a_size, 1);
     out[i] = allocate<__half>(out_size, 1);
     if (shape.residual == 1) stream_rows[i] = allocate<float>(out_size, 1);
@@ -127,7 +131,7 @@ void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream
   __half* b = allocate<__half>(int64_t{n} * k * batch, 0.05f);
   float* vectors = allocate<float>(n, 0.5f);
   const double flop = 2.0 * m * n * k * batch;
-  const double library = library_us(handle, stream, m, n, k, batch, a, b, out);
+  const double library = only.empty() ? library_us(handle, stream, m, n, k, batch, a, b, out) : 0;
   std::printf("%-10s batch %2d: %6d x %4d x %4d  cuBLASLt %8.2f us %5.0f TFLOP/s\n", shape.name,
               pictures, m, n, k, library, flop / library * 1e-6);
   const auto arguments = [&](int set) {
@@ -175,6 +179,19 @@ void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream
     g.scratch = scratch;
     return g;
   };
+  if (!only.empty()) {
+    for (const hopper::GemmVariant& v : hopper::gemm_variants()) {
+      if (hopper::name(v) != only) continue;
+      for (int i = 0; i < 4; ++i) {
+        const Queue queue = {stream, false};
+        const bool taken = shape.norm ? hopper::gemm_norm(queue, norm_arguments(i % sets), v)
+                                      : hopper::gemm(queue, arguments(i % sets), v);
+        std::printf("%s: %d\n", only.c_str(), taken);
+      }
+    }
+    stream.synchronize("profiled launches");
+    return;
+  }
   for (const bool overlap : {true, false}) {
     const Queue queue = {stream, overlap};
     const hopper::GemmVariant chosen =
@@ -186,13 +203,13 @@ void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream
                           : hopper::gemm(queue, arguments(set), v);
       });
       if (t < 0) continue;
-      std::printf("    %-22s %8.2f us %5.0f TFLOP/s  %.2f of the library's time%s%s\n",
+      std::printf("    %-32s %8.2f us %5.0f TFLOP/s  %.2f of the library's time%s%s\n",
                   hopper::name(v).c_str(), t, flop / t * 1e-6, t / library,
                   v == chosen ? "  <- chosen" : "", overlap ? "" : ", one after the other");
     }
   }
   std::fflush(stdout);
-  for (int i = 0; i < kSets; ++i) {
+  for (int i = 0; i < sets; ++i) {
     cudaFree(a[i]);
     cudaFree(out[i]);
     cudaFree(stream_rows[i]);
@@ -201,11 +218,11 @@ void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream
   cudaFree(vectors);
 }
 
-void run_attention(int sequences, int length, const Stream& stream) {
+void run_attention(int sequences, int length, const Stream& stream, const std::string& only = "") {
   const int heads = 6, width = heads * 64;
   const int64_t rows = int64_t{sequences} * length;
-  __half *qkv[kSets], *out[kSets];
-  for (int i = 0; i < kSets; ++i) {
+  __half *qkv[kMostSets], *out[kMostSets];
+  for (int i = 0; i < sets; ++i) {
     qkv[i] = allocate<__half>(rows * 3 * width, 2);
     out[i] = allocate<__half>(rows * width, 1);
   }
@@ -227,6 +244,14 @@ void run_attention(int sequences, int length, const Stream& stream) {
     a.scale = 0.125f;
     return a;
   };
+  if (!only.empty()) {
+    for (const hopper::AttentionVariant& v : hopper::attention_variants()) {
+      if (hopper::name(v) != only) continue;
+      for (int i = 0; i < 4; ++i) hopper::attention({stream, false}, arguments(i % sets), v);
+    }
+    stream.synchronize("profiled launches");
+    return;
+  }
   const hopper::AttentionVariant chosen = hopper::choose(arguments(0), 132);
   for (const hopper::AttentionVariant& v : hopper::attention_variants()) {
     const double t =
@@ -235,7 +260,7 @@ void run_attention(int sequences, int length, const Stream& stream) {
                 v == chosen ? "  <- chosen" : "");
   }
   std::fflush(stdout);
-  for (int i = 0; i < kSets; ++i) {
+  for (int i = 0; i < sets; ++i) {
     cudaFree(qkv[i]);
     cudaFree(out[i]);
   }
@@ -247,9 +272,6 @@ void run_attention(int sequences, int length, const Stream& stream) {
 int main(int argc, char** argv) {
   using namespace rfseg;
   using namespace rfseg::cuda;
-  std::vector<int> batches;
-  for (int i = 1; i < argc; ++i) batches.push_back(std::atoi(argv[i]));
-  if (batches.empty()) batches = {32, 8, 1};
   cublasLtHandle_t handle;
   cublasLtCreate(&handle);
   const Stream stream;
@@ -267,7 +289,20 @@ int main(int argc, char** argv) {
       {"decoder", 100, 256, 256},
       {"decoder ff", 100, 2048, 256, Activation::kRelu},
   };
+  if (argc == 4 && std::atoi(argv[1]) == 0) {
+    const int batch = std::atoi(argv[2]);
+    sets = batch >= 16 ? kMostSets : 1;
+    if (std::string(argv[1]) == "attention") run_attention(batch, 677, stream, argv[3]);
+    for (const Shape& shape : shapes) {
+      if (std::string(shape.name) == argv[1]) run(shape, batch, handle, stream, argv[3]);
+    }
+    return 0;
+  }
+  std::vector<int> batches;
+  for (int i = 1; i < argc; ++i) batches.push_back(std::atoi(argv[i]));
+  if (batches.empty()) batches = {32, 8, 1};
   for (const int batch : batches) {
+    sets = batch >= 16 ? kMostSets : 1;
     run_attention(batch, 677, stream);
     for (const Shape& shape : shapes) run(shape, batch, handle, stream);
   }

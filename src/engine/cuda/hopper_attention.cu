@@ -1,6 +1,7 @@
 #include "engine/cuda/hopper_attention.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper_device.h"
@@ -35,7 +36,7 @@ constexpr int kBoxBytes = 64 * 128;
 constexpr int kLead = 1024;  // transaction barriers
 
 // Named barriers: all of a split, or each warpgroup; turns.
-constexpr int kOwn = 1 /* to 3 */, kTurn = 4 /* and 5 */;
+constexpr int kOwn = 1 /* to 3 */, kTurn = 4 /* to 6 */;
 
 // Of the last warpgroup one thread works; the others only give up their registers.
 constexpr int threads(int groups) { return (groups + 1) * 128; }
@@ -80,12 +81,23 @@ constexpr float kLag = 8.0f;
 /// any lane has one that is not 1.
 template <int kCount>
 RFSEG_DEVICE bool weigh(float (&s)[kCount], Rows& rows, float scale, float (&factor)[2]) {
-  float highest[2] = {kMinusInfinity, kMinusInfinity};
+  // Two chains a row: a chain's steps wait for one another.
+  float highest[2], other[2];
   RFSEG_UNROLL
-  for (int i = 0; i < kCount; i += 4) {
-    highest[0] = fmaxf(highest[0], fmaxf(s[i], s[i + 1]));
-    highest[1] = fmaxf(highest[1], fmaxf(s[i + 2], s[i + 3]));
+  for (int h = 0; h < 2; ++h) {
+    highest[h] = fmaxf(s[2 * h], s[2 * h + 1]);
+    other[h] = fmaxf(s[4 + 2 * h], s[5 + 2 * h]);
   }
+  RFSEG_UNROLL
+  for (int i = 8; i < kCount; i += 8) {
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      highest[h] = fmaxf(highest[h], fmaxf(s[i + 2 * h], s[i + 2 * h + 1]));
+      other[h] = fmaxf(other[h], fmaxf(s[i + 4 + 2 * h], s[i + 5 + 2 * h]));
+    }
+  }
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) highest[h] = fmaxf(highest[h], other[h]);
   bool raise = false;
   RFSEG_UNROLL
   for (int h = 0; h < 2; ++h) {
@@ -105,12 +117,14 @@ RFSEG_DEVICE bool weigh(float (&s)[kCount], Rows& rows, float scale, float (&fac
       rows.sum[h] *= factor[h];
     }
   }
+  float sum[4] = {0, 0, 0, 0};
   RFSEG_UNROLL
   for (int i = 0; i < kCount; ++i) {
-    const int h = i / 2 % 2;
-    s[i] = exp2_approximate(fused(s[i], scale, -rows.maximum[h]));
-    rows.sum[h] += s[i];
+    s[i] = exp2_approximate(fused(s[i], scale, -rows.maximum[i / 2 % 2]));
+    sum[i % 4] += s[i];
   }
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) rows.sum[h] += sum[2 * h] + sum[2 * h + 1];
   return raise;
 }
 
@@ -132,7 +146,7 @@ RFSEG_DEVICE void mask(float (&s)[kKeys / 2], int left, int lane) {
 
 #endif
 
-template <int kGroups, int kKeys, bool kSplitKeys>
+template <int kGroups, int kKeys, bool kSplitKeys, bool kTurns>
 RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
 #if RFSEG_HOPPER
   constexpr int kSlotBytes = kKeys * 128;
@@ -270,20 +284,21 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         const int left = task.length - step * kKeys;
         if (left < kKeys) mask<kKeys>(s, left, lane);
       };
-      // Two warpgroups side by side give their products to the tensor cores in turn, so that each
-      // exponentiates while the other multiplies.
-      const bool turns = kGroups == 2 && !kSplitKeys && batch.count == 2;
+      // Warpgroups side by side give their products to the tensor cores in turn, so that each
+      // exponentiates while others multiply.
+      const bool turns = kTurns && batch.count > 1;
+      const bool last = group == batch.count - 1;
       const auto take_turn = [&] {
         if (turns) named_sync(kTurn + group, 256);
       };
       const auto pass_turn = [&](bool more) {
-        if (turns && (group == 0 || more)) named_arrive(kTurn + (group ^ 1), 256);
+        if (turns && (!last || more)) named_arrive(kTurn + (last ? 0 : group + 1), 256);
       };
 
       if (begin < steps) {
         float factor[2];
         Cursor key = ahead(used, 2 * begin), value = ahead(key, 1);
-        if (turns && group == 1) named_arrive(kTurn + 0, 256);
+        if (turns && last) named_arrive(kTurn + 0, 256);
         await(key);
         take_turn();
         wgmma_fence();
@@ -413,18 +428,19 @@ struct Kernel {
   void (*run)(const Queue&, int blocks, std::size_t bytes, const AttentionTask&);
 };
 
-template <int kGroups, int kKeys, bool kSplitKeys>
+template <int kGroups, int kKeys, bool kSplitKeys, bool kTurns>
 constexpr Kernel kernel() {
-  return {{kGroups, kKeys, kSplitKeys},
+  return {{kGroups, kKeys, kSplitKeys, kTurns},
           [](const Queue& queue, int blocks, std::size_t bytes, const AttentionTask& task) {
-            launch<&attend<kGroups, kKeys, kSplitKeys>, threads(kGroups)>(queue, {blocks, 1}, bytes,
-                                                                          task);
+            launch<&attend<kGroups, kKeys, kSplitKeys, kTurns>, threads(kGroups)>(
+                queue, {blocks, 1}, bytes, task);
           }};
 }
 
-constexpr Kernel kKernels[] = {kernel<3, 64, false>(),  kernel<3, 96, false>(),
-                               kernel<2, 128, false>(), kernel<2, 176, false>(),
-                               kernel<3, 64, true>(),   kernel<2, 128, true>()};
+constexpr Kernel kKernels[] = {kernel<3, 64, false, false>(),  kernel<3, 64, false, true>(),
+                               kernel<3, 96, false, false>(),  kernel<3, 96, false, true>(),
+                               kernel<2, 128, false, false>(), kernel<2, 176, false, false>(),
+                               kernel<2, 176, false, true>(),  kernel<3, 64, true, false>()};
 
 int multiprocessor_count() {
   int device = 0, count = 0;
@@ -450,19 +466,28 @@ __global__ void probe(int* out) {
 }  // namespace
 
 bool usable() {
-  int device = 0, major = 0;
-  cudaFuncAttributes attributes;
-  const bool found =
-      cudaGetDevice(&device) == cudaSuccess &&
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-      major == 9 && cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
-  if (!found) static_cast<void>(cudaGetLastError());
-  return found && attributes.sharedSizeBytes >= 1024;
+  constexpr int kDevices = 64;
+  static std::atomic<int> known[kDevices];  // 0: not asked yet
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kDevices) {
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  if (known[device] == 0) {
+    int major = 0;
+    cudaFuncAttributes attributes;
+    const bool found =
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+        major == 9 && cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
+    if (!found) static_cast<void>(cudaGetLastError());
+    known[device] = found && attributes.sharedSizeBytes >= 1024 ? 1 : -1;
+  }
+  return known[device] > 0;
 }
 
 std::string name(const AttentionVariant& v) {
   return std::to_string(v.groups) + " groups, " + std::to_string(v.keys) + " keys" +
-         (v.split_keys ? ", split" : "");
+         (v.split_keys ? ", split" : "") + (v.turns ? ", in turn" : "");
 }
 
 std::vector<AttentionVariant> attention_variants() {
@@ -473,7 +498,10 @@ std::vector<AttentionVariant> attention_variants() {
 
 AttentionVariant choose(const AttentionArguments& a, int multiprocessors) {
   const int units = a.sequences * a.heads * ((a.length + 63) / 64);
-  return {3, 64, units <= multiprocessors};
+  if (units > multiprocessors) return {3, 64, false, false};
+  // A step of 176 keys takes about as long as two of 64.
+  if (a.length > 4 * 64) return {2, 176, false, false};
+  return {3, 64, true, false};
 }
 
 bool attention(const Queue& queue, const AttentionArguments& a, const AttentionVariant& variant) {

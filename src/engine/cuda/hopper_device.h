@@ -49,12 +49,14 @@ RFSEG_DEVICE void barrier_init_fence() {
 RFSEG_DEVICE void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-/// Arrives at the same barrier of block `rank` of the cluster.
+/// Arrives at the same barrier of block `rank` of the cluster. Orders nothing across blocks: a
+/// release at cluster scope would cost a memory fence each time, and reads by wgmma that have ended
+/// need none.
 RFSEG_DEVICE void barrier_arrive_at(uint32_t barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
@@ -82,6 +84,11 @@ RFSEG_DEVICE void barrier_wait(uint32_t barrier, int parity) {
     if (clock64() - start > 100000000ll) __trap();  // a hang would hold the GPU
 #endif
   }
+}
+/// Meets all other blocks' threads that have not ended, again without a memory fence.
+RFSEG_DEVICE void cluster_meet() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::
+                   : "memory");
 }
 /// A barrier of `threads` threads (whole warps); `id` 0 is __syncthreads'.
 RFSEG_DEVICE void named_sync(int id, int threads) {

@@ -262,9 +262,10 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
 }  // namespace
 
 std::string name(const GemmVariant& v) {
-  return v.stationary
-             ? "stationary 64x" + std::to_string(v.columns)
-             : "streaming " + std::to_string(64 * v.groups) + "x" + std::to_string(v.columns);
+  const auto columns = std::to_string(v.columns);
+  if (v.stationary) return "stationary 64x" + columns + " by " + std::to_string(v.groups);
+  return "streaming " + std::to_string(64 * v.groups) + "x" + columns +
+         (v.cluster > 1 ? " clusters of " + std::to_string(v.cluster) : "");
 }
 
 std::vector<GemmVariant> gemm_variants() {

@@ -41,7 +41,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     barrier_init_fence();
   }
   if constexpr (kCluster > 1) {
-    cluster_sync();
+    cluster_meet();
   } else {
     block_sync();
   }
@@ -145,12 +145,9 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     named_sync(place.barrier, 128);
     if (first) await_previous_kernel();
     first = false;
-    if constexpr (kExit == Exit::kHalfPlus || kExit == Exit::kResidual) {
-      if (place.thread == 0) {
-        fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, &task.residual,
-                                                           residual_full + 8 * group);
-      }
-    }
+    // The residual is asked for halfway: until then the last tile's sums are still leaving from
+    // where it goes, and this thread must wait for that.
+    const int fetch_at = tile == cluster ? 0 : task.k_blocks / 2;
     int last = 0;
     for (int k = 0; k < task.k_blocks; ++k) {
       barrier_wait(full + 8 * stage, parity);
@@ -163,6 +160,12 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
         Wgmma<kColumns>::run(d, a + 2 * step, b + 2 * step, k + step > 0);
       }
       wgmma_commit();
+      if constexpr (kExit == Exit::kHalfPlus || kExit == Exit::kResidual) {
+        if (k == fetch_at && place.thread == 0) {
+          fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, &task.residual,
+                                                             residual_full + 8 * group);
+        }
+      }
       if (k > 0) {
         wgmma_wait<1>();
         release(last);
@@ -191,7 +194,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     }
   }
   if (kBoxes > 0 && place.thread == 0) store_wait_all();
-  if constexpr (kCluster > 1) cluster_sync();  // others may still arrive at this block's barriers
+  if constexpr (kCluster > 1) cluster_meet();  // others may still arrive at this block's barriers
 #else
   static_cast<void>(task);
   static_cast<void>(shared);
