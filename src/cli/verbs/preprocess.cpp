@@ -7,12 +7,14 @@
 #include "core/npy.h"
 #include "core/tensor.h"
 #include "media/image_io.h"
+#include "pipeline/loaded_model.h"
 
 namespace rfseg::cli {
 namespace {
 
 struct PreprocessArguments {
   std::string image, size, output;
+  std::string device = "auto";
   PredictOptions predict;
   bool no_exif = false;
 };
@@ -24,6 +26,14 @@ void run_preprocess(const PreprocessArguments& arguments) {
   std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size", 8192);
   spec.resize = arguments.predict.resize.value_or(
       arguments.predict.like == Convention::kRfdetr ? ResizeMode::kBilinear : ResizeMode::kPil);
+  // One picture is resized faster than a GPU is woken up: it has to be asked for.
+  ModelOptions options;
+  options.device = arguments.device;
+  if (arguments.device != "auto" && arguments.device != "cpu") {
+    const DeviceChoice choice = choose_device(options);
+    spec.backend = choice.backend;
+    spec.cuda_device = choice.cuda_device;
+  }
   DecodeOptions decode;
   decode.apply_exif = !arguments.no_exif;
   const Image image = decode_image(arguments.image, decode);
@@ -40,6 +50,8 @@ void add_preprocess(CLI::App& app) {
   verb->add_option("image", arguments->image, "JPEG, PNG, BMP, PPM, WebP or TIFF")->required();
   verb->add_option("--size", arguments->size, "Network input: R for RxR, or HxW")->required();
   add_convention_options(*verb, arguments->predict);
+  verb->add_option("--device", arguments->device, "auto and cpu: the CPU; cuda[:N]: a GPU")
+      ->capture_default_str();
   verb->add_flag("--no-exif", arguments->no_exif, "Do not turn the picture upright");
   verb->add_option("-o,--output", arguments->output, "float32 [1,3,H,W] .npy, - for stdout")
       ->required();
