@@ -161,10 +161,12 @@ class Bench {
       fill(a.back(), rows * k, !normed, i);
       fill(out.back(), rows * n, false, 10 + i);
     }
-    Buffer b(Buffer::Kind::kDevice), vectors(Buffer::Kind::kDevice), scratch(Buffer::Kind::kDevice);
+    Buffer b(Buffer::Kind::kDevice), vectors(Buffer::Kind::kDevice), scratch(Buffer::Kind::kDevice),
+        rows_out(Buffer::Kind::kDevice);
+    rows_out.reserve(rows * n * 2);
     fill(b, n * k, true, 20);
     fill(vectors, n, false, 21);
-    scratch.reserve(rows * n * 4);
+    scratch.reserve(rows * n * 4 * 8);
     GemmArguments g;
     g.source = p.source;
     g.lda = static_cast<int64_t>(lda);
@@ -199,6 +201,12 @@ class Bench {
       one.out = one.product.out;
       one.ldo = p.n;
       one.scratch = scratch.as<float>();
+      one.scratch_size = static_cast<int64_t>(rows * n) * (batch == 1 ? 8 : 1);
+      if (p.stream) {
+        one.sum = static_cast<float*>(one.product.out);
+        one.ld_sum = p.n;
+        one.out = rows_out.data();
+      }
       return one;
     };
     double yardstick = 0;
@@ -231,7 +239,7 @@ class Bench {
                                (tile == chosen ? "  <- chosen" : "");
       line(p.name, us, name.c_str());
     }
-    if (!p.norm) return;
+    if (!p.norm && !p.stream) return;
     line(p.name,
          time_chain(stream_, overlap_,
                     [&](const Queue& queue, int i) {

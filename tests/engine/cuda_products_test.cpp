@@ -153,6 +153,17 @@ TEST_P(CudaProducts, NormsOfWholeRows) {
   }
 }
 
+TEST_P(CudaProducts, NormsOfSharedLongRows) {
+  for (const bool conv : {false, true}) {
+    NormCase c;
+    make_norm(c, math(), conv ? RowSource::kConv3x3 : RowSource::kRows, 37, 128, 1096, 550, true,
+              Activation::kSilu, {1, 5, 7, 1, 120}, 8);
+    portable::gemm_norm(queue_, math(), c.g);
+    finish();
+    expect_norm(c);
+  }
+}
+
 TEST_P(CudaProducts, AttentionOfEveryTile) {
   unsigned seed = 600;
   for (const int head_dim : {64, 32}) {
@@ -213,7 +224,7 @@ TEST_P(CudaProducts, ShapesOfTheModels) {
   for (const Size& size : {Size{676, 256, 640}, Size{100, 256, 2048}, Size{300, 384, 2048}}) {
     NormCase n;
     make_norm(n, math(), RowSource::kRows, size.m, size.n, size.k, ++choice, true,
-              Activation::kNone);
+              Activation::kNone, {}, 8);
     portable::gemm_norm(queue_, math(), n.g);
     finish();
     expect_norm(n, 17);

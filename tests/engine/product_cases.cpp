@@ -235,9 +235,10 @@ void expect_gemm(const GemmCase& c, int stride) {
 }
 
 void make_norm(NormCase& c, Math math, RowSource source, int m, int n, int k, uint64_t seed,
-               bool residual, Activation activation, const Map& map) {
+               bool residual, Activation activation, const Map& map, int room) {
   GemmParts parts;
   parts.bias = true;
+  parts.scale = room > 1;
   parts.residual = residual;
   parts.out_float = true;
   make_gemm(c.product, math, source, m, n, k, parts, seed, map);
@@ -251,7 +252,11 @@ void make_norm(NormCase& c, Math math, RowSource source, int m, int n, int k, ui
   c.out_float = Values(math, size, seed + 14, 0, 0, true);
   c.out = Values(math, size, seed + 15, 0, 0);
   c.out_plus = Values(math, size, seed + 16, 0, 0);
-  c.scratch = Values(math, size, seed + 17, 0, 0, true);
+  c.sum = Values(math, size, seed + 18, 0, 0, true);
+  c.g.sum = static_cast<float*>(c.sum.device());
+  c.g.ld_sum = n;
+  c.scratch = Values(math, size * static_cast<std::size_t>(room), seed + 17, 0, 0, true);
+  c.g.scratch_size = static_cast<int64_t>(c.scratch.size());
   c.g.gamma = c.gamma.floats();
   c.g.beta = c.beta.floats();
   c.g.eps = 1e-5f;
@@ -268,7 +273,7 @@ void make_norm(NormCase& c, Math math, RowSource source, int m, int n, int k, ui
 void expect_norm(const NormCase& c, int stride) {
   const GemmArguments& g = c.g.product;
   const std::vector<float> as_float = c.out_float.download(), out = c.out.download(),
-                           plus = c.out_plus.download();
+                           plus = c.out_plus.download(), sums = c.sum.download();
   int wrong = 0;
   for (int m = 0; m < g.m; ++m) {
     if (m % stride != 0 && m != g.m - 1) continue;
@@ -277,6 +282,7 @@ void expect_norm(const NormCase& c, int stride) {
     for (int n = 0; n < g.n; ++n) {
       double& v = row.exact[static_cast<std::size_t>(n)];
       v += c.product.bias[n];
+      if (g.scale != nullptr) v *= c.product.scale[n];
       if (g.residual != nullptr) v += c.product.residual[int64_t{m} * g.ldr + n];
       mean += v / g.n;
     }
@@ -297,6 +303,9 @@ void expect_norm(const NormCase& c, int stride) {
         }
       };
       const std::size_t i = static_cast<std::size_t>(at);
+      EXPECT_NEAR(sums[i], row.exact[static_cast<std::size_t>(n)],
+                  tolerance(c.product.math, false, row.exact[static_cast<std::size_t>(n)],
+                            2 * std::sqrt(static_cast<double>(g.k))));
       near(as_float[i], z, false);
       near(out[i], z, c.out.half());
       near(plus[i], with, c.out_plus.half());

@@ -108,10 +108,10 @@ void expect_gemm(const GemmCase& c, int stride = 1);
 struct NormCase {
   GemmCase product;
   GemmNormArguments g;
-  Values gamma, beta, plus, out_float, out, out_plus, scratch;
+  Values gamma, beta, plus, out_float, out, out_plus, sum, scratch;
 };
 void make_norm(NormCase& c, Math math, RowSource source, int m, int n, int k, uint64_t seed,
-               bool residual, Activation activation, const Map& map = {});
+               bool residual, Activation activation, const Map& map = {}, int room = 1);
 void expect_norm(const NormCase& c, int stride = 1);
 
 struct AttentionCase {

@@ -39,20 +39,32 @@ bool fits(const TileEntry& tile, const GemmArguments& g) {
   return shared_bytes(tile, g) <= kMaxSharedBytes;
 }
 
-/// Clocks, roughly: the loops of the blocks that a multiprocessor runs, bound by the tensor cores
-/// or by what it can fetch, and what every block pays once.
+constexpr int kMostParts = 8;
+
+/// k of each of `parts` parts, in whole slabs of 128 bytes.
+int part_of(Math math, int k, int parts) {
+  const int slab = 128 / element_bytes(math);
+  return ceil_div(ceil_div(k, parts), slab) * slab;
+}
+
+/// Clocks, roughly. A product is bound by the tensor cores, by what all blocks together fetch from
+/// the L2 (25 bytes a clock and multiprocessor were measured), by what one multiprocessor can
+/// fetch, or by the instructions of a warp one after the other; and there is what every block pays
+/// once.
 double cost(const TileEntry& tile, Math math, const GemmArguments& g) {
+  const double sms = multiprocessors();
   const double blocks =
       static_cast<double>(ceil_div(g.m, tile.rows)) * ceil_div(g.n, tile.cols) * g.batch;
-  const double rounds = std::max(1.0, std::ceil(blocks / multiprocessors()));
+  const double rounds = std::ceil(blocks / sms);
   const double slabs = ceil_div(g.k * element_bytes(math), 128);
   const double area = tile.rows * tile.cols;
-  // Multiply-adds a clock of a multiprocessor that small tiles reach; a slab is 64 halves.
-  const double rate = math == Math::kFp16 ? 1100 : math == Math::kTf32 ? 450 : 160;
-  const double products = area * (math == Math::kFp16 ? 64 : 32) / rate;
-  const double fetched = (tile.rows + tile.cols) * 128.0 / 60;
-  const double waits = 30;
-  return rounds * (slabs * (std::max(products, fetched) + waits) + area / 16 + 200) + 1000;
+  const double rate = math == Math::kFp16 ? 1024 : math == Math::kTf32 ? 512 : 170;
+  const double products = rounds * slabs * area * (math == Math::kFp16 ? 64 : 32) / rate;
+  const double bytes = slabs * (tile.rows + tile.cols) * 128;
+  const double fetched = std::max(blocks * bytes / (25 * sms), rounds * bytes / 50);
+  const double instructions = rounds * slabs * (area * 8 / tile.threads + 60);
+  return std::max({products, fetched, instructions}) + rounds * (area * 12 / tile.threads + 150) +
+         1200;
 }
 
 int best(const TileList& list, Math math, const GemmArguments& g) {
@@ -86,17 +98,37 @@ ProductArguments product_arguments(Math math, const GemmArguments& g) {
   return arguments;
 }
 
-ProductArguments norm_arguments(const GemmNormArguments& a) {
+/// The product of gemm_norm(): bare sums of `parts` parts of k, one [m, n] behind the other.
+ProductArguments partial_sums(const GemmNormArguments& a, int parts) {
   ProductArguments arguments;
   arguments.product = a.product;
   GemmArguments& g = arguments.product;
+  g.bias = nullptr;
   g.scale = nullptr;
   g.row_bias = nullptr;
+  g.residual = nullptr;
   g.activation = Activation::kNone;
-  g.batch = 1;
   g.split = 0;
   g.out_group = 0;
-  g.out_step = 0;
+  g.out = a.scratch;
+  g.out_float = true;
+  g.ldo = g.n;
+  g.batch = parts;
+  g.a_step = 0;
+  g.b_step = 0;
+  g.out_step = int64_t{g.m} * g.n;
+  arguments.vector = aligned(a.scratch, g.n, g.out_step, 4);
+  return arguments;
+}
+
+/// The second kernel.
+ProductArguments norms_of(Math math, const GemmNormArguments& a, int parts) {
+  ProductArguments arguments = partial_sums(a, parts);
+  GemmArguments& g = arguments.product;
+  g.bias = a.product.bias;
+  g.scale = a.product.scale;
+  g.residual = a.product.residual;
+  arguments.parts = parts;
   arguments.gamma = a.gamma;
   arguments.beta = a.beta;
   arguments.norm_eps = a.eps;
@@ -107,9 +139,17 @@ ProductArguments norm_arguments(const GemmNormArguments& a) {
   arguments.ld_norm_out = a.ldo;
   arguments.plus = a.plus;
   arguments.norm_plus = a.out_plus;
-  g.out = a.scratch;
-  g.out_float = true;
-  g.ldo = g.n;
+  arguments.norm_sum = a.sum;
+  arguments.ld_norm_sum = a.ld_sum;
+  const int bytes = element_bytes(math);
+  const auto whole = [&](const void* p, int64_t ld, int size) {
+    return p == nullptr || aligned(p, ld, 0, size);
+  };
+  arguments.vector =
+      arguments.vector && whole(g.bias, 0, 4) && whole(g.scale, 0, 4) &&
+      whole(g.residual, g.ldr, g.residual_float ? 4 : bytes) && whole(a.gamma, 0, 4) &&
+      whole(a.beta, 0, 4) && whole(a.out_float, a.ldo_float, 4) && whole(a.out, a.ldo, bytes) &&
+      whole(a.plus, g.n, 4) && whole(a.out_plus, g.n, bytes) && whole(a.sum, a.ld_sum, 4);
   return arguments;
 }
 
@@ -163,14 +203,35 @@ bool gemm_prefers_normed(Math, int, int, int) {
 }
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
-  ProductArguments arguments = norm_arguments(a);
-  portable::gemm(queue, math, arguments.product);
-  const int bytes = element_bytes(math), n = a.product.n;
-  arguments.vector = aligned(a.scratch, n, 0, 4) && aligned(a.gamma, n, 0, 4) &&
-                     aligned(a.beta, n, 0, 4) && aligned(a.out_float, a.ldo_float, 0, 4) &&
-                     aligned(a.out, a.ldo, 0, bytes) && aligned(a.plus, n, 0, 4) &&
-                     aligned(a.out_plus, n, 0, bytes);
-  enqueue_norms(queue, math, arguments);
+  const TileList list = tiles(math, a.product.source);
+  const int64_t size = int64_t{a.product.m} * a.product.n;
+  const int room = static_cast<int>(std::clamp<int64_t>(a.scratch_size / size, 1, kMostParts));
+  int tile = -1, parts = 1;
+  double least = 0;
+  for (int p = 1; p <= room; ++p) {
+    // Whole slabs, so that no part has zeros but the last; each at least two.
+    const int k = part_of(math, a.product.k, p);
+    if (p > 1 && (k * element_bytes(math) < 256 || ceil_div(a.product.k, k) != p)) continue;
+    ProductArguments sums = partial_sums(a, p);
+    sums.product.k = k;
+    const int found = best(list, math, sums.product);
+    if (found < 0) continue;
+    // The norms read each part.
+    const double c = cost(list.entries[found], math, sums.product) +
+                     static_cast<double>(size) * 4 * p / (25.0 * multiprocessors()) + 60.0 * p;
+    if (tile < 0 || c < least) {
+      tile = found;
+      parts = p;
+      least = c;
+    }
+  }
+  if (tile < 0) {
+    throw Error(ErrorCode::kInternal, "no tile of the GPU's matrix product takes this shape");
+  }
+  ProductArguments sums = partial_sums(a, parts);
+  if (parts > 1) sums.k_part = part_of(math, a.product.k, parts);
+  enqueue(queue, list.entries[tile], sums);
+  enqueue_norms(queue, math, norms_of(math, a, parts));
 }
 
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments) {

@@ -42,8 +42,12 @@ struct ProductArguments {
   int64_t ld_norm_out = 0;
   const float* plus = nullptr;
   void* norm_plus = nullptr;
+  float* norm_sum = nullptr;
+  int64_t ld_norm_sum = 0;
+  int parts = 1;  ///< sums to be added, each product.out_step behind the other
   // found by the host
   int row_tiles = 0;
+  int k_part = 0;       ///< not 0: `batch` counts parts of k of this length
   bool vector = false;  ///< out and residual take 16-byte accesses at every multiple of 8 columns
 };
 
@@ -179,12 +183,14 @@ class ConvolutionRows {
   using Copier = SlabCopier<Tile, Tile::kRows, false>;
   static constexpr int kBytes = Arithmetic<Tile::kMath>::kBytes;
 
-  RFSEG_DEVICE ConvolutionRows(const GemmArguments& g, const std::byte* a, int first_row)
-      : from_(a), taps_end_(9), channels_(g.channels), map_cols_(g.map_cols) {
+  RFSEG_DEVICE ConvolutionRows(const GemmArguments& g, const std::byte* a, int first_row,
+                               int k_first, int k)
+      : from_(a), left_(k), channels_(g.channels), map_cols_(g.map_cols) {
     cell_bytes_ = static_cast<int>(g.lda) * kBytes;
     tap_ = 0;
-    channel_ = copier_.column_ * Tile::kChunkElements;
-    advance(0);
+    channel_ = k_first + copier_.column_ * Tile::kChunkElements;
+    left_ -= copier_.column_ * Tile::kChunkElements;
+    find_tap();
     RFSEG_UNROLL
     for (int i = 0; i < Copier::kTurns; ++i) {
       int row = first_row + copier_.row_ + i * Copier::kPasses;
@@ -201,19 +207,20 @@ class ConvolutionRows {
 
   RFSEG_DEVICE void copy(SharedAddress to, int) {
     const int shift = ((tap_ / 3 - 1) * map_cols_ + tap_ % 3 - 1) * cell_bytes_ + channel_ * kBytes;
-    const uint32_t bit = tap_ < taps_end_ ? 1u << tap_ : 0u;
+    const uint32_t bit = left_ > 0 ? 1u << tap_ : 0u;
     RFSEG_UNROLL
     for (int i = 0; i < Copier::kTurns; ++i) {
       if (!copier_.has(i)) break;
       const bool valid = (inside_[i] & bit) != 0;
       copy_async_16(to + copier_.to_[i], from_ + (valid ? start_[i] + shift : 0), valid);
     }
-    advance(8 * Tile::kChunkElements);
+    channel_ += 8 * Tile::kChunkElements;
+    left_ -= 8 * Tile::kChunkElements;
+    find_tap();
   }
 
  private:
-  RFSEG_DEVICE void advance(int elements) {
-    channel_ += elements;
+  RFSEG_DEVICE void find_tap() {
     while (channel_ >= channels_) {
       channel_ -= channels_;
       ++tap_;
@@ -222,7 +229,8 @@ class ConvolutionRows {
 
   Copier copier_;
   const std::byte* from_;
-  int taps_end_, channels_, map_cols_, cell_bytes_;
+  int left_;  ///< of k, from this thread's next chunk on
+  int channels_, map_cols_, cell_bytes_;
   int tap_, channel_;  ///< of this thread's chunk of the next slab
   int64_t start_[Copier::kTurns];
   uint32_t inside_[Copier::kTurns];
@@ -627,7 +635,12 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
 
   float* vectors = static_cast<float*>(shared);
   std::byte* staged = static_cast<std::byte*>(shared) + Tile::kVectorBytes;
-  const int slabs = (g.k / Tile::kChunkElements + 7) / 8;
+  int k = g.k, k_first = 0;
+  if (arguments.k_part > 0) {
+    k_first = batch * arguments.k_part;
+    k = k - k_first < arguments.k_part ? k - k_first : arguments.k_part;
+  }
+  const int slabs = (k / Tile::kChunkElements + 7) / 8;
   const int stages = (slabs + Tile::kSlabs - 1) / Tile::kSlabs;
   // Kept rows of A come first, then the stages.
   constexpr int kStageBytes = (kNormed ? 0 : Tile::kBytesA) + Tile::kBytesB;
@@ -641,8 +654,8 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   // What does not depend on the previous kernel.
   if (!g.b_fixed) await_previous_kernel();
   MatrixRows<Tile, Tile::kCols, true> b(
-      static_cast<const std::byte*>(g.b) + (batch > 0 ? batch * g.b_step * kBytes : 0), g.ldb,
-      first_col, g.n, g.k);
+      static_cast<const std::byte*>(g.b) + (batch > 0 ? (batch * g.b_step + k_first) * kBytes : 0),
+      g.ldb, first_col, g.n, k);
   const auto copy_b = [&](int stage, SharedAddress to) {
     RFSEG_UNROLL
     for (int s = 0; s < Tile::kSlabs; ++s) {
@@ -722,9 +735,10 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
       walk([](int, SharedAddress here) { return here; }, copy_a);
     };
     if constexpr (kSource == RowSource::kConv3x3) {
-      multiply_rows(ConvolutionRows<Tile>(g, a, first_row));
+      multiply_rows(ConvolutionRows<Tile>(g, a, first_row, k_first, k));
     } else {
-      multiply_rows(MatrixRows<Tile, Tile::kRows, false>(a, g.lda, first_row, g.m, g.k));
+      multiply_rows(
+          MatrixRows<Tile, Tile::kRows, false>(a + k_first * kBytes, g.lda, first_row, g.m, k));
     }
   }
   copy_async_wait<0>();
@@ -739,8 +753,8 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   });
 }
 
-/// The norms of gemm_norm(), of the sums in product.out (float, ldo): a warp a row, four columns of
-/// each 128 a lane.
+/// The rest of gemm_norm(), of the partial sums in product.out (float, ldo): a warp a row, four
+/// columns of each 128 a lane.
 constexpr int kNormThreads = 128, kNormParts = 8;
 RFSEG_DEVICE Quad load_four(const float* p, bool vector) {
   if (vector) return load_quad(p);
@@ -751,51 +765,83 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
   const GemmArguments& g = arguments.product;
   const int lane = thread_index() % kWarp;
   const int row = block_x() * (kNormThreads / kWarp) + thread_index() / kWarp;
+  const bool vector = arguments.vector;
   release_next_kernel();
-  Quad gamma[kNormParts], beta[kNormParts], sums[kNormParts], plus[kNormParts];
-  RFSEG_UNROLL
-  for (int i = 0; i < kNormParts; ++i) {
-    const int col = (i * kWarp + lane) * 4;
-    if (col >= g.n) break;
-    gamma[i] = load_four(arguments.gamma + col, arguments.vector);
-    beta[i] = load_four(arguments.beta + col, arguments.vector);
-  }
+  const auto each_part = [&](auto&& f) {
+    RFSEG_UNROLL
+    for (int i = 0; i < kNormParts; ++i) {
+      const int col = (i * kWarp + lane) * 4;
+      if (i * kWarp * 4 >= g.n) break;
+      if (col < g.n) f(i, col);
+    }
+  };
+  constexpr uint32_t kOne = 0x3f800000u;
+  Quad gamma[kNormParts], beta[kNormParts], bias[kNormParts], scales[kNormParts];
+  each_part([&](int i, int col) {
+    gamma[i] = {{kOne, kOne, kOne, kOne}};
+    beta[i] = {};
+    bias[i] = {};
+    scales[i] = {{kOne, kOne, kOne, kOne}};
+    if (arguments.gamma != nullptr) gamma[i] = load_four(arguments.gamma + col, vector);
+    if (arguments.beta != nullptr) beta[i] = load_four(arguments.beta + col, vector);
+    if (g.bias != nullptr) bias[i] = load_four(g.bias + col, vector);
+    if (g.scale != nullptr) scales[i] = load_four(g.scale + col, vector);
+  });
   await_previous_kernel();
   if (row >= g.m) return;
-  float sum = 0;
-  RFSEG_UNROLL
-  for (int i = 0; i < kNormParts; ++i) {
-    const int col = (i * kWarp + lane) * 4;
-    if (col >= g.n) break;
-    sums[i] = load_four(static_cast<const float*>(g.out) + row * g.ldo + col, arguments.vector);
-    if (arguments.norm_plus != nullptr) {
-      plus[i] = load_four(arguments.plus + static_cast<int64_t>(row) * g.n + col, arguments.vector);
+  float v[kNormParts][4];
+  Quad residual[kNormParts], plus[kNormParts];
+  each_part([&](int i, int col) {
+    const Quad q =
+        load_four(static_cast<const float*>(g.out) + element_at(row, g.ldo, col), vector);
+    RFSEG_UNROLL
+    for (int e = 0; e < 4; ++e) v[i][e] = float_of_bits(q.word[e]);
+    residual[i] = {};
+    if (g.residual != nullptr) {
+      const int64_t at = element_at(row, g.ldr, col);
+      if (g.residual_float || kMath != Math::kFp16) {
+        residual[i] = load_four(static_cast<const float*>(g.residual) + at, vector);
+      } else {
+        RFSEG_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          residual[i].word[e] =
+              float_bits(low_half(static_cast<const uint16_t*>(g.residual)[at + e]));
+        }
+      }
     }
+    if (arguments.norm_plus != nullptr) {
+      plus[i] = load_four(arguments.plus + element_at(row, g.n, col), vector);
+    }
+  });
+  for (int part = 1; part < arguments.parts; ++part) {
+    each_part([&](int i, int col) {
+      const Quad q = load_four(
+          static_cast<const float*>(g.out) + part * g.out_step + element_at(row, g.ldo, col),
+          vector);
+      RFSEG_UNROLL
+      for (int e = 0; e < 4; ++e) v[i][e] += float_of_bits(q.word[e]);
+    });
   }
-  RFSEG_UNROLL
-  for (int i = 0; i < kNormParts; ++i) {
-    if ((i * kWarp + lane) * 4 >= g.n) break;
-    const uint32_t(&w)[4] = sums[i].word;
-    sum +=
-        (float_of_bits(w[0]) + float_of_bits(w[1])) + (float_of_bits(w[2]) + float_of_bits(w[3]));
-  }
+  float sum = 0;
+  each_part([&](int i, int) {
+    RFSEG_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      v[i][e] = fused(v[i][e] + float_of_bits(bias[i].word[e]), float_of_bits(scales[i].word[e]),
+                      float_of_bits(residual[i].word[e]));
+      sum += v[i][e];
+    }
+  });
   RFSEG_UNROLL
   for (int d = 1; d < kWarp; d *= 2) sum += warp_read(sum, lane ^ d);
   const float mean = sum / static_cast<float>(g.n);
   float squares = 0;
-  RFSEG_UNROLL
-  for (int i = 0; i < kNormParts; ++i) {
-    if ((i * kWarp + lane) * 4 >= g.n) break;
+  each_part([&](int i, int) {
     RFSEG_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const float v = float_of_bits(sums[i].word[e]) - mean;
-      squares = fused(v, v, squares);
-    }
-  }
+    for (int e = 0; e < 4; ++e) squares = fused(v[i][e] - mean, v[i][e] - mean, squares);
+  });
   RFSEG_UNROLL
   for (int d = 1; d < kWarp; d *= 2) squares += warp_read(squares, lane ^ d);
   const float scale = 1.0f / exact_sqrt(squares / static_cast<float>(g.n) + arguments.norm_eps);
-  const bool vector = arguments.vector;
   const auto store_four = [&](const float(&v)[4], void* out, bool is_float, int64_t at) {
     if (!vector) {
       RFSEG_UNROLL
@@ -814,29 +860,28 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
                  pack_halves(v[2], v[3]));
     }
   };
-  RFSEG_UNROLL
-  for (int i = 0; i < kNormParts; ++i) {
-    const int col = (i * kWarp + lane) * 4;
-    if (col >= g.n) break;
-    float v[4];
+  each_part([&](int i, int col) {
+    if (arguments.norm_sum != nullptr) {
+      store_four(v[i], arguments.norm_sum, true, element_at(row, arguments.ld_norm_sum, col));
+    }
     RFSEG_UNROLL
     for (int e = 0; e < 4; ++e) {
-      v[e] = activate<kMath>(fused((float_of_bits(sums[i].word[e]) - mean) * scale,
-                                   float_of_bits(gamma[i].word[e]), float_of_bits(beta[i].word[e])),
-                             arguments.norm_activation);
+      v[i][e] = activate<kMath>(fused((v[i][e] - mean) * scale, float_of_bits(gamma[i].word[e]),
+                                      float_of_bits(beta[i].word[e])),
+                                arguments.norm_activation);
     }
     if (arguments.norm_float != nullptr) {
-      store_four(v, arguments.norm_float, true, row * arguments.ld_norm_float + col);
+      store_four(v[i], arguments.norm_float, true, element_at(row, arguments.ld_norm_float, col));
     }
     if (arguments.norm_out != nullptr) {
-      store_four(v, arguments.norm_out, false, row * arguments.ld_norm_out + col);
+      store_four(v[i], arguments.norm_out, false, element_at(row, arguments.ld_norm_out, col));
     }
     if (arguments.norm_plus != nullptr) {
       RFSEG_UNROLL
-      for (int e = 0; e < 4; ++e) v[e] += float_of_bits(plus[i].word[e]);
-      store_four(v, arguments.norm_plus, false, static_cast<int64_t>(row) * g.n + col);
+      for (int e = 0; e < 4; ++e) v[i][e] += float_of_bits(plus[i].word[e]);
+      store_four(v[i], arguments.norm_plus, false, element_at(row, g.n, col));
     }
-  }
+  });
 }
 
 }  // namespace rfseg::cuda::portable

@@ -77,13 +77,14 @@ void gemm(const Queue& queue, Math math, const GemmArguments& arguments);
 /// Whether kNormed is faster than a LayerNorm of its own followed by kRows.
 bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k);
 
-/// A product whose whole rows are normalised: with y = A * B^T + bias + residual,
-///   z = act(LayerNorm(y; eps) * gamma + beta)
-/// written to any of: out_float (float), out (Element), out_plus (Element, z + plus).
-/// Takes kRows (with `index`) and kConv3x3, n <= 1024 and a multiple of 8; no split, scale,
+/// A product whose whole rows are normalised: with y = (A * B^T + bias) * scale + residual,
+///   z = act(LayerNorm(y; eps) * gamma + beta)          (gamma and beta null: without)
+/// written to any of: sum (float, y itself), out_float (float), out (Element), out_plus (Element,
+/// z + plus). `sum` may be `residual`, if that is float.
+/// Takes kRows (with `index`) and kConv3x3, n <= 1024 and a multiple of 8; no split,
 /// row_bias, activation before the norm, batch or row map: those fields of `product` are not read.
 struct GemmNormArguments {
-  GemmArguments product;  ///< A, B, m, n, k, bias, residual, ldr
+  GemmArguments product;  ///< A, B, m, n, k, bias, scale, residual, ldr
   const float* gamma = nullptr;
   const float* beta = nullptr;
   float eps = 0;
@@ -94,8 +95,12 @@ struct GemmNormArguments {
   int64_t ldo = 0;
   const float* plus = nullptr;  ///< [m, n], ld = n
   void* out_plus = nullptr;     ///< ld = n
-  /// Where the product does not fit one kernel: float [m, n], always given.
+  float* sum = nullptr;
+  int64_t ld_sum = 0;
+  /// Where the product does not fit one kernel: float [m, n], always given. Room for several of
+  /// them (up to 8) lets blocks share a long k: many times faster for few rows.
   float* scratch = nullptr;
+  int64_t scratch_size = 0;  ///< in floats; 0 = m * n
 };
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments);
