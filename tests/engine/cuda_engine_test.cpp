@@ -102,6 +102,25 @@ TEST_P(CudaEngineTest, EveryNamedPointInFp32MatchesTheGoldens) {
               compared);
 }
 
+/// How far each named point in fp16 is from PyTorch's fp32: shows where precision is lost.
+TEST_P(CudaEngineTest, NamedPointsInFp16StayNearTheGoldens) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden(GetParam());
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
+  const Tensor input = golden.input();
+  const std::vector<int32_t> order = golden_order(golden);
+  ForwardOptions options;
+  options.forced_topk = order.data();
+  std::ostringstream line;
+  options.trace = [&](const std::string& name, const Tensor& value) {
+    if (name == "topk") return;
+    line << ' ' << name << ' ' << expect_matches(golden.point(name), value, 2e-2);
+  };
+  EngineOutputs out;
+  engine->forward(input.data.data(), 1, out, options);
+  std::printf("fp16 %s:%s\n", GetParam().c_str(), line.str().c_str());
+}
+
 /// fp16 with the two-stage order forced, three seeds, against fp32 on the CPU.
 TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
   RFSEG_NEED_GPU();
