@@ -153,9 +153,11 @@ RFSEG_DEVICE Band load_band(const MaskSource& source, int from, int to, DenseSha
   if (thread < n) {
     const int cell = s.rows[thread].cell;
     int end = thread + 1;
+    RFSEG_UNROLL_BY(1)
     while (end < n && s.rows[end].cell == cell) ++end;
     s.rows[thread].end = end;
   }
+  RFSEG_UNROLL_BY(1)
   for (int at = thread; at < total; at += kLoads * kDenseThreads) {
     if (at != thread) load(at);
     RFSEG_UNROLL
@@ -169,6 +171,7 @@ RFSEG_DEVICE Band load_band(const MaskSource& source, int from, int to, DenseSha
   odd = block_any(odd);
   if (!plain && odd) band.usable = false;
   if (band.usable) {
+    RFSEG_UNROLL_BY(1)
     for (int i = warp; i < count * words; i += kDenseThreads / kWarp) {
       const int row = i / words, column = (i - row * words) * 32 + lane;
       const float v = column < columns ? s.cells[row * columns + column] : 0.0f;
@@ -188,9 +191,15 @@ RFSEG_DEVICE Band load_band(const MaskSource& source, int from, int to, DenseSha
   return band;
 }
 
+/// Bits [from, to) of a word for a band's rows.
+RFSEG_DEVICE uint64_t rows_between(int from, int to) {
+  static_assert(kBandRows == 64);
+  return (~uint64_t{0} >> (64 - (to - from))) << from;
+}
+
 /// 16 pixels one by one.
 template <MaskBytes format>
-RFSEG_DEVICE_CALL Pixels<format> pixels_one_by_one(const MaskSource& source, int column, int row) {
+RFSEG_DEVICE_CALL Pixels<format> pixels_of_any_taps(const MaskSource& source, int column, int row) {
   Pixels<format> pixels;
   for (int k = 0; k < kRun; ++k) {
     const int x = column + k;
@@ -198,12 +207,28 @@ RFSEG_DEVICE_CALL Pixels<format> pixels_one_by_one(const MaskSource& source, int
   }
   return pixels;
 }
+template <MaskBytes format, bool plain>
+RFSEG_DEVICE Pixels<format> pixels_one_by_one(const MaskSource& source, int column, int row) {
+  if (!plain) return pixels_of_any_taps<format>(source, column, row);
+  Pixels<format> pixels;
+  const PlainTaps y = plain_taps(source.y, row);
+  RFSEG_UNROLL_BY(1)
+  for (int k = 0; k < kRun; ++k) {
+    const int at = column + k;
+    if (at < source.x.begin || at >= source.x.end) continue;
+    const PlainTaps x = plain_taps(source.x, at);
+    const float a = plain_blend(x.w0, source.inside(y.i0, x.i0), x.w1, source.inside(y.i0, x.i1));
+    const float b = plain_blend(x.w0, source.inside(y.i1, x.i0), x.w1, source.inside(y.i1, x.i1));
+    pixels.set(k, plain_blend(y.w0, a, y.w1, b) > 0.0f);
+  }
+  return pixels;
+}
 
 /// Pixels [16 run, 16 run + 16) of the band's rows [first, last), but those of borders, which are
-/// gathered.
+/// gathered. Returns the rows that are left to be made pixel by pixel, one bit each.
 template <MaskBytes format, bool plain>
-RFSEG_DEVICE void write_run(const MaskSource& source, DenseShared& s, const Band& band, int run,
-                            int first, int last, uint8_t* mask, int64_t pitch) {
+RFSEG_DEVICE uint64_t write_run(const MaskSource& source, DenseShared& s, const Band& band, int run,
+                                int first, int last, uint8_t* mask, int64_t pitch) {
   const AxisMap& x = source.x;
   const int column = kRun * run, columns = x.cells;
   // The pixels that have cells, and which cells those are. They do not fall along x.
@@ -234,6 +259,7 @@ RFSEG_DEVICE void write_run(const MaskSource& source, DenseShared& s, const Band
     return static_cast<uint32_t>(both >> (low & 31)) & window;
   };
   uint8_t* out = mask + (band.begin + first) * pitch;
+  uint64_t left = 0;
   for (int row = first; row < last;) {
     const int cell = s.rows[row].cell;
     const int stop = s.rows[row].end < last ? s.rows[row].end : last;
@@ -252,10 +278,7 @@ RFSEG_DEVICE void write_run(const MaskSource& source, DenseShared& s, const Band
         if (at < kBorders) {
           s.borders[at] = {run, static_cast<uint16_t>(row), static_cast<uint16_t>(stop)};
         } else {
-          for (int r = row; r < stop; ++r) {
-            pixels_one_by_one<format>(source, column, band.begin + r)
-                .store(mask + (band.begin + r) * pitch, run);
-          }
+          left |= rows_between(row, stop);
         }
         out += (stop - row) * pitch;
         row = stop;
@@ -264,8 +287,10 @@ RFSEG_DEVICE void write_run(const MaskSource& source, DenseShared& s, const Band
     }
     Pixels<format> pixels;
     pixels.fill(all);
+    RFSEG_UNROLL_BY(1)
     for (; row < stop; ++row, out += pitch) pixels.store(out, run);
   }
+  return left;
 }
 
 /// The gathered borders, a lane a pixel of each of two.
@@ -295,6 +320,7 @@ RFSEG_DEVICE void write_borders(const MaskSource& source, const DenseShared& s, 
     const float lower = blend_two<plain>(taps.w0, b[0], taps.w1, b[next]);
     uint8_t* out = mask + (band.begin + mine.row) * pitch + Pixels<format>::kBytes * mine.run +
                    (format == MaskBytes::kBits ? 0 : k);
+    RFSEG_UNROLL_BY(1)
     for (int r = 0; r < rows; ++r, out += pitch) {
       const bool active = valid && mine.row + r < mine.end;
       const BandRow row = s.rows[active ? mine.row + r : mine.row];
@@ -327,7 +353,12 @@ RFSEG_DEVICE void write_rows(const MaskSource& source, DenseShared& s, int from,
     const int last = first + share < band.rows ? first + share : band.rows;
     if (team < teams) {
       for (int run = teams > 1 ? thread - team * runs : thread; run < runs; run += kDenseThreads) {
-        write_run<format, plain>(source, s, band, run, first, last, mask, pitch);
+        uint64_t left = write_run<format, plain>(source, s, band, run, first, last, mask, pitch);
+        for (int row = first; left != 0 && row < last; ++row) {
+          if ((left >> row & 1) == 0) continue;
+          pixels_one_by_one<format, plain>(source, kRun * run, band.begin + row)
+              .store(mask + (band.begin + row) * pitch, run);
+        }
       }
     }
     block_sync();
@@ -343,17 +374,6 @@ RFSEG_DEVICE uint64_t mask_bytes(const PictureParams& picture, MaskBytes format)
 /// Part `part` of `parts` equal ones of `n`: where it begins.
 RFSEG_DEVICE uint64_t part_of(uint64_t n, uint64_t part, uint64_t parts) {
   return n / parts * part + n % parts * part / parts;
-}
-
-/// Rows [from, to) of mask `mask` of the picture in s.picture, which is of query `query`.
-template <MaskBytes format, bool plain>
-RFSEG_DEVICE void write_mask(const KernelArguments& a, DenseShared& s, int picture_index, int query,
-                             int from, int to, uint8_t* mask) {
-  const int64_t pitch = row_pitch(s.picture.width, format);
-  block_sync();
-  if (thread_index() == 0) s.source = mask_source(a, s.picture, picture_index, query);
-  block_sync();
-  write_rows<format, plain>(s.source, s, from, to, mask, pitch);
 }
 
 /// First row of `pitch` bytes that begins at byte `at` or after.
@@ -388,25 +408,17 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
     }
     return;
   }
-  if (plain && a.batch == 1 && masks <= kDenseThreads && masks <= grid_x()) {
-    // Of few masks, no block has parts of two.
-    if (masks == 0) return;
-    const int each = grid_x() / masks, mask = block_x() / each, part = block_x() - mask * each;
-    if (mask >= masks) return;
-    block_sync();
-    if (thread_index() == 0) s.source.base = int64_t{s.queries[mask]} * a.rows * a.columns;
-    const int64_t height = s.picture.height;
-    const uint64_t size = mask_bytes(s.picture, format);
-    write_rows<format, plain>(s.source, s, static_cast<int>(height * part / each),
-                              static_cast<int>(height * (part + 1) / each),
-                              a.bytes + static_cast<uint64_t>(mask) * size,
-                              row_pitch(s.picture.width, format));
-    return;
-  }
   // A row belongs to the block in whose share it begins.
-  const uint64_t end = part_of(total, block + 1, blocks);
-  for (uint64_t at = part_of(total, block, blocks); at < end;) {
-    places.find(at);
+  uint64_t at = part_of(total, block, blocks), end = part_of(total, block + 1, blocks);
+  if (a.batch == 1 && masks > 0 && masks <= grid_x()) {  // of few masks, no block has parts of two
+    const int each = grid_x() / masks, mask = block_x() / each, part = block_x() - mask * each;
+    const uint64_t size = mask_bytes(s.picture, format);
+    const uint64_t begin = mask < masks ? static_cast<uint64_t>(mask) * size : total;
+    at = mask < masks ? begin + part_of(size, static_cast<uint64_t>(part), each) : total;
+    end = mask < masks ? begin + part_of(size, static_cast<uint64_t>(part) + 1, each) : total;
+  }
+  while (at < end) {
+    if (a.batch > 1) places.find(at);
     if (places.picture != loaded) {
       block_sync();
       loaded = places.picture;
@@ -417,12 +429,22 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
     const uint64_t size = mask_bytes(s.picture, format);
     const uint64_t mask = (at - places.start) / size;
     const uint64_t begin = places.start + mask * size;
-    const int from = static_cast<int>(row_from(at - begin, pitch));
     const uint64_t until = end < begin + size ? end : begin + size;
+    const int from = static_cast<int>(row_from(at - begin, pitch));
     const int to = static_cast<int>(row_from(until - begin, pitch));
     if (from < to) {
-      const int64_t slot = int64_t{loaded} * a.mask_pitch + static_cast<int64_t>(mask);
-      write_mask<format, plain>(a, s, loaded, a.mask_query[slot], from, to, a.bytes + begin);
+      if (thread_index() == 0) {
+        const int32_t its_query =
+            a.batch == 1 && mask < kDenseThreads
+                ? s.queries[mask]
+                : a.mask_query[int64_t{loaded} * a.mask_pitch + static_cast<int64_t>(mask)];
+        if (plain && a.batch == 1) {
+          s.source.base = int64_t{its_query} * a.rows * a.columns;
+        } else {
+          s.source = mask_source(a, s.picture, loaded, its_query);
+        }
+      }
+      write_rows<format, plain>(s.source, s, from, to, a.bytes + begin, pitch);
     }
     at = begin + size;
   }

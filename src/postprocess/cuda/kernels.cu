@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kMaskThreads, kAloneBlocks)
 }
 
 template <MaskBytes format, bool plain>
-__global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
+__global__ void __launch_bounds__(kDenseThreads, plain ? kDenseBlocks : kDenseBlocksOfAnyTaps)
     rfseg_dense(const __grid_constant__ KernelArguments arguments) {
   dense_kernel<format, plain>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
 }

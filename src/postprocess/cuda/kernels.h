@@ -7,7 +7,7 @@
 namespace rfseg::cuda {
 
 /// Blocks on a multiprocessor that the kernels are compiled for.
-constexpr int kMaskBlocks = 3, kAloneBlocks = 2, kDenseBlocks = 4;
+constexpr int kMaskBlocks = 3, kAloneBlocks = 2, kDenseBlocks = 4, kDenseBlocksOfAnyTaps = 2;
 
 /// Blocks of a cluster of the mask kernel as compiled for the current device: 1 where the code that
 /// runs there has no clusters, and no early start of a kernel. Also lifts the kernels' shared

@@ -78,8 +78,10 @@ struct ColumnSink {
   }
 };
 
-/// Writes all toggles of this block's share of columns, and returns how many there are.
-template <bool plain>
+/// Writes all toggles of this block's share of columns, and returns how many there are. With
+/// `skip_empty`, for plain axes only, columns without a positive cell are left out at once; it
+/// takes more registers than three blocks on a multiprocessor leave.
+template <bool skip_empty>
 RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height, int picture_width,
                                    MaskShared& s, const ToggleList& list, int rank, int size,
                                    BlockScan<kMaskThreads>& scan) {
@@ -98,7 +100,7 @@ RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height,
   // The column before this block's first one tells that of the first; it belongs to another block.
   bool lead = from > 0 && reaches_bottom;
   // Where one block has many columns, it takes all cells at once and leaves out the empty columns.
-  const bool whole = plain && share > 2 * kMaskThreads && whole_mask_fits(source);
+  const bool whole = skip_empty && share > 2 * kMaskThreads && whole_mask_fits(source);
   bool loaded = false;
   for (int at = from - (lead ? 1 : 0); at < to;) {
     const int tile_end = x.begin + to < x.end ? x.begin + to : x.end;
@@ -106,7 +108,7 @@ RFSEG_DEVICE uint32_t list_toggles(const MaskSource& source, int picture_height,
     n = n > 0 ? n : 1;
     if (!loaded) n = load_tile(source, x.begin + at, tile_end, whole, s.tile);
     loaded = whole;
-    if (plain && s.tile.usable && !lead && !before) {
+    if (skip_empty && s.tile.usable && !lead && !before) {
       const int positive = s.tile.first_positive, end = static_cast<int>(s.tile.positive_end);
       if (end == 0 && whole) break;
       bool empty = end == 0;
@@ -329,7 +331,7 @@ RFSEG_DEVICE void encode_mask(const KernelArguments& a, MaskShared& s, const Tea
       source.pad_left = source.pad_top = 0;
       source.x.sampling = source.y.sampling = Sampling::kPlain;
     }
-    count = list_toggles<plain>(source, picture.height, picture.width, s, counts.list, team.rank,
+    count = list_toggles<alone>(source, picture.height, picture.width, s, counts.list, team.rank,
                                 team.size, scan);
     if (team.rank == team.size - 1) {  // the end of the picture closes the last run
       if (thread == 0) counts.list.write(count, pixels);
