@@ -35,8 +35,8 @@ constexpr int kMostSlots = 24;
 constexpr int kBoxBytes = 64 * 128;
 constexpr int kLead = 1024;  // transaction barriers
 
-// Named barriers: all of a split, or each warpgroup; turns.
-constexpr int kOwn = 1 /* to 3 */, kTurn = 4 /* to 6 */;
+// Named barriers: all of a split, or each warpgroup.
+[[maybe_unused]] constexpr int kOwn = 1 /* to 3 */;
 
 // Of the last warpgroup one thread works; the others only give up their registers.
 constexpr int threads(int groups) { return (groups + 1) * 128; }
@@ -50,7 +50,7 @@ struct Cursor {
 struct Batch {
   int first, count;
 };
-RFSEG_HOST_DEVICE Batch next_batch(int unit, int end, int row_tiles, int groups) {
+[[maybe_unused]] RFSEG_HOST_DEVICE Batch next_batch(int unit, int end, int row_tiles, int groups) {
   const int head_end = (unit / row_tiles + 1) * row_tiles;
   const int left = (end < head_end ? end : head_end) - unit;
   const int rounds = (left + groups - 1) / groups;
@@ -146,7 +146,7 @@ RFSEG_DEVICE void mask(float (&s)[kKeys / 2], int left, int lane) {
 
 #endif
 
-template <int kGroups, int kKeys, bool kSplitKeys, bool kTurns>
+template <int kGroups, int kKeys, bool kSplitKeys>
 RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
 #if RFSEG_HOPPER
   constexpr int kSlotBytes = kKeys * 128;
@@ -284,26 +284,13 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         const int left = task.length - step * kKeys;
         if (left < kKeys) mask<kKeys>(s, left, lane);
       };
-      // Warpgroups side by side give their products to the tensor cores in turn, so that each
-      // exponentiates while others multiply.
-      const bool turns = kTurns && batch.count > 1;
-      const bool last = group == batch.count - 1;
-      const auto take_turn = [&] {
-        if (turns) named_sync(kTurn + group, 256);
-      };
-      const auto pass_turn = [&](bool more) {
-        if (turns && (!last || more)) named_arrive(kTurn + (last ? 0 : group + 1), 256);
-      };
 
       if (begin < steps) {
         float factor[2];
         Cursor key = ahead(used, 2 * begin), value = ahead(key, 1);
-        if (turns && last) named_arrive(kTurn + 0, 256);
         await(key);
-        take_turn();
         wgmma_fence();
         multiply_keys(key);
-        pass_turn(steps > 1);
         wgmma_wait<0>();
         fence_registers(s);
         release(key);
@@ -315,11 +302,9 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
           const int next = step + kStride;
           key = ahead(key, 2 * kStride);
           await(key);
-          take_turn();
           wgmma_fence();
           multiply_keys(key);
           multiply_values(value);
-          pass_turn(next + kStride < steps);
           wgmma_wait<1>();
           fence_registers(s);
           release(key);
@@ -428,19 +413,17 @@ struct Kernel {
   void (*run)(const Queue&, int blocks, std::size_t bytes, const AttentionTask&);
 };
 
-template <int kGroups, int kKeys, bool kSplitKeys, bool kTurns>
+template <int kGroups, int kKeys, bool kSplitKeys>
 constexpr Kernel kernel() {
-  return {{kGroups, kKeys, kSplitKeys, kTurns},
+  return {{kGroups, kKeys, kSplitKeys},
           [](const Queue& queue, int blocks, std::size_t bytes, const AttentionTask& task) {
-            launch<&attend<kGroups, kKeys, kSplitKeys, kTurns>, threads(kGroups)>(
-                queue, {blocks, 1}, bytes, task);
+            launch<&attend<kGroups, kKeys, kSplitKeys>, threads(kGroups)>(queue, {blocks, 1}, bytes,
+                                                                          task);
           }};
 }
 
-constexpr Kernel kKernels[] = {kernel<3, 64, false, false>(),  kernel<3, 64, false, true>(),
-                               kernel<3, 96, false, false>(),  kernel<3, 96, false, true>(),
-                               kernel<2, 128, false, false>(), kernel<2, 176, false, false>(),
-                               kernel<2, 176, false, true>(),  kernel<3, 64, true, false>()};
+constexpr Kernel kKernels[] = {kernel<3, 64, false>(), kernel<3, 96, false>(),
+                               kernel<2, 176, false>(), kernel<3, 64, true>()};
 
 int multiprocessor_count() {
   int device = 0, count = 0;
@@ -487,7 +470,7 @@ bool usable() {
 
 std::string name(const AttentionVariant& v) {
   return std::to_string(v.groups) + " groups, " + std::to_string(v.keys) + " keys" +
-         (v.split_keys ? ", split" : "") + (v.turns ? ", in turn" : "");
+         (v.split_keys ? ", split" : "");
 }
 
 std::vector<AttentionVariant> attention_variants() {
@@ -498,10 +481,10 @@ std::vector<AttentionVariant> attention_variants() {
 
 AttentionVariant choose(const AttentionArguments& a, int multiprocessors) {
   const int units = a.sequences * a.heads * ((a.length + 63) / 64);
-  if (units > multiprocessors) return {3, 64, false, false};
+  if (units > multiprocessors) return {3, 64, false};
   // A step of 176 keys takes about as long as two of 64.
-  if (a.length > 4 * 64) return {2, 176, false, false};
-  return {3, 64, true, false};
+  if (a.length > 4 * 64) return {2, 176, false};
+  return {3, 64, true};
 }
 
 bool attention(const Queue& queue, const AttentionArguments& a, const AttentionVariant& variant) {

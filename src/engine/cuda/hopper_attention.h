@@ -16,8 +16,7 @@ struct AttentionVariant {
   int groups = 3;  ///< warpgroups of a block
   int keys = 64;   ///< of a step
   bool split_keys =
-      false;           ///< the warpgroups share the keys of one tile of 64 queries, not queries
-  bool turns = false;  ///< the warpgroups give their products to the tensor cores in turn
+      false;  ///< the warpgroups share the keys of one tile of 64 queries, not queries
   bool operator==(const AttentionVariant&) const = default;
 };
 std::string name(const AttentionVariant& variant);

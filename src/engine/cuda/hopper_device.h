@@ -37,6 +37,14 @@ RFSEG_DEVICE void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
+/// Asked for once: the compiler would read the thread's index again wherever it is short of
+/// registers, which takes longer than a step of a product.
+RFSEG_DEVICE int lane_index() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
 // ---- Transaction barriers
 
 RFSEG_DEVICE void barrier_init(uint32_t barrier, int arrivals) {

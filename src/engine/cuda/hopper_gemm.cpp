@@ -113,41 +113,48 @@ int stages_of(const Plan& p, const GemmVariant& v) {
   const int room = pair ? 113 * 1024 : kSharedBytes;
   const int fixed = shared_bytes(v, p.exit, k_blocks, 0);
   const int stages = (room - fixed) / (shared_bytes(v, p.exit, k_blocks, 1) - fixed);
-  return stages < 3 ? 0 : std::min(stages, kMostStages);
+  // Up to three stages of weights that stay are under way or not released yet.
+  return stages < (v.stationary ? 5 : 3) ? 0 : std::min(stages, kMostStages);
 }
 
-/// Bytes a cycle that the L2 delivers to each multiprocessor when all ask.
-constexpr double kFetchRate = 25;
-
-/// Cycles of a multiprocessor for the whole product, by what bounds the inner loop (the tensor
-/// cores at 2,048 products a cycle, shared memory at 128 bytes, the L2), the ends that nothing
-/// hides, and how the tiles fall on the multiprocessors.
+/// Cycles of a multiprocessor for the whole product: what bounds the inner loop (the tensor cores
+/// at 2,048 products a cycle, shared memory at 128 bytes, the time to hand over a step), the ways
+/// out that nothing hides, and how the tiles fall on the multiprocessors. The constants were read
+/// off an H200.
 double cycles(const Plan& p, const GemmVariant& v, int multiprocessors) {
+  constexpr double kLaunch = 3000, kStep = 180;
   const GemmArguments& g = p.g;
-  const int k_steps = blocks_of(g.k, 64) * 4;
-  const int n_tiles = blocks_of(g.n, v.columns);
-  const double exit_per_column = p.exit == Exit::kHalf ? 8 : 20;
-  const double activation = p.activation == Activation::kNone ? 0 : 10;
+  const int k_blocks = blocks_of(g.k, 64), n_tiles = blocks_of(g.n, v.columns);
   const int rows = v.stationary ? 64 : 64 * v.groups;
-  const double multiply = rows * v.columns / 128.0;
-  const double exit = (exit_per_column + activation) * v.columns;
-  const int m_tiles = blocks_of(g.m, rows);
+  const double bytes = p.exit == Exit::kHalf ? 2 : p.exit == Exit::kResidual ? 8 : 4;
+  const double per_column = p.exit == Exit::kAny || p.exit == Exit::kNorm ? 30 : 8;
+  // The bytes at a multiprocessor's share of the memory's rate, of which part hides.
+  const double exit = 1200 +
+                      v.columns * (per_column + (p.activation == Activation::kNone ? 0 : 8)) +
+                      0.6 * rows * v.columns * bytes / 16;
+  // Of 64 k.
+  const double multiply = rows * v.columns / 32.0;
+  const double copied = v.stationary ? rows : rows + v.columns;
+  const double shared = rows + v.columns * (rows / 64) + copied;
   if (v.stationary) {
-    const int members = std::max(1, multiprocessors / n_tiles);
     if (n_tiles > multiprocessors) return 1e30;
-    const double load = (64 * 32 + 64 * 32 + v.columns * 32) / 128.0;
-    const double tile = std::max(std::max(multiply, load) * k_steps, exit);
-    return 1500 + v.columns * g.k * 2 / 50.0 + blocks_of(m_tiles, members) * tile / 0.85 + exit;
+    const int tiles = blocks_of(blocks_of(g.m, rows), multiprocessors / n_tiles);
+    const double tile = std::max(std::max(multiply, shared) / 0.85, kStep) * k_blocks;
+    // Warpgroups in turn hide all but the last way out, unless that takes longer than their turns.
+    return kLaunch + v.columns * g.k / 25.0 + tiles * std::max(tile, (tile + exit) / v.groups) +
+           exit;
   }
-  const double shared = (rows * 32 + v.groups * v.columns * 32 + (rows + v.columns) * 32) / 128.0;
-  const double fetched = (rows + v.columns / v.cluster) * 32 / kFetchRate;
-  const double tile = std::max(std::max(multiply, shared), fetched) * k_steps / 0.9;
+  const double tile = std::max(std::max(multiply, shared) / 0.85, kStep) * k_blocks;
   const int64_t tiles =
       static_cast<int64_t>(n_tiles) * blocks_of(g.m, rows * v.cluster) * v.cluster * g.batch;
   const int places = v.cluster == 4 ? multiprocessors * 10 / 11 : multiprocessors;
   const int waves = blocks_of(tiles, places);
-  if (v.groups == 1 && v.columns <= 128) return 1500 + waves * tile + exit;
-  return 1500 + waves * (tile + exit);
+  // Two blocks of one warpgroup hide each other's ends.
+  if (v.groups == 1 && v.columns <= 128) {
+    return kLaunch + waves * tile + (waves + 1) / 2.0 * exit;
+  }
+  // Clusters have not been seen to pay where blocks alone do as well.
+  return kLaunch + waves * (tile + exit) + (v.cluster > 1 ? 1000 : 0);
 }
 
 GemmVariant choose(Plan& p, int multiprocessors) {
@@ -296,7 +303,11 @@ bool gemm(const Queue& queue, const GemmArguments& arguments, const GemmVariant&
 }
 bool gemm_norm(const Queue& queue, const GemmNormArguments& arguments) {
   Plan p;
-  return plan(arguments, &p) && run(queue, p, choose(p, multiprocessor_count()));
+  if (!plan(arguments, &p)) return false;
+  // A tile is as wide as the rows, so that few rows leave most of the multiprocessors idle.
+  const int multiprocessors = multiprocessor_count();
+  if (arguments.product.m < 64 * multiprocessors / 3) return false;
+  return run(queue, p, choose(p, multiprocessors));
 }
 bool gemm_norm(const Queue& queue, const GemmNormArguments& arguments, const GemmVariant& variant) {
   Plan p;

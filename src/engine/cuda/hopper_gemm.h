@@ -18,7 +18,8 @@ bool usable();
 /// the copy engine cannot address).
 bool gemm(const Queue& queue, const GemmArguments& arguments);
 
-/// The same of gemm_norm(): rows of 128 or 256 columns whose tile is as wide.
+/// The same of gemm_norm(): rows of 128 or 256 columns, a tile being as wide. False also for so few
+/// rows that most multiprocessors would have none.
 bool gemm_norm(const Queue& queue, const GemmNormArguments& arguments);
 
 /// One way to divide a product. For tests and benchmarks, which force each.

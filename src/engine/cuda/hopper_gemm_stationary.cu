@@ -1,6 +1,8 @@
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper_epilogue.h"
 
+#include <type_traits>
+
 // Products of many rows and few k: out[m, n] for k up to about 600.
 //
 // A block holds the weights of kColumns columns, all k, in shared memory for its whole life, so
@@ -15,7 +17,7 @@ namespace rfseg::cuda::hopper {
 namespace {
 
 // Named barriers
-constexpr int kAllConsumers = 1, kTurn = 2 /* to 4 */, kOwn = 5 /* to 7 */;
+[[maybe_unused]] constexpr int kAllConsumers = 1, kTurn = 2 /* to 4 */, kOwn = 5 /* to 7 */;
 
 // Of the last warpgroup one thread works; the others only give up their registers.
 constexpr int threads(int groups) { return (groups + 1) * 128; }
@@ -90,13 +92,44 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
 
   TilePlace place = {0, column, 0, thread % 128, kOwn + group};
   int box = 0;
-  bool first = true;
   float d[kColumns / 2];
+  // This warpgroup's place in the ring, and the steps of the others' tiles that it passes over.
+  int stage = group * task.k_blocks % task.stages;
+  int parity = group * task.k_blocks / task.stages % 2;
+  const int pass_stages = (kGroups - 1) * task.k_blocks % task.stages;
+  const int pass_parity = (kGroups - 1) * task.k_blocks / task.stages % 2;
+  const bool leader = lane_index() == 0;
+  const uint64_t rows_descriptor = tile_descriptor(ring);
+  const uint64_t weight_descriptor = tile_descriptor(weights);
+  const auto next = [&](int at) { return at + 1 == task.stages ? 0 : at + 1; };
+  // The products of a tile. Up to three steps are under way: one takes the tensor cores 256 cycles
+  // with 128 columns, and what is done here between two takes longer when the other warpgroups are
+  // busy.
+  const auto multiply = [&](auto weights_awaited) {
+    int oldest = stage;  // not released yet
+    for (int k = 0; k < task.k_blocks; ++k) {
+      if constexpr (weights_awaited.value) barrier_wait(weight_full + 8 * k, 0);
+      barrier_wait(full + 8 * stage, parity);
+      const uint64_t a = rows_descriptor + static_cast<uint32_t>(stage * (kRowsBytes / 16));
+      const uint64_t b = weight_descriptor + static_cast<uint32_t>(k * (kWeightBytes / 16));
+      wgmma_fence();
+      RFSEG_UNROLL
+      for (int step = 0; step < 4; ++step) {
+        Wgmma<kColumns>::run(d, a + 2 * step, b + 2 * step, k + step > 0);
+      }
+      wgmma_commit();
+      stage = next(stage);
+      if (stage == 0) parity ^= 1;
+      if (k > 1) {
+        wgmma_wait<2>();
+        if (leader) barrier_arrive(empty + 8 * oldest);
+        oldest = next(oldest);
+      }
+    }
+    return oldest;
+  };
   for (int i = group, tile = member + group * members; tile < task.m_tiles;
        i += kGroups, tile += kGroups * members) {
-    int stage = i * task.k_blocks % task.stages;
-    int parity = i * task.k_blocks / task.stages % 2;
-    int last = 0;
     place.row = tile * 64;
     if constexpr (kExit == Exit::kHalfPlus || kExit == Exit::kResidual) {
       if (place.thread == 0) {
@@ -105,29 +138,16 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
       }
     }
     named_sync(kTurn + group, 256);
-    for (int k = 0; k < task.k_blocks; ++k) {
-      if (first) barrier_wait(weight_full + 8 * k, 0);
-      barrier_wait(full + 8 * stage, parity);
-      const uint64_t a = tile_descriptor(ring + stage * kRowsBytes);
-      const uint64_t b = tile_descriptor(weights + k * kWeightBytes);
-      wgmma_fence();
-      RFSEG_UNROLL
-      for (int step = 0; step < 4; ++step) {
-        Wgmma<kColumns>::run(d, a + 2 * step, b + 2 * step, k + step > 0);
-      }
-      wgmma_commit();
-      if (k > 0) {
-        wgmma_wait<1>();
-        if (thread % 32 == 0) barrier_arrive(empty + 8 * last);
-      }
-      last = stage;
-      if (++stage == task.stages) stage = 0, parity ^= 1;
-    }
+    int oldest = i == group ? multiply(std::true_type()) : multiply(std::false_type());
     if (tile + members < task.m_tiles) named_arrive(kTurn + (group + 1) % kGroups, 256);
     wgmma_wait<0>();
     fence_registers(d);
-    if (thread % 32 == 0) barrier_arrive(empty + 8 * last);
-    first = false;
+    for (; oldest != stage; oldest = next(oldest)) {
+      if (leader) barrier_arrive(empty + 8 * oldest);
+    }
+    stage += pass_stages;
+    parity ^= pass_parity;
+    if (stage >= task.stages) stage -= task.stages, parity ^= 1;
 
     if constexpr (kExit == Exit::kHalf) {
       leave_as_halves<kColumns, kActivation, kBoxes>(d, place, vectors, staging, box, &task.out);

@@ -18,7 +18,7 @@ namespace {
 // Two warpgroups with wide tiles want the registers that a third one gives up.
 constexpr int threads(int groups) { return groups == 2 ? 3 * 128 : groups * 128 + 32; }
 
-constexpr int kOwn = 1;  // named barriers, one a warpgroup
+[[maybe_unused]] constexpr int kOwn = 1;  // named barriers, one a warpgroup
 
 template <int kGroups, int kColumns, int kCluster, bool kConvolution, Exit kExit,
           Activation kActivation>
@@ -57,9 +57,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     map_prefetch(&task.a);
     // A cluster's blocks have successive rows and the same columns: each fetches a part of the
     // weights for all of them.
-    const auto load_weights = [&](int stage, int tile, int k) {
-      const int column = tile % task.n_tiles * kColumns;
-      const int picture = tile / task.n_tiles / task.m_tiles;
+    const auto load_weights = [&](int stage, int column, int picture, int k) {
       const uint32_t to = ring + stage * kStageBytes + kRowsBytes;
       if constexpr (kCluster > 1) {
         constexpr int kPart = kColumns / kCluster;
@@ -71,10 +69,12 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     };
     int ahead = 0;
     if (task.weights_fixed) {
+      const int column = cluster % task.n_tiles * kColumns;
+      const int picture = cluster / task.n_tiles / task.m_tiles;
       ahead = task.stages < task.k_blocks ? task.stages : task.k_blocks;
       for (int k = 0; k < ahead; ++k) {
         barrier_expect(full + 8 * k, kStageBytes);
-        load_weights(k, cluster, k);
+        load_weights(k, column, picture, k);
       }
     }
     await_previous_kernel();
@@ -97,7 +97,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
         } else {
           barrier_wait(empty + 8 * stage, parity);
           barrier_expect(arrived, kStageBytes);
-          load_weights(stage, tile, k);
+          load_weights(stage, column, picture, k);
         }
         if constexpr (kConvolution) {
           load_cells(to, rows, arrived, channel_block * 64, x, y, map, tap % 3, tap / 3);
@@ -125,8 +125,8 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     if (kExit == Exit::kResidual || kExit == Exit::kHalfPlus) map_prefetch(&task.residual);
   }
   int stage = 0, parity = 0, box = 0, residual_parity = 0;
+  const int lane = lane_index();
   const auto release = [&](int at) {
-    const int lane = thread % 32;
     if constexpr (kCluster > 1) {
       if (lane < kCluster) barrier_arrive_at(empty + 8 * at, lane);
     } else {
@@ -135,6 +135,8 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
   };
   bool first = true;
   float d[kColumns / 2];
+  const uint64_t rows_descriptor = tile_descriptor(ring + group * 64 * 128);
+  const uint64_t weight_descriptor = tile_descriptor(ring + kRowsBytes);
   for (int tile = cluster; tile < task.tiles; tile += clusters) {
     const int rest = tile / task.n_tiles;
     place.column = tile % task.n_tiles * kColumns;
@@ -151,9 +153,8 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     int last = 0;
     for (int k = 0; k < task.k_blocks; ++k) {
       barrier_wait(full + 8 * stage, parity);
-      const uint32_t at = ring + stage * kStageBytes;
-      const uint64_t a = tile_descriptor(at + group * 64 * 128);
-      const uint64_t b = tile_descriptor(at + kRowsBytes);
+      const uint64_t a = rows_descriptor + static_cast<uint32_t>(stage * (kStageBytes / 16));
+      const uint64_t b = weight_descriptor + static_cast<uint32_t>(stage * (kStageBytes / 16));
       wgmma_fence();
       RFSEG_UNROLL
       for (int step = 0; step < 4; ++step) {
