@@ -38,8 +38,9 @@ struct ModelOptions {
   int height = 0;       ///< network input rows, 0 = the checkpoint's
   int width = 0;        ///< network input columns, 0 = the checkpoint's
   int threads = 0;      ///< CPU threads, 0 = the cores that this process may use
-  std::string device = "auto";  ///< "auto", "cpu"
-  Precision precision = Precision::kAuto;
+  /// "auto" (the first usable GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:N"
+  std::string device = "auto";
+  Precision precision = Precision::kAuto;  ///< kAuto: fp16 on a GPU, fp32 on the CPU
   Backend backend = Backend::kAuto;
 };
 

@@ -1,15 +1,15 @@
 // The public classes, over the stages.
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
-#include "core/tensor.h"
 #include "media/image_io.h"
+#include "pipeline/batch_runner.h"
 #include "pipeline/conventions.h"
 #include "pipeline/loaded_model.h"
-#include "pipeline/pipeline.h"
-#include "postprocess/postprocess.h"
-#include "preprocess/preprocess.h"
 #include "rfseg/error.h"
 #include "rfseg/predictor.h"
 
@@ -31,14 +31,37 @@ const ModelInfo& Model::info() const { return impl_->info; }
 Image read_image(const std::string& path) { return decode_image(path); }
 
 struct Predictor::Impl {
+  Impl(Model m, ResolvedOptions o) : model(std::move(m)), options(std::move(o)) {}
   Model model;
   ResolvedOptions options;
+  std::mutex mutex;
+  std::vector<std::pair<int, std::unique_ptr<BatchRunner>>> idle;  ///< with their batch sizes
+
+  /// A runner for batches up to `batch` that nobody else uses.
+  std::pair<int, std::unique_ptr<BatchRunner>> take(int batch) {
+    {
+      const std::lock_guard lock(mutex);
+      const auto fits = std::find_if(idle.begin(), idle.end(),
+                                     [batch](const auto& entry) { return entry.first >= batch; });
+      if (fits != idle.end()) {
+        auto found = std::move(*fits);
+        idle.erase(fits);
+        return found;
+      }
+    }
+    LoadedModel& loaded = *model.impl();
+    const std::lock_guard lock(loaded.engine_mutex);  // it may enlarge the engine's workspace
+    return {batch, std::move(make_batch_runners(*loaded.engine, options, batch, 1).front())};
+  }
+  void give_back(std::pair<int, std::unique_ptr<BatchRunner>> runner) {
+    const std::lock_guard lock(mutex);
+    idle.push_back(std::move(runner));
+  }
 };
 
-// NOLINTNEXTLINE(performance-unnecessary-value-param): as the public header has it.
 Predictor::Predictor(Model model, PredictOptions options) {
   ResolvedOptions resolved = resolve_options(options, model.impl()->config);
-  impl_ = std::make_unique<Impl>(Impl{std::move(model), std::move(resolved)});
+  impl_ = std::make_unique<Impl>(std::move(model), std::move(resolved));
 }
 Predictor::~Predictor() = default;
 Predictor::Predictor(Predictor&&) noexcept = default;
@@ -57,12 +80,9 @@ std::vector<Detections> Predictor::predict(std::span<const ImageView> images, in
                                            const RunControl& control) const {
   if (batch < 1) throw Error(ErrorCode::kUsage, "predict: batch must be at least 1");
   LoadedModel& loaded = *impl_->model.impl();
-  const ModelConfig& config = loaded.config;
-  const std::size_t plane = std::size_t{3} * config.height * config.width;
   const std::size_t step = std::min<std::size_t>(batch, std::max<std::size_t>(images.size(), 1));
-  AlignedVector<float> input(plane * step);
-  std::vector<PreprocessGeometry> geometry(step);
-  EngineOutputs outputs;
+  auto taken = impl_->take(static_cast<int>(step));
+  BatchRunner& runner = *taken.second;
   std::vector<Detections> results;
   results.reserve(images.size());
   for (std::size_t first = 0; first < images.size(); first += step) {
@@ -70,21 +90,20 @@ std::vector<Detections> Predictor::predict(std::span<const ImageView> images, in
       throw Error(ErrorCode::kCancelled, "predict: cancelled");
     }
     const std::size_t count = std::min(step, images.size() - first);
-    for (std::size_t i = 0; i < count; ++i) {
-      geometry[i] =
-          preprocess(images[first + i], impl_->options.preprocess, input.data() + i * plane);
-    }
+    for (std::size_t i = 0; i < count; ++i) runner.add(images[first + i]);
+    runner.seal();
     {
       const std::lock_guard lock(loaded.engine_mutex);
-      loaded.engine->forward(input.data(), static_cast<int>(count), outputs);
+      runner.infer();
     }
+    runner.finish();
     for (std::size_t i = 0; i < count; ++i) {
-      PostprocessSpec spec = impl_->options.postprocess;
-      spec.geometry = geometry[i];
-      results.push_back(postprocess(network_outputs(outputs, i), spec));
+      results.push_back(runner.detections(i));
       if (control.progress) control.progress(results.size(), images.size());
     }
+    runner.clear();
   }
+  impl_->give_back(std::move(taken));
   return results;
 }
 

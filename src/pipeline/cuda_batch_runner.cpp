@@ -44,14 +44,6 @@ std::vector<Plane> planes_of(const ImageView& view) {
   throw Error(ErrorCode::kInternal, "a pixel format without planes");
 }
 
-/// What the batches of an engine share: who may use its workspace next.
-struct Turn {
-  explicit Turn(CudaEngine& e) : engine(e) {}
-  CudaEngine& engine;
-  Event free;          ///< the last batch has left the workspace
-  bool taken = false;  ///< `free` has been recorded
-};
-
 /// A picture in pinned memory.
 struct Staged {
   Buffer pixels{Buffer::Kind::kPinned};
@@ -60,10 +52,10 @@ struct Staged {
 
 class CudaBatchRunner final : public BatchRunner {
  public:
-  CudaBatchRunner(std::shared_ptr<Turn> turn, const ResolvedOptions& resolved, int batch)
-      : turn_(std::move(turn)),
+  CudaBatchRunner(CudaEngine& engine, const ResolvedOptions& resolved, int batch)
+      : engine_(engine),
         resolved_(resolved),
-        device_(turn_->engine.device()),
+        device_(engine.device()),
         preprocessor_(device_),
         postprocessor_(device_),
         staged_(static_cast<std::size_t>(batch)) {}
@@ -95,31 +87,25 @@ class CudaBatchRunner final : public BatchRunner {
   }
   std::size_t size() const override { return count_; }
 
-  void seal() override {
+  void seal() override {}
+
+  void infer() override {
     use_device();
+    const int batch = static_cast<int>(count_);
+    engine_.prepare(batch);
     std::vector<CudaFrame> frames;
     for (std::size_t i = 0; i < count_; ++i) {
       frames.push_back({staged_[i].view, FrameMemory::kPinned});
     }
-    preprocessor_.prepare(frames, resolved_.preprocess, turn_->engine.input(), false, stream_);
-  }
-
-  void infer() override {
-    use_device();
-    CudaEngine& engine = turn_->engine;
-    const int batch = static_cast<int>(count_);
-    engine.prepare(batch);
-    if (turn_->taken) {
-      check(cudaStreamWaitEvent(stream_, turn_->free, 0), "waiting for the last batch");
-    }
+    // Uploads need no turn: they run beside the batch before.
+    preprocessor_.prepare(frames, resolved_.preprocess, engine_.input(), false, stream_);
+    engine_.begin(stream_);
     record(started_);
     preprocessor_.enqueue(stream_);
     record(resized_);
-    const DeviceHeads heads = engine.enqueue(batch, stream_);
-    const DeviceOutputs outputs = keep(heads, batch);
+    const DeviceOutputs outputs = keep(engine_.enqueue(batch, stream_), batch);
     record(inferred_);
-    check(cudaEventRecord(turn_->free, stream_), "recording an event");
-    turn_->taken = true;
+    engine_.end(stream_);
     postprocessor_.prepare(outputs, resolved_.postprocess, preprocessor_.geometries(), stream_);
     postprocessor_.enqueue(outputs, stream_);
     record(finished_);
@@ -148,7 +134,7 @@ class CudaBatchRunner final : public BatchRunner {
   /// Copies the heads out of the engine's workspace, so that the next batch need not wait for the
   /// masks of this one, and a post-processing that has to run again finds them.
   DeviceOutputs keep(const DeviceHeads& heads, int batch) {
-    const ModelConfig& config = turn_->engine.config();
+    const ModelConfig& config = engine_.config();
     DeviceOutputs o;
     o.batch = batch;
     o.queries = config.queries;
@@ -172,7 +158,7 @@ class CudaBatchRunner final : public BatchRunner {
     return to.data();
   }
 
-  std::shared_ptr<Turn> turn_;
+  CudaEngine& engine_;
   const ResolvedOptions& resolved_;
   int device_;
   Stream stream_;
@@ -194,10 +180,9 @@ std::vector<std::unique_ptr<BatchRunner>> make_cuda_batch_runners(CudaEngine& en
                                                                   int batch, int count) {
   check(cudaSetDevice(engine.device()), "choosing the device");
   engine.prepare(batch);
-  const auto turn = std::make_shared<Turn>(engine);
   std::vector<std::unique_ptr<BatchRunner>> runners;
   for (int i = 0; i < count; ++i) {
-    runners.push_back(std::make_unique<CudaBatchRunner>(turn, resolved, batch));
+    runners.push_back(std::make_unique<CudaBatchRunner>(engine, resolved, batch));
   }
   return runners;
 }

@@ -18,6 +18,9 @@ namespace rfseg {
 namespace cuda {
 namespace {
 
+/// Query rows of a batch up to which the decoder's kernel is taken where it may choose.
+constexpr int kFusedRows = 0;
+
 Math math_of(Precision precision) {
   switch (precision) {
     case Precision::kFp32:
@@ -134,10 +137,19 @@ class Implementation final : public CudaEngine {
             math_ == Math::kFp16};
   }
 
+  void begin(CUstream_st* stream) override {
+    if (used_) check(cudaStreamWaitEvent(stream, free_, 0), "waiting for the last pass");
+  }
+  void end(CUstream_st* stream) override {
+    check(cudaEventRecord(free_, stream), "recording an event");
+    used_ = true;
+  }
+
   void forward(const float* input, int batch, EngineOutputs& out,
                const ForwardOptions& options) override {
     const DeviceScope scope(options_.device);
     prepare(batch);
+    begin(stream_);
     const int64_t pixels = int64_t{3} * config_.height * config_.width;
     check(cudaMemcpyAsync(buffers_.pictures, input,
                           sizeof(float) * static_cast<std::size_t>(batch * pixels),
@@ -193,10 +205,19 @@ class Implementation final : public CudaEngine {
                       values_,
                       spatial_,
                       options_.overlap && probe == nullptr && properties_.major >= 9,
-                      options_.portable};
+                      options_.portable,
+                      fuses_decoder(batch)};
     static const Probe kNone;
     run_network(config_, proposals_, weights_, buffers_, math_, batch, forced, lanes,
                 probe == nullptr ? kNone : *probe);
+  }
+
+  bool fuses_decoder(int batch) const {
+    if (math_ != Math::kFp16) return false;
+    if (options_.fused_decoder != CudaEngineOptions::FusedDecoder::kAuto) {
+      return options_.fused_decoder == CudaEngineOptions::FusedDecoder::kAlways;
+    }
+    return !options_.portable && hopper::usable() && batch * config_.queries <= kFusedRows;
   }
 
   void upload_order(const int32_t* order, int batch) {
@@ -246,7 +267,9 @@ class Implementation final : public CudaEngine {
   Math math_;
   Weights weights_;
   Stream stream_, side_;
-  Event fork_, values_, spatial_;
+  Event fork_, values_, spatial_;  ///< between the two streams of a pass
+  Event free_;                     ///< recorded by end()
+  bool used_ = false;
   Buffer workspace_{Buffer::Kind::kDevice}, downloads_{Buffer::Kind::kDevice};
   Buffers buffers_;
   int capacity_ = 0;

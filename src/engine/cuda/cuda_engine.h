@@ -39,6 +39,11 @@ class CudaEngine : public Engine {
   /// Enqueues a pass over the first `batch` pictures of input() on `stream`. `batch` has been
   /// prepared. May be captured into another graph.
   virtual DeviceHeads enqueue(int batch, CUstream_st* stream) = 0;
+  /// The workspace, input() and the heads included, belongs to one pass at a time. Passes on
+  /// several streams bracket its use: `begin` makes `stream` wait until the pass before has ended,
+  /// `end` says that what is on `stream` by now was all of this one.
+  virtual void begin(CUstream_st* stream) = 0;
+  virtual void end(CUstream_st* stream) = 0;
   virtual const Counters& counters() const = 0;
 };
 
@@ -51,6 +56,10 @@ struct CudaEngineOptions {
   bool overlap = true;                     ///< programmatic dependent launch, where the GPU has it
   bool two_streams = true;
   bool portable = false;  ///< only kernels that run on every GPU
+  /// One kernel for a decoder layer after its self-attention. kAuto: on GPUs that have clusters,
+  /// for few queries; kAlways: wherever it takes the geometry (in fp16).
+  enum class FusedDecoder { kAuto, kNever, kAlways };
+  FusedDecoder fused_decoder = FusedDecoder::kAuto;
 };
 
 /// Throws Error(kDevice) without a GPU of compute capability 8.0 or newer, or in a build without
