@@ -18,10 +18,13 @@
 #if defined(RFSEG_SIMT_EMULATION)
 
 #include "cuda/tensor_core_emulation.h"
+#define RFSEG_ROLLED
 
 #else
 
 #include <cuda_fp16.h>
+
+#define RFSEG_ROLLED _Pragma("unroll 1")  // for loops whose code is better fetched once
 
 namespace rfseg::cuda {
 

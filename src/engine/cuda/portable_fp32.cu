@@ -11,16 +11,22 @@ using Tile =
     GemmTile<Math::kFp32, rows, cols, warps_m, warps_n, warps_k, slabs, stages, min_blocks>;
 
 constexpr TileEntry kRowTiles[] = {
-    tile_entry<Tile<64, 64, 2, 2, 1, 1, 4>, RowSource::kRows>("64x64 2x2x1 4"),
-    tile_entry<Tile<32, 32, 1, 1, 4, 2, 4>, RowSource::kRows>("32x32 1x1x4 4 s2"),
+    tile_entry<Tile<64, 64, 2, 2, 1, 1, 4>, RowSource::kRows>("64x64 2x2x1 4",
+                                                              {1430, 761, 500, 450}),
+    tile_entry<Tile<32, 32, 1, 1, 4, 2, 4>, RowSource::kRows>("32x32 1x1x4 4 s2",
+                                                              {1000, 600, 160, 125}),
 };
 constexpr TileEntry kConvTiles[] = {
-    tile_entry<Tile<64, 64, 2, 2, 1, 1, 4>, RowSource::kConv3x3>("64x64 2x2x1 4"),
-    tile_entry<Tile<32, 32, 1, 1, 4, 2, 4>, RowSource::kConv3x3>("32x32 1x1x4 4 s2"),
+    tile_entry<Tile<64, 64, 2, 2, 1, 1, 4>, RowSource::kConv3x3>("64x64 2x2x1 4",
+                                                                 {1430, 761, 500, 450}),
+    tile_entry<Tile<32, 32, 1, 1, 4, 2, 4>, RowSource::kConv3x3>("32x32 1x1x4 4 s2",
+                                                                 {1000, 600, 160, 125}),
 };
 constexpr TileEntry kNormedTiles[] = {
-    tile_entry<Tile<32, 64, 2, 2, 1, 1, 4>, RowSource::kNormed>("32x64 2x2x1 4"),
-    tile_entry<Tile<16, 64, 1, 2, 2, 1, 4>, RowSource::kNormed>("16x64 1x2x2 4"),
+    tile_entry<Tile<32, 64, 2, 2, 1, 1, 4>, RowSource::kNormed>("32x64 2x2x1 4",
+                                                                {1500, 2500, 330, 250}),
+    tile_entry<Tile<16, 64, 1, 2, 2, 1, 4>, RowSource::kNormed>("16x64 1x2x2 4",
+                                                                {1500, 2500, 200, 170}),
 };
 
 }  // namespace

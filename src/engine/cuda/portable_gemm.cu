@@ -47,24 +47,17 @@ int part_of(Math math, int k, int parts) {
   return ceil_div(ceil_div(k, parts), slab) * slab;
 }
 
-/// Clocks, roughly. A product is bound by the tensor cores, by what all blocks together fetch from
-/// the L2 (25 bytes a clock and multiprocessor were measured), by what one multiprocessor can
-/// fetch, or by the instructions of a warp one after the other; and there is what every block pays
-/// once.
+/// Nanoseconds, roughly.
 double cost(const TileEntry& tile, Math math, const GemmArguments& g) {
-  const double sms = multiprocessors();
   const double blocks =
       static_cast<double>(ceil_div(g.m, tile.rows)) * ceil_div(g.n, tile.cols) * g.batch;
-  const double rounds = std::ceil(blocks / sms);
+  const double share = blocks / multiprocessors();
+  constexpr double kMany = 8;  // rounds that flow into one another
+  const double rounds = share < kMany ? std::ceil(share) : share;
   const double slabs = ceil_div(g.k * element_bytes(math), 128);
-  const double area = tile.rows * tile.cols;
-  const double rate = math == Math::kFp16 ? 1024 : math == Math::kTf32 ? 512 : 170;
-  const double products = rounds * slabs * area * (math == Math::kFp16 ? 64 : 32) / rate;
-  const double bytes = slabs * (tile.rows + tile.cols) * 128;
-  const double fetched = std::max(blocks * bytes / (25 * sms), rounds * bytes / 50);
-  const double instructions = rounds * slabs * (area * 8 / tile.threads + 60);
-  return std::max({products, fetched, instructions}) + rounds * (area * 12 / tile.threads + 150) +
-         1200;
+  const TileCost& c = tile.cost;
+  return static_cast<double>(c.once) + rounds * static_cast<double>(c.block) +
+         slabs * (static_cast<double>(c.slab) + (rounds - 1) * static_cast<double>(c.further));
 }
 
 int best(const TileList& list, Math math, const GemmArguments& g) {
@@ -216,9 +209,9 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
     sums.product.k = k;
     const int found = best(list, math, sums.product);
     if (found < 0) continue;
-    // The norms read each part.
+    // The norms read each part: 5 TB/s, and a trip more.
     const double c = cost(list.entries[found], math, sums.product) +
-                     static_cast<double>(size) * 4 * p / (25.0 * multiprocessors()) + 60.0 * p;
+                     static_cast<double>(size) * 4 * p / 5000 + 60.0 * p;
     if (tile < 0 || c < least) {
       tile = found;
       parts = p;
@@ -235,11 +228,21 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
 }
 
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments) {
-  const Grid grid{ceil_div(arguments.product.m, kNormThreads / kWarp), 1};
+  const GemmArguments& g = arguments.product;
+  const Grid grid{ceil_div(g.m, kNormThreads / kWarp), 1};
+  const auto enqueue_parts = [&]<Math kMath>() {
+    if (g.n <= 256) {
+      launch<norm_body<kMath, 2>, kNormThreads>(queue, grid, 0, arguments);
+    } else if (g.n <= 512) {
+      launch<norm_body<kMath, 4>, kNormThreads>(queue, grid, 0, arguments);
+    } else {
+      launch<norm_body<kMath, 8>, kNormThreads>(queue, grid, 0, arguments);
+    }
+  };
   if (math == Math::kFp16) {
-    launch<norm_body<Math::kFp16>, kNormThreads>(queue, grid, 0, arguments);
+    enqueue_parts.template operator()<Math::kFp16>();
   } else {
-    launch<norm_body<Math::kFp32>, kNormThreads>(queue, grid, 0, arguments);
+    enqueue_parts.template operator()<Math::kFp32>();
   }
 }
 

@@ -71,11 +71,11 @@ struct GemmTile {
   static constexpr int kBytesA = kSlabs * kRows * 128, kBytesB = kSlabs * kCols * 128;
   /// Whether a warp reads the next step's fragments while it multiplies: what registers allow.
   static constexpr bool kAhead = kTilesM * kGroups * kMinBlocks <= 4;
-  /// Whether the residual is read before the loop.
-  static constexpr bool kEarlyResidual = kTilesM * kGroups <= 2;
   static constexpr int kVectorBytes = kCols * 8;  ///< bias and scale of the block's columns
-  /// Partial sums of the kWarpsK groups; they take the place of the stages.
-  static constexpr int kReduceBytes = kWarpsK > 1 ? kWarpsK* kRows* kCols * 4 : 0;
+  /// Sums of the kWarpsK groups, rows of kPitch floats (so that a store touches all banks); they
+  /// take the place of the stages.
+  static constexpr int kPitch = kCols + 4;
+  static constexpr int kReduceBytes = kWarpsK * kRows * kPitch * 4;
   static constexpr int kStagedBytes = kStages * (kBytesA + kBytesB);
   static constexpr int kSharedBytes =
       kVectorBytes + (kStagedBytes > kReduceBytes ? kStagedBytes : kReduceBytes);
@@ -151,20 +151,13 @@ class MatrixRows {
     }
   }
 
+  /// Zeros behind k.
   RFSEG_DEVICE void copy(SharedAddress to, int slab) {
-    const std::byte* from = from_ + slab * 128;
-    if ((slab + 1) * 8 * Tile::kChunkElements <= k_) {
-      RFSEG_UNROLL
-      for (int i = 0; i < Copier::kTurns; ++i) {
-        if (copier_.has(i)) copy_async_16(to + copier_.to_[i], from + start_[i]);
-      }
-    } else {  // zeros behind k
-      const bool valid = (slab * 8 + copier_.column_) * Tile::kChunkElements < k_;
-      RFSEG_UNROLL
-      for (int i = 0; i < Copier::kTurns; ++i) {
-        if (!copier_.has(i)) break;
-        copy_async_16(to + copier_.to_[i], valid ? from + start_[i] : from_, valid);
-      }
+    const bool valid = (slab * 8 + copier_.column_) * Tile::kChunkElements < k_;
+    const std::byte* from = from_ + (valid ? slab * 128 : 0);
+    RFSEG_UNROLL
+    for (int i = 0; i < Copier::kTurns; ++i) {
+      if (copier_.has(i)) copy_async_16(to + copier_.to_[i], from + start_[i], valid);
     }
   }
 
@@ -410,7 +403,7 @@ RFSEG_DEVICE void take_residual(float (&r)[8], const EarlyResidual& early, bool 
 /// The end of gemm() for eight sums of a row.
 template <Math kMath>
 RFSEG_DEVICE void finish_eight(const ProductArguments& arguments, const float* vectors, int cols,
-                               const EarlyResidual* early, float (&v)[8], int batch, int row,
+                               const EarlyResidual& early, float (&v)[8], int batch, int row,
                                int local_col, int col) {
   const GemmArguments& g = arguments.product;
   const int count = g.n - col;
@@ -434,8 +427,8 @@ RFSEG_DEVICE void finish_eight(const ProductArguments& arguments, const float* v
   const int to = place_of_row(g, row);
   if (g.residual != nullptr) {
     float r[8];
-    if (early != nullptr && residual_is_early<kMath>(arguments, row, col)) {
-      take_residual<kMath>(r, *early, g.residual_float);
+    if (residual_is_early<kMath>(arguments, row, col)) {
+      take_residual<kMath>(r, early, g.residual_float);
     } else {
       load_eight<kMath>(r, g.residual, g.residual_float,
                         batch * g.out_step + element_at(to, g.ldr, col), count, arguments.vector);
@@ -538,74 +531,20 @@ class GemmWarp {
     }
   }
 
-  /// Whether this warp finishes tile `unit` of its place, of kTilesM * kGroups.
-  RFSEG_DEVICE bool owns(int unit) const {
-    return Tile::kWarpsK == 1 || unit % Tile::kWarpsK == part_;
-  }
-
-  /// Adds up the sums of the kWarpsK groups, each unit at the warp that owns it. All threads.
-  RFSEG_DEVICE void reduce(std::byte* scratch) {
-    if constexpr (Tile::kWarpsK > 1) {
-      constexpr int kUnits = kTilesM * kGroups;
-      const int place = thread_index() / kWarp % (Tile::kWarpsM * Tile::kWarpsN);
-      const auto at = [&](int part, int unit) {
-        return scratch +
-               (((part * Tile::kWarpsM * Tile::kWarpsN + place) * kUnits + unit) * 128 + lane_) *
-                   16;
-      };
-      RFSEG_UNROLL
-      for (int unit = 0; unit < kUnits; ++unit) {
-        if (owns(unit)) continue;
-        RFSEG_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          const float(&s)[4] = sums_[unit / kGroups][unit % kGroups * 4 + j];
-          store_quad(at(part_, unit) + j * 512,
-                     {{float_bits(s[0]), float_bits(s[1]), float_bits(s[2]), float_bits(s[3])}});
-        }
-      }
-      block_sync();
-      RFSEG_UNROLL
-      for (int unit = 0; unit < kUnits; ++unit) {
-        if (!owns(unit)) continue;
-        for (int part = 0; part < Tile::kWarpsK; ++part) {
-          if (part == part_) continue;
-          RFSEG_UNROLL
-          for (int j = 0; j < 4; ++j) {
-            const Quad q = load_quad(at(part, unit) + j * 512);
-            RFSEG_UNROLL
-            for (int e = 0; e < 4; ++e) {
-              sums_[unit / kGroups][unit % kGroups * 4 + j][e] += float_of_bits(q.word[e]);
-            }
-          }
-        }
-      }
-    }
-  }
-
-  /// Calls f(v, row, col, m, half, place) for the eight consecutive columns of each row that this
-  /// thread finishes; row and col count within the block, `place` among the thread's eights.
-  template <class F>
-  RFSEG_DEVICE void each_eight(F&& f) {
+  /// The sums to `to` [kWarpsK][kRows][kPitch].
+  RFSEG_DEVICE void store(float* to) const {
+    to += (part_ * Tile::kRows + row_ + lane_ / 4) * Tile::kPitch + col_ + lane_ % 4 * 8;
     RFSEG_UNROLL
     for (int m = 0; m < kTilesM; ++m) {
       RFSEG_UNROLL
-      for (int group = 0; group < kGroups; ++group) {
-        if (!owns(m * kGroups + group)) continue;
+      for (int half = 0; half < 2; ++half) {
         RFSEG_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          float v[8];
-          RFSEG_UNROLL
-          for (int j = 0; j < 4; ++j) {
-            v[2 * j] = sums_[m][group * 4 + j][2 * half];
-            v[2 * j + 1] = sums_[m][group * 4 + j][2 * half + 1];
-          }
-          f(v, row_ + m * 16 + half * 8 + lane_ / 4, col_ + group * 32 + lane_ % 4 * 8, m, half,
-            (m * kGroups + group) * 2 + half);
-          RFSEG_UNROLL
-          for (int j = 0; j < 4; ++j) {
-            sums_[m][group * 4 + j][2 * half] = v[2 * j];
-            sums_[m][group * 4 + j][2 * half + 1] = v[2 * j + 1];
-          }
+        for (int j = 0; j < kGroups * 4; j += 2) {
+          const float(&left)[4] = sums_[m][j];
+          const float(&right)[4] = sums_[m][j + 1];
+          store_quad(to + (m * 16 + half * 8) * Tile::kPitch + j / 4 * 32 + j % 4 * 2,
+                     {{float_bits(left[2 * half]), float_bits(left[2 * half + 1]),
+                       float_bits(right[2 * half]), float_bits(right[2 * half + 1])}});
         }
       }
     }
@@ -662,10 +601,8 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
       b.copy(to + kToB + static_cast<uint32_t>(s * Tile::kCols * 128), stage * Tile::kSlabs + s);
     }
   };
-  RFSEG_UNROLL
-  for (int s = 0; s < Tile::kStages - 1; ++s) {
-    if (s < stages) copy_b(s, stage_at(s));
-  }
+  RFSEG_ROLLED
+  for (int s = 0; s < Tile::kStages - 1 && s < stages; ++s) copy_b(s, stage_at(s));
   static_assert(Tile::kCols <= Tile::kThreads);
   if (thread_index() < Tile::kCols) {
     const int col = first_col + thread_index();
@@ -675,12 +612,23 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
     copy_async_4(to + Tile::kCols * 4, scale ? g.scale + col : g.b, scale);
   }
   GemmWarp<Tile> warp;
-  EarlyResidual early[Tile::kEarlyResidual ? Tile::kTilesM * Tile::kGroups * 2 : 1];
-  const auto request_early = [&] {
-    if constexpr (Tile::kEarlyResidual) {
-      warp.each_eight([&](float(&)[8], int row, int col, int, int, int place) {
-        request_residual<kMath>(early[place], arguments, batch, first_row + row, first_col + col);
-      });
+  // What this thread finishes: eight columns of a row, kItems times.
+  constexpr int kEights = Tile::kCols / 8, kAll = Tile::kRows * kEights;
+  constexpr int kItems = (kAll + Tile::kThreads - 1) / Tile::kThreads;
+  const auto row_of = [&](int item) { return item / kEights; };
+  const auto col_of = [&](int item) { return item % kEights * 8; };
+  // Residuals come together: before the loop where there is room for all, else after it.
+  constexpr int kAtOnce = kItems < 4 ? kItems : 4;
+  constexpr bool kBeforeLoop = kItems <= 2;
+  EarlyResidual early[kAtOnce];
+  const auto request_from = [&](int first) {
+    RFSEG_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = (first + i) * Tile::kThreads + thread_index();
+      if (kAll % Tile::kThreads == 0 || item < kAll) {
+        request_residual<kMath>(early[i], arguments, batch, first_row + row_of(item),
+                                first_col + col_of(item));
+      }
     }
   };
   const auto walk = [&](auto&& a_of_stage, auto&& copy_a) {
@@ -704,7 +652,7 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   if constexpr (kNormed) {
     copy_async_commit();
     await_previous_kernel();
-    request_early();
+    if (kBeforeLoop) request_from(0);
     normalise_rows<Tile>(g, static_cast<const float*>(g.a) + batch * g.a_step, first_row, staged);
     RFSEG_UNROLL
     for (int s = 1; s < Tile::kStages - 1; ++s) copy_async_commit();
@@ -726,12 +674,12 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
       };
       await_previous_kernel();
       rows.look_up(g.index, g.lda);
-      RFSEG_UNROLL
+      RFSEG_ROLLED
       for (int s = 0; s < Tile::kStages - 1; ++s) {
         if (s < stages) copy_a(s, stage_at(s));
         copy_async_commit();
       }
-      request_early();
+      if (kBeforeLoop) request_from(0);
       walk([](int, SharedAddress here) { return here; }, copy_a);
     };
     if constexpr (kSource == RowSource::kConv3x3) {
@@ -742,25 +690,44 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
     }
   }
   copy_async_wait<0>();
-  if constexpr (Tile::kWarpsK > 1) {
-    block_sync();
-    warp.reduce(staged);
+  block_sync();
+  // Through shared memory, so that the end is written (and fetched) once, whatever a warp holds.
+  float* sums = reinterpret_cast<float*>(staged);
+  warp.store(sums);
+  if (!kBeforeLoop) request_from(0);
+  block_sync();
+  RFSEG_ROLLED
+  for (int first = 0; first < kItems; first += kAtOnce) {
+    if (first > 0) request_from(first);
+    RFSEG_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = (first + i) * Tile::kThreads + thread_index();
+      if (kAll % Tile::kThreads != 0 && item >= kAll) break;
+      const int row = row_of(item), col = col_of(item);
+      float v[8] = {};
+      RFSEG_UNROLL
+      for (int part = 0; part < Tile::kWarpsK; ++part) {
+        RFSEG_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          const Quad q = load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
+          RFSEG_UNROLL
+          for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+        }
+      }
+      finish_eight<kMath>(arguments, vectors, Tile::kCols, early[i], v, batch, first_row + row, col,
+                          first_col + col);
+    }
   }
-  warp.each_eight([&](float(&v)[8], int row, int col, int, int, int place) {
-    finish_eight<kMath>(arguments, vectors, Tile::kCols,
-                        Tile::kEarlyResidual ? &early[Tile::kEarlyResidual ? place : 0] : nullptr,
-                        v, batch, first_row + row, col, first_col + col);
-  });
 }
 
 /// The rest of gemm_norm(), of the partial sums in product.out (float, ldo): a warp a row, four
-/// columns of each 128 a lane.
-constexpr int kNormThreads = 128, kNormParts = 8;
+/// columns of each 128 a lane; kNormParts * 128 columns at most.
+constexpr int kNormThreads = 128;
 RFSEG_DEVICE Quad load_four(const float* p, bool vector) {
   if (vector) return load_quad(p);
   return {{float_bits(p[0]), float_bits(p[1]), float_bits(p[2]), float_bits(p[3])}};
 }
-template <Math kMath>
+template <Math kMath, int kNormParts>
 RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
   const GemmArguments& g = arguments.product;
   const int lane = thread_index() % kWarp;

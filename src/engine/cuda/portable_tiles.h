@@ -6,8 +6,16 @@
 
 namespace rfseg::cuda::portable {
 
+/// What a tile costs, in ns on an H200: once, for each round of blocks, for each 128 bytes of k in
+/// the first round and in each further one (rounds share the multiprocessor). Fitted to measured
+/// times; they only have to put the tiles in order.
+struct TileCost {
+  float once, block, slab, further;
+};
+
 struct TileEntry {
   const char* name;
+  TileCost cost;
   int rows, cols, threads;
   int shared_bytes;            ///< fixed part; kNormed asks normed_bytes
   int (*normed_bytes)(int k);  ///< null but for kNormed
@@ -24,10 +32,11 @@ void enqueue_tile(const Queue& queue, const ProductArguments& arguments, Grid gr
 }
 
 template <class Tile, RowSource kSource>
-constexpr TileEntry tile_entry(const char* name) {
+constexpr TileEntry tile_entry(const char* name, const TileCost& cost) {
   static_assert(kSource == RowSource::kNormed || Tile::kSharedBytes <= kMaxSharedBytes);
   static_assert(kSource != RowSource::kNormed || Tile::normed_bytes(256) <= kMaxSharedBytes);
   return {name,
+          cost,
           Tile::kRows,
           Tile::kCols,
           Tile::kThreads,
