@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "engine/cuda/portable_norms.h"
 #include "engine/cuda/portable_tiles.h"
 #include "rfseg/error.h"
 
