@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/cuda/decoder_kernel.h"
 #include "engine/model_weights.h"
 #include "rfseg/error.h"
 
@@ -73,8 +74,14 @@ class Pass {
 
     select_queries();
     if (split) main_.wait(lanes_.values);
-    decode();
-    heads();
+    const bool fused = lanes_.fused_decoder && w_.decoder.layers[0].stream != nullptr;
+    if (fused) {
+      decode_fused();
+    } else {
+      decode();
+      heads();
+      if (c_.seg) describe_masks();
+    }
     if (split) main_.wait(lanes_.spatial);  // also where there are no masks: the streams must join
     if (c_.seg) predict_masks();
   }
@@ -411,49 +418,107 @@ class Pass {
     gemm_norm(main_.next(), math_, g);
   }
 
+  void project_queries(const DecoderLayer& l) {
+    GemmArguments g = product(b_.positioned, c_.dim, batch_ * c_.queries, l.in_proj);
+    g.a2 = b_.content;  // values have no position
+    g.split = 2 * c_.dim;
+    g.out = b_.query_qkv;
+    g.ldo = 3 * c_.dim;
+    gemm(main_.next(), math_, g);
+  }
+  void attend_to_queries() {
+    const int c = c_.dim;
+    AttentionArguments a;
+    a.q = b_.query_qkv;
+    a.k = at(b_.query_qkv, c);
+    a.v = at(b_.query_qkv, 2 * c);
+    a.ldq = a.ldk = a.ldv = 3 * c;
+    a.out = b_.attended;
+    a.ldo = c;
+    a.sequences = batch_;
+    a.length = c_.queries;
+    a.heads = c_.sa_heads;
+    a.head_dim = c / c_.sa_heads;
+    a.scale = 0.17677669529663687f;  // 1 / sqrt(32)
+    attention(main_.next(), math_, a);
+  }
+  SampleArguments samples_of(int layer) const {
+    SampleArguments s;
+    s.sampling = b_.sampling;
+    s.references = b_.references;
+    s.values = at(b_.values, int64_t{layer} * c_.dim);
+    s.ldv = int64_t{c_.dec_layers} * c_.dim;
+    s.out = b_.attended;
+    s.batch = batch_;
+    s.queries = c_.queries;
+    s.heads = c_.ca_heads;
+    s.points = c_.points;
+    s.n = total_;
+    s.levels = static_cast<int>(proposals_.levels.size());
+    for (int level = 0; level < s.levels; ++level) {
+      s.level_rows[level] = proposals_.levels[level].rows;
+      s.level_cols[level] = proposals_.levels[level].cols;
+    }
+    return s;
+  }
+
+  /// The decoder, the heads and what describe_masks() does.
+  void decode_fused() {
+    project_queries(w_.decoder.layers[0]);
+    for (int i = 0; i < c_.dec_layers; ++i) {
+      const DecoderLayer& l = w_.decoder.layers[i];
+      attend_to_queries();
+      DecoderArguments a;
+      a.plan = plan_decoder_layer(c_, w_.decoder, w_.segmentation, i).plan;
+      const bool last = i + 1 == c_.dec_layers;
+      // What the plan stores, in its order.
+      struct Place {
+        void* out;
+        int64_t ld;
+      };
+      std::vector<Place> places;
+      if (!last) {
+        places = {{b_.query_qkv, 3 * c_.dim}, {at(b_.query_qkv, 2 * c_.dim), 3 * c_.dim}};
+      } else {
+        if (c_.seg) places = {{b_.query_mask, c_.dim}, {b_.query_constant, 1}};
+        places.push_back({b_.logits, c_.logits});
+      }
+      std::size_t stored = 0;
+      for (int step = 0; step < a.plan.count; ++step) {
+        DecoderStep& s = a.plan.step[step];
+        if (s.then != DecoderStep::Then::kStore && s.then != DecoderStep::Then::kStoreFloat) {
+          continue;
+        }
+        s.out = places.at(stored).out;
+        s.ldo = places.at(stored++).ld;
+      }
+      a.stream = l.stream;
+      a.constants = l.constants;
+      a.attended = b_.attended;
+      a.queries = b_.queries;
+      a.position = b_.position;
+      a.sample = samples_of(i);
+      a.hs = b_.hs;
+      a.boxes = b_.boxes;
+      a.rows = batch_ * c_.queries;
+      a.dim = c_.dim;
+      a.eps = kDecoderEps;
+      decoder_layer(main_.next(), a);
+      trace(fmt::format("decoder{}", i), {c_.queries, c_.dim}, b_.queries, PointType::kFloat);
+    }
+    trace("hs", {c_.queries, c_.dim}, b_.hs, PointType::kElement);
+  }
+
   void decode() {
     const int c = c_.dim, q = batch_ * c_.queries;
     for (int i = 0; i < c_.dec_layers; ++i) {
       const DecoderLayer& l = w_.decoder.layers[i];
-      GemmArguments g = product(b_.positioned, c, q, l.in_proj);
-      g.a2 = b_.content;  // values have no position
-      g.split = 2 * c;
-      g.out = b_.query_qkv;
-      g.ldo = 3 * c;
-      gemm(main_.next(), math_, g);
-      AttentionArguments a;
-      a.q = b_.query_qkv;
-      a.k = at(b_.query_qkv, c);
-      a.v = at(b_.query_qkv, 2 * c);
-      a.ldq = a.ldk = a.ldv = 3 * c;
-      a.out = b_.attended;
-      a.ldo = c;
-      a.sequences = batch_;
-      a.length = c_.queries;
-      a.heads = c_.sa_heads;
-      a.head_dim = c / c_.sa_heads;
-      a.scale = 0.17677669529663687f;  // 1 / sqrt(32)
-      attention(main_.next(), math_, a);
+      project_queries(l);
+      attend_to_queries();
       add_to_queries(b_.attended, l.out_proj, l.norm1);
 
       linear(main_, b_.positioned, q, l.sampling, b_.sampling, Activation::kNone, true);
-      SampleArguments s;
-      s.sampling = b_.sampling;
-      s.references = b_.references;
-      s.values = at(b_.values, int64_t{i} * c);
-      s.ldv = int64_t{c_.dec_layers} * c;
-      s.out = b_.attended;
-      s.batch = batch_;
-      s.queries = c_.queries;
-      s.heads = c_.ca_heads;
-      s.points = c_.points;
-      s.n = total_;
-      s.levels = static_cast<int>(proposals_.levels.size());
-      for (int level = 0; level < s.levels; ++level) {
-        s.level_rows[level] = proposals_.levels[level].rows;
-        s.level_cols[level] = proposals_.levels[level].cols;
-      }
-      sample_values(main_.next(), math_, s);
+      sample_values(main_.next(), math_, samples_of(i));
       add_to_queries(b_.attended, l.output_proj, l.norm2);
 
       linear(main_, b_.content, q, l.linear1, b_.ffn, Activation::kRelu);
@@ -531,9 +596,10 @@ class Pass {
     }
   }
 
-  void predict_masks() {
+  /// What each query wants of the features of a mask's pixel.
+  void describe_masks() {
     const SegmentationWeights& w = w_.segmentation;
-    const int c = c_.dim, q = batch_ * c_.queries, pixels = c_.mask_rows() * c_.mask_cols();
+    const int c = c_.dim, q = batch_ * c_.queries;
     linear(main_, b_.query_normed, q, w.query1, b_.query_hidden, Activation::kGelu);
     GemmArguments g = product(b_.query_hidden, w.query2.k, q, w.query2);
     g.residual = b_.hs;
@@ -544,7 +610,10 @@ class Pass {
     gemm(main_.next(), math_, g);
     linear(main_, b_.mlp[0], q, w.query_mask, b_.query_mask);
     linear(main_, b_.mlp[0], q, w.query_constant, b_.query_constant, Activation::kNone, true);
+  }
 
+  void predict_masks() {
+    const int c = c_.dim, pixels = c_.mask_rows() * c_.mask_cols();
     GemmArguments m;
     m.a = b_.query_mask;
     m.lda = c;

@@ -90,8 +90,9 @@ struct Lanes {
   cudaStream_t main = nullptr;
   cudaStream_t side = nullptr;  ///< may be `main`
   cudaEvent_t fork = nullptr, values = nullptr, spatial = nullptr;
-  bool overlap = false;   ///< Queue::overlap
-  bool portable = false;  ///< Queue::portable
+  bool overlap = false;        ///< Queue::overlap
+  bool portable = false;       ///< Queue::portable
+  bool fused_decoder = false;  ///< decoder_kernel.h's kernel, where weights are laid out for it
 };
 
 /// Enqueues the whole network for buffers.pictures. `forced`: the two-stage order is

@@ -10,6 +10,7 @@
 
 #include "core/half.h"
 #include "engine/cpu/thread_team.h"
+#include "engine/cuda/decoder_plan.h"
 #include "engine/cuda/small_kernels.h"
 #include "engine/model_weights.h"
 #include "engine/position.h"
@@ -39,12 +40,14 @@ class Loader {
     two_stage();
     decoder();
     if (config_.seg) segmentation();
+    if (half_ && decoder_kernel_takes(config_)) fused_decoder();
 
     w_.memory.reserve(size_);
     for (const auto& set : slots_) set(w_.memory.data());
     image_.resize(size_);
     cpu::ThreadTeam team(threads);
     team.run(static_cast<int>(jobs_.size()), [&](int job, int) { jobs_[job](); });
+    team.run(static_cast<int>(late_jobs_.size()), [&](int job, int) { late_jobs_[job](); });
     check(cudaMemcpy(w_.memory.data(), image_.data(), size_, cudaMemcpyHostToDevice),
           "uploading the weights");
   }
@@ -355,6 +358,23 @@ class Loader {
     jobs_.push_back([this, mask, constant, c] { fold_mask_projections(mask, constant, c); });
   }
 
+  /// Copies of what has been read, in another order.
+  void fused_decoder() {
+    for (int i = 0; i < config_.dec_layers; ++i) {
+      DecoderLayer& l = w_.decoder.layers[i];
+      const DecoderLayerPlan plan = plan_decoder_layer(config_, w_.decoder, w_.segmentation, i);
+      const std::size_t stream = place(l.stream, plan.stream_bytes());
+      const std::size_t constants = place(l.constants, plan.constant_bytes());
+      late_jobs_.push_back([this, plan, stream, constants] {
+        const auto in_image = [this](const void* p) -> const void* {
+          return &image_[static_cast<std::size_t>(static_cast<const std::byte*>(p) -
+                                                  w_.memory.data())];
+        };
+        pack_decoder_layer(config_, plan, in_image, &image_[stream], floats_at(constants));
+      });
+    }
+  }
+
   /// mask = (P s + p) . (Q f + q) + m = s . (P^T Q f + P^T q) + (p^T Q f + p . q + m) for spatial
   /// features s, query features f: exact, and saves one product over all pixels.
   void fold_mask_projections(const Place& mask, const Place& constant, int c) {
@@ -390,7 +410,7 @@ class Loader {
   bool half_;
   std::size_t size_ = 0;
   std::vector<std::function<void(const std::byte*)>> slots_;
-  std::vector<std::function<void()>> jobs_;
+  std::vector<std::function<void()>> jobs_, late_jobs_;
   std::vector<std::byte> image_;
 };
 

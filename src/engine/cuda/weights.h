@@ -63,6 +63,10 @@ struct DecoderLayer {
   Matrix sampling;  ///< offsets, then attention weights
   Matrix output_proj, linear1, linear2;
   Norm norm1, norm2, norm3;
+  /// All but in_proj, and the next layer's or the heads, once more for decoder_kernel.h; null where
+  /// that does not take the model.
+  const std::byte* stream = nullptr;
+  const float* constants = nullptr;
 };
 
 struct DecoderWeights {
