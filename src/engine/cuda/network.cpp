@@ -260,6 +260,7 @@ class Pass {
     g.out_float = out_float;
     g.ldo_float = w.conv.n;
     g.scratch = b_.scratch;
+    g.scratch_size = b_.scratch_size;
     gemm_norm(main_.next(), math_, g);
   }
   GemmArguments conv3x3(const void* map, int64_t lda, const MapSize& in, const MapSize& out,
@@ -368,6 +369,7 @@ class Pass {
     g.out = b_.cells;
     g.ldo = c;
     g.scratch = b_.scratch;
+    g.scratch_size = b_.scratch_size;
     gemm_norm(main_.next(), math_, g);
     linear(main_, b_.cells, m, w.enc_class, b_.cell_logits, Activation::kNone, true);
     class_max(main_.next(), {b_.cell_logits, b_.scores, m, c_.logits});
@@ -415,6 +417,7 @@ class Pass {
     g.plus = b_.position;
     g.out_plus = b_.positioned;
     g.scratch = b_.scratch;
+    g.scratch_size = b_.scratch_size;
     gemm_norm(main_.next(), math_, g);
   }
 
@@ -673,6 +676,8 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   take(b.taps, n * grid * taps * d, e);
 
   int64_t largest = 0, level_in = 0, spread = 0, scratch = std::max(n * cells, q) * dim;
+  // A few rows may share a long product among up to 8 blocks.
+  scratch = std::max(scratch, std::min(8 * q, int64_t{4096}) * dim);
   for (std::size_t i = 0; i < c.levels.size(); ++i) {
     const int64_t level = proposals.levels[i].cells();
     largest = std::max(largest, level);
@@ -692,6 +697,7 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   take(b.middle, n * largest * dim / 2, e);
   take(b.projected, n * largest * dim, 4);
   take(b.scratch, scratch, 4);
+  b.scratch_size = scratch;
   take(b.memory, n * cells * dim, e);
   b.masked = b.memory;
   if (!proposals.all_valid) take(b.masked, n * cells * dim, e);

@@ -36,6 +36,7 @@ struct Buffers {
   void* middle = nullptr;      ///< [B * cells, C / 2]
   float* projected = nullptr;  ///< [B * cells, C]
   float* scratch = nullptr;    ///< of gemm_norm
+  int64_t scratch_size = 0;    ///< floats
   void* memory = nullptr;      ///< [B, N, C]
   // Two-stage selection and decoder.
   void* masked = nullptr;          ///< [B, N, C] memory without invalid cells; may be `memory`
