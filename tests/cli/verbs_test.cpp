@@ -43,8 +43,15 @@ TEST_F(VerbsTest, PreprocessForwardPostprocessInARowGiveWhatPredictGives) {
   const std::string size = std::to_string(predicted["height"].get<int>()) + "x" +
                            std::to_string(predicted["width"].get<int>());
   const auto post = run({"postprocess", "--boxes", "out/boxes.npy", "--logits", "out/logits.npy",
-                         "--masks", "out/masks.npy", "--image-size", size, "-o", "r.jsonl"});
+                         "--masks", "out/masks.npy", "--image-size", size, "-o", "r.jsonl",
+                         "--stats", "post.json"});
   ASSERT_EQ(post.code, 0) << post.err;
+  const json stats = json::parse(read_text(path("post.json")));
+  EXPECT_EQ(stats["command"], "postprocess");
+  EXPECT_EQ(stats["backend"], "cpu");
+  EXPECT_EQ(stats["counts"]["pictures"], 1);
+  EXPECT_EQ(stats["counts"]["detections"], predicted["detections"].size());
+  EXPECT_GT(stats["stages"][1]["total_ms"].get<double>(), 0);
   // On a GPU the same bytes, without one an error.
   const auto gpu =
       run({"postprocess", "--boxes", "out/boxes.npy", "--logits", "out/logits.npy", "--masks",

@@ -104,22 +104,28 @@ TEST_F(Cuda, DoesNotAllocateAfterTheFirstCallAndSynchronisesOnce) {
     spec.geometry = PreprocessGeometry::stretch(720, 1280, 312, 312);
     processor.run(device.outputs, spec, {&spec.geometry, 1});
     const auto before = processor.counters();
-    std::size_t free_before = 0, free_after = 0, total = 0;
-    cuda_ok(cudaMemGetInfo(&free_before, &total));
     for (const auto& size : sizes) {
       spec.geometry = PreprocessGeometry::stretch(size[0], size[1], 312, 312);
       spec.threshold = size[0] > 1000 ? 0.7f : 0.3f;
       const auto found = processor.run(device.outputs, spec, {&spec.geometry, 1});
       EXPECT_TRUE(same(postprocess(scenes[0].view(), spec), found[0]));
     }
-    cuda_ok(cudaMemGetInfo(&free_after, &total));
     const auto after = processor.counters();
-    EXPECT_EQ(free_before, free_after);
     EXPECT_EQ(after.allocations, before.allocations);
     EXPECT_EQ(after.synchronisations, before.synchronisations + 5);
     EXPECT_EQ(after.launches, before.launches + (apart || !has_clusters() ? 10 : 5));
     EXPECT_EQ(after.uploads, before.uploads + 5);
     EXPECT_EQ(after.reruns, 0u);
+    // Other processes on the same GPU may change what is free, but not every time.
+    bool steady = false;
+    for (int round = 0; round < 20 && !steady; ++round) {
+      std::size_t free_before = 0, free_after = 1, total = 0;
+      cuda_ok(cudaMemGetInfo(&free_before, &total));
+      processor.run(device.outputs, spec, {&spec.geometry, 1});
+      cuda_ok(cudaMemGetInfo(&free_after, &total));
+      steady = free_before == free_after;
+    }
+    EXPECT_TRUE(steady);
   }
 }
 
@@ -140,8 +146,8 @@ TEST_F(Cuda, SelectsInAKernelOfItsOwnWhereThereAreManyCandidates) {
     const struct {
       float threshold;
       uint64_t launches, reruns;
-    } calls[] = {{0.95f, 1, 0}, {0.1f, 3, 1}, {0.1f, 2, 0},
-                 {0.1f, 2, 0},  {0.9f, 1, 0}, {0.1f, 3, 1}};
+    } calls[] = {{0.95f, 1, 0}, {0.1f, 3, 1}, {0.9f, 1, 0}, {0.1f, 3, 1},
+                 {0.1f, 2, 0},  {0.1f, 2, 0}, {0.9f, 1, 0}, {0.1f, 3, 1}};
     for (const auto& call : calls) {
       spec.threshold = call.threshold;
       const Detections expected = postprocess(scenes[0].view(), spec);

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <chrono>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "cli/common.h"
@@ -75,7 +77,42 @@ std::optional<int> cuda_device(const ModelOptions& options) {
   return device;
 }
 
+using Clock = std::chrono::steady_clock;
+
+double milliseconds(Clock::duration time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
+
+/// What --stats writes.
+struct PostprocessStats {
+  Clock::duration read{}, postprocess{}, output{};
+  int64_t pictures = 0, detections = 0;
+
+  std::string text(std::optional<int> gpu, Backend backend) const {
+    ModelInfo runtime;
+    runtime.device = gpu ? fmt::format("cuda:{}", *gpu) : "cpu";
+    runtime.backend = gpu ? "cuda" : backend == Backend::kReference ? "reference" : "cpu";
+    runtime.precision = "fp32";
+    nlohmann::json json = runtime_json(runtime, 1);  // postprocess() works on one thread
+    json["command"] = "postprocess";
+    json["counts"] = {{"pictures", pictures}, {"detections", detections}};
+    json["stages"] = {{{"name", "read"}, {"total_ms", milliseconds(read)}},
+                      {{"name", "postprocess"}, {"total_ms", milliseconds(postprocess)}},
+                      {{"name", "output"}, {"total_ms", milliseconds(output)}}};
+    json["peak_rss_bytes"] = peak_rss_bytes();
+    return json.dump(2) + "\n";
+  }
+};
+
 void run_postprocess(const PostprocessArguments& arguments) {
+  PostprocessStats stats;
+  auto since = Clock::now();
+  // Time since the last call.
+  const auto lap = [&since] {
+    const auto before = since;
+    since = Clock::now();
+    return since - before;
+  };
   const std::optional<int> gpu = cuda_device(arguments.common.model_options);
   if (!gpu) {
     ModelOptions options = arguments.common.model_options;
@@ -88,6 +125,9 @@ void run_postprocess(const PostprocessArguments& arguments) {
     inputs.push_back(*path);
   }
   refuse_overwriting_input(arguments.output, inputs, "-o");
+  refuse_overwriting_input(arguments.common.stats, inputs, "--stats");
+  refuse_equal_outputs({{"-o", arguments.output.empty() ? "-" : arguments.output},
+                        {"--stats", arguments.common.stats}});
   if (std::filesystem::path(arguments.output).extension() == ".json") {
     throw Error(ErrorCode::kUsage,
                 fmt::format("-o {}: what is written is JSON lines; name the file .jsonl",
@@ -135,6 +175,7 @@ void run_postprocess(const PostprocessArguments& arguments) {
         parse_transform(read_text(arguments.transform), arguments.transform, height, width);
   }
 
+  stats.read = lap();
   const auto writer = create_jsonl_writer(arguments.output.empty() ? "-" : arguments.output,
                                           resolved.class_names, spec.masks);
   for (int64_t i = 0; i < batch; ++i) {
@@ -150,10 +191,18 @@ void run_postprocess(const PostprocessArguments& arguments) {
     }
     ResultRecord record;
     record.file = batch == 1 ? arguments.logits : fmt::format("{}[{}]", arguments.logits, i);
+    stats.output += lap();
     record.detections = postprocess(outputs, spec);
+    stats.postprocess += lap();
+    ++stats.pictures;
+    stats.detections += static_cast<int64_t>(record.detections.items.size());
     writer->write(record);
   }
   writer->finish();
+  stats.output += lap();
+  if (!arguments.common.stats.empty()) {
+    write_file(output_path(arguments.common.stats), stats.text(gpu, spec.backend));
+  }
 }
 
 }  // namespace
@@ -170,6 +219,8 @@ void add_postprocess(CLI::App& app) {
   verb->add_option("--transform", arguments->transform,
                    "T.json: letterbox, centre crop, static crop");
   add_runtime_options(*verb, arguments->common);
+  verb->add_option("--stats", arguments->common.stats,
+                   "Write times, backend and counts as JSON to this file");
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
   verb->add_option("-o,--output", arguments->output, "OUT.jsonl; default: stdout");

@@ -301,6 +301,10 @@ CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
     impl.last_pictures.clear();  // so that the next prepare looks at it
     impl.launch(impl.buffers, impl.enqueued, stream, false);
     impl.synchronise(stream);
+    if (header.overflow == 0) {  // for the next kernel alone
+      check(cudaMemsetAsync(impl.buffers.arguments.usage, 0, sizeof(cuda::Usage), stream),
+            "clearing the usage");
+    }
   }
   if (header.overflow != 0) {
     header.overflow = 0;
