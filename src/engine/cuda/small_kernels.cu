@@ -433,7 +433,7 @@ RFSEG_DEVICE void resize_body(const ResizeTask& task, void*) {
   T* out =
       static_cast<T*>(a.out) + (picture * a.out_rows * a.out_cols + x) * a.channels + group * 8;
   // The rows blended last: consecutive output rows mostly read the same two.
-  float low[8], high[8];
+  float low[8] = {}, high[8] = {};
   int low_row = -1, high_row = -1;
   for (int y = begin; y < end; ++y) {
     const Taps ty = taps_of(y, a.out_rows, a.rows);
