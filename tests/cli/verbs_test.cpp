@@ -42,9 +42,9 @@ TEST_F(VerbsTest, PreprocessForwardPostprocessInARowGiveWhatPredictGives) {
   const json predicted = json_lines(run({"predict", "-m", model(), pictures_[0]}).out)[0];
   const std::string size = std::to_string(predicted["height"].get<int>()) + "x" +
                            std::to_string(predicted["width"].get<int>());
-  const auto post = run({"postprocess", "--boxes", "out/boxes.npy", "--logits", "out/logits.npy",
-                         "--masks", "out/masks.npy", "--image-size", size, "-o", "r.jsonl",
-                         "--stats", "post.json"});
+  const auto post =
+      run({"postprocess", "--boxes", "out/boxes.npy", "--logits", "out/logits.npy", "--masks",
+           "out/masks.npy", "--image-size", size, "-o", "r.jsonl", "--stats", "post.json"});
   ASSERT_EQ(post.code, 0) << post.err;
   const json stats = json::parse(read_text(path("post.json")));
   EXPECT_EQ(stats["command"], "postprocess");

@@ -33,8 +33,7 @@ bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k) {
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments) {
   // Only the portable family writes the sums themselves.
   const bool sums = arguments.sum != nullptr || arguments.product.scale != nullptr;
-  if (!sums && on_hopper(queue, math, arguments.product.m) &&
-      hopper::gemm_norm(queue, arguments)) {
+  if (!sums && on_hopper(queue, math, arguments.product.m) && hopper::gemm_norm(queue, arguments)) {
     return;
   }
   portable::gemm_norm(queue, math, arguments);
