@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks format (clang-format) and lint (clang-tidy) of all C++ sources.
-# Usage: scripts/check.sh [--format]   (--format: the formatter alone, which takes a second)
+# Usage: scripts/check.sh [--format | FOLDER...]
+#   --format: the formatter alone, which takes a second; FOLDER, such as src/core: lint in these alone
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install_deps.sh --dev
@@ -15,6 +16,10 @@ fi
 mkdir -p build
 cmake --preset release >build/lint-configure.log || { cat build/lint-configure.log >&2; exit 1; }
 mapfile -t units < <(grep -o '"file": "[^"]*/src/[^"]*\.cpp"' build/release/compile_commands.json | cut -d'"' -f4 | sort -u)
+if [[ $# -gt 0 ]]; then
+  pattern=$(IFS='|'; echo "$*")
+  mapfile -t units < <(printf '%s\n' "${units[@]}" | grep -E "^$PWD/($pattern)/")
+fi
 [[ ${#units[@]} -gt 0 ]] || { echo "lint: no source is in build/release/compile_commands.json" >&2; exit 1; }
 printf '%s\n' "${units[@]}" | xargs -P "$(nproc)" -n 1 clang-tidy --quiet -p build/release \
   --extra-arg=-Wno-unknown-warning-option 2> >(grep -v ' warnings\? generated\.$' >&2)
