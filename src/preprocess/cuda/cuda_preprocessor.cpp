@@ -90,7 +90,7 @@ struct CudaPreprocessor::Impl {
       const std::ptrdiff_t stride = view.strides[i];
       PlaneCopy copy;
       copy.row_bytes = cuda::plane_row_bytes(view, i);
-      copy.rows = static_cast<std::size_t>(last - first + 1);
+      copy.rows = static_cast<std::size_t>(last) - static_cast<std::size_t>(first) + 1;
       copy.pitch = static_cast<std::size_t>(std::abs(stride));
       copy.from = view.planes[i] + (stride < 0 ? last : first) * stride;
       copy.to_pitch = stride;

@@ -39,8 +39,8 @@ enum class TableKind { kPilColumns, kPilRows, kAntialias, kCvColumns, kCvRows };
 struct TableKey {
   TableKind kind;
   int in, out;
-  int tile_rows;  ///< of pil rows
-  auto operator<=>(const TableKey&) const = default;
+  int tile_rows;                                      ///< of pil rows
+  auto operator<=>(const TableKey&) const = default;  // NOLINT(modernize-use-nullptr): misread
 };
 
 struct Table {
