@@ -16,6 +16,8 @@ namespace rfseg::cuda {
 namespace {
 
 constexpr int kDecoderThreads = kDecoderWarps * kWarp;
+constexpr int kRowShare = kDecoderThreads / kDecoderRows;  // where threads share a row
+constexpr int kTiles = 4;       // of 8 columns, that a warp computes at once
 constexpr int kRowPadding = 8;  // halves or floats: rows begin at different banks
 
 using Then = DecoderStep::Then;
@@ -50,6 +52,7 @@ class DecoderBlock {
         x_(floats(0)),
         ldx_(a.dim + kRowPadding),
         parts_(floats(a.parts_at)),
+        raw_(floats(a.raw_at)),
         constants_(floats(a.constants_at)),
         references_(floats(a.references_at)),
         stream_(a.stream + (int64_t{rank_} * kDecoderWarps + warp_) * a.plan.chunks * kChunkBytes,
@@ -58,14 +61,16 @@ class DecoderBlock {
 
   RFSEG_DEVICE void run() {
     const float* from = a_.constants + int64_t{rank_} * a_.plan.constants;
+    RFSEG_ROLLED
     for (int i = 4 * thread_; i < a_.plan.constants; i += 4 * kDecoderThreads) {
       store_four(constants_ + i, load_four(from + i));
     }
     cluster_arrive();
     await_previous_kernel();
     load_inputs();
+    block_sync();
     cluster_wait();  // the others' shared memory is there
-    RFSEG_UNROLL_BY(1)
+    RFSEG_ROLLED
     for (int i = 0; i < a_.plan.count; ++i) {
       const DecoderStep& s = a_.plan.step[i];
       multiply(s);
@@ -83,197 +88,228 @@ class DecoderBlock {
   }
 
   RFSEG_DEVICE void load_inputs() {
-    const int eighths = a_.dim / 8;
-    uint16_t* content = operand(DecoderStep::kContent);
-    const uint16_t* attended = static_cast<const uint16_t*>(a_.attended);
-    for (int i = thread_; i < kDecoderRows * eighths; i += kDecoderThreads) {
-      const int row = i / eighths, column = i % eighths * 8;
-      store_quad(content + row * a_.operand_ld[DecoderStep::kContent] + column,
-                 load_quad(attended + int64_t{global_row(row)} * a_.dim + column));
+    const int row = thread_ / kRowShare, first = thread_ % kRowShare;
+    const int64_t from = int64_t{global_row(row)} * a_.dim;
+    uint16_t* content = operand(DecoderStep::kContent) + row * a_.operand_ld[DecoderStep::kContent];
+    const uint16_t* attended = static_cast<const uint16_t*>(a_.attended) + from;
+    RFSEG_UNROLL_BY(2)
+    for (int i = 8 * first; i < a_.dim; i += 8 * kRowShare) {
+      store_quad(content + i, load_quad(attended + i));
     }
-    const int fours = own_ / 4;
-    for (int i = thread_; i < kDecoderRows * fours; i += kDecoderThreads) {
-      const int row = i / fours, column = rank_ * own_ + i % fours * 4;
-      store_four(x_ + row * ldx_ + column,
-                 load_four(a_.queries + int64_t{global_row(row)} * a_.dim + column));
+    RFSEG_ROLLED
+    for (int i = 4 * first; i < own_; i += 4 * kRowShare) {
+      store_four(x_ + row * ldx_ + rank_ * own_ + i,
+                 load_four(a_.queries + from + rank_ * own_ + i));
     }
-    if (thread_ < kDecoderRows) {
-      store_four(references_ + thread_ * 4,
-                 load_four(a_.sample.references + int64_t{global_row(thread_)} * 4));
+    if (first == 0) {
+      store_four(references_ + row * 4,
+                 load_four(a_.sample.references + int64_t{global_row(row)} * 4));
     }
-    RFSEG_UNROLL
-    for (int r = 0; r < 2; ++r) {
-      RFSEG_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        const int channel = 8 * (lane_ + kWarp * i);
-        if (channel >= a_.dim) continue;
-        read8(a_.position + int64_t{global_row(2 * warp_ + r)} * a_.dim + channel, position_[r][i]);
-      }
-    }
+    each_vector([&](int r, int i, int at, int channel) {
+      read8(a_.position + int64_t{global_row(at)} * a_.dim + channel, position_[r][i]);
+    });
+  }
+
+  static RFSEG_DEVICE bool reduces(const DecoderStep& s) {
+    return s.then == Then::kReduceNorm || s.then == Then::kReduceGather;
   }
 
   RFSEG_DEVICE void multiply(const DecoderStep& s) {
     const int ld = a_.operand_ld[s.a];
-    const int part = warp_ % s.parts, group = warp_ / s.parts;
+    const int part = warp_ % s.parts;
     // Row of the lane's 16 bytes of the four matrices of A.
     const SharedAddress a =
-        shared_address(operand(s.a) + (lane_ % 16) * ld + part * s.steps * 32 + lane_ / 16 * 8);
-    const int tile = group * s.per_warp;
-    int first = 0;
-    for (; s.per_warp - first >= 4; first += 4) multiply_tiles<4>(s, a, part, tile + first);
-    const int rest = s.per_warp - first;
-    if (rest == 3) {
-      multiply_tiles<3>(s, a, part, tile + first);
-    } else if (rest == 2) {
-      multiply_tiles<2>(s, a, part, tile + first);
-    } else if (rest == 1) {
-      multiply_tiles<1>(s, a, part, tile + first);
+        shared_address(operand(s.a) + lane_ % 16 * ld + part * s.steps * 32 + lane_ / 16 * 8);
+    const int tile = warp_ / s.parts * s.per_warp;
+    RFSEG_ROLLED
+    for (int first = 0; first < s.per_warp; first += kTiles) {
+      const int tiles = s.per_warp - first < kTiles ? s.per_warp - first : kTiles;
+      multiply_tiles(s, a, part, tile + first, tiles);
     }
   }
 
-  template <int kTiles>
-  RFSEG_DEVICE void multiply_tiles(const DecoderStep& s, SharedAddress a, int part, int tile) {
+  RFSEG_DEVICE void multiply_tiles(const DecoderStep& s, SharedAddress a, int part, int tile,
+                                   int tiles) {
     float c[kTiles][4];
     RFSEG_UNROLL
     for (int t = 0; t < kTiles; ++t) {
       RFSEG_UNROLL
       for (int j = 0; j < 4; ++j) c[t][j] = 0;
     }
-    RFSEG_UNROLL_BY(1)
+    RFSEG_ROLLED
     for (int step = 0; step < s.steps; ++step) {
       uint32_t low[4], high[4];
       load_matrices(low, a + static_cast<SharedAddress>(step * 64));
       load_matrices(high, a + static_cast<SharedAddress>(step * 64 + 32));
       Quad b[kTiles];
-      stream_.next(b);
+      RFSEG_UNROLL
+      for (int t = 0; t < kTiles; ++t) {
+        if (t < tiles) b[t] = stream_.next();
+      }
       RFSEG_UNROLL
       for (int t = 0; t < kTiles; ++t) {
         const uint32_t first[2] = {b[t].word[0], b[t].word[1]};
-        mma_f16(c[t], low, first);
+        if (t < tiles) mma_f16(c[t], low, first);
       }
       RFSEG_UNROLL
       for (int t = 0; t < kTiles; ++t) {
         const uint32_t second[2] = {b[t].word[2], b[t].word[3]};
-        mma_f16(c[t], high, second);
+        if (t < tiles) mma_f16(c[t], high, second);
       }
     }
+    // To where the sums are made: in this block, or in the one that makes them for all.
+    const bool reduce = reduces(s);
+    const int ld = kRowPadding + (reduce ? own_ : s.padded_columns());
+    float* base = s.then == Then::kHidden ? raw_ : parts_;
+    base += ((reduce ? rank_ : part) * kDecoderRows + lane_ / 4) * ld + lane_ % 4 * 2;
     RFSEG_UNROLL
     for (int t = 0; t < kTiles; ++t) {
-      const int column = (tile + t) * 8 + lane_ % 4 * 2;
-      RFSEG_UNROLL
-      for (int below = 0; below < 2; ++below) {
-        put(s, part, lane_ / 4 + 8 * below, column, c[t][2 * below], c[t][2 * below + 1]);
+      if (t >= tiles) continue;
+      int column = (tile + t) * 8;
+      float* to = base;
+      if (reduce) {
+        if (column >= s.columns) continue;
+        const int owner = column / own_;
+        column -= owner * own_;
+        to = cluster_peer(base, owner);
       }
+      to += column;
+      *reinterpret_cast<float2*>(to) = float2{c[t][0], c[t][1]};
+      *reinterpret_cast<float2*>(to + 8 * ld) = float2{c[t][2], c[t][3]};
     }
-  }
-
-  /// Two neighbours of a product's result, to where finish() looks for them.
-  RFSEG_DEVICE void put(const DecoderStep& s, int part, int row, int column, float one, float two) {
-    if (s.then == Then::kHidden) {
-      if (column >= s.columns) return;
-      const float* bias = constants_ + s.bias + column;
-      uint16_t* to =
-          operand(DecoderStep::kOwnHidden) + row * a_.operand_ld[DecoderStep::kOwnHidden] + column;
-      *reinterpret_cast<uint32_t*>(to) =
-          pack_halves(activate<Math::kFp16>(one + bias[0], s.activation),
-                      activate<Math::kFp16>(two + bias[1], s.activation));
-      return;
-    }
-    float* to;
-    if (s.then == Then::kReduceNorm || s.then == Then::kReduceGather) {
-      if (column >= s.columns) return;
-      const int owner = column / own_;
-      to = cluster_peer(
-          parts_ + (rank_ * kDecoderRows + row) * (own_ + kRowPadding) + column - owner * own_,
-          owner);
-    } else {
-      to = parts_ + (part * kDecoderRows + row) * (s.padded_columns() + kRowPadding) + column;
-    }
-    *reinterpret_cast<float2*>(to) = float2{one, two};
-  }
-
-  /// Four columns of the sum of `count` parts, with the bias.
-  RFSEG_DEVICE Four summed(int count, int ld, int row, int column, const float* bias) const {
-    const float* from = parts_ + row * ld + column;
-    Four sum = load_four(from);
-    for (int part = 1; part < count; ++part) {
-      add_four(sum, load_four(from + part * kDecoderRows * ld));
-    }
-    add_four(sum, load_four(bias + column));
-    return sum;
-  }
-  RFSEG_DEVICE Four summed(const DecoderStep& s, int row, int column) const {
-    return summed(s.parts, s.padded_columns() + kRowPadding, row, column, constants_ + s.bias);
-  }
-  /// Of the columns that this block adds up for all.
-  RFSEG_DEVICE Four reduced(const DecoderStep& s, int row, int column) const {
-    return summed(kDecoderBlocks, own_ + kRowPadding, row, column,
-                  constants_ + s.bias + rank_ * own_);
   }
 
   RFSEG_DEVICE void finish(const DecoderStep& s) {
-    switch (s.then) {
-      case Then::kAddNorm:
-        block_sync();
-        share_sum(s, false);
-        cluster_sync();
-        normalise(s);
-        break;
-      case Then::kReduceNorm:
-        cluster_sync();
-        share_sum(s, true);
-        cluster_sync();
-        normalise(s);
-        break;
-      case Then::kSample:
-        block_sync();
-        sample(s);
-        cluster_sync();
-        return;
-      case Then::kHidden:
-        break;
-      case Then::kStore:
-      case Then::kStoreFloat:
-        block_sync();
-        store(s);
-        break;
-      case Then::kGather:
-        block_sync();
-        gather(s, false);
-        cluster_sync();
-        return;
-      case Then::kReduceGather:
-        cluster_sync();
-        gather(s, true);
-        cluster_sync();
-        return;
-      case Then::kBox:
-        block_sync();
-        refine(s);
-        break;
+    const bool norm = s.then == Then::kAddNorm || s.then == Then::kReduceNorm;
+    const bool shared = norm || s.then == Then::kGather || s.then == Then::kReduceGather;
+    if (reduces(s)) {
+      cluster_sync();
+    } else {
+      block_sync();
+    }
+    if (shared) {
+      exchange(s, norm);
+    } else if (s.then == Then::kSample) {
+      sample(s);
+    } else if (s.then == Then::kHidden) {
+      hide(s);
+    } else if (s.then == Then::kBox) {
+      refine(s);
+    } else {
+      store(s);
+    }
+    if (shared || s.then == Then::kSample) {
+      cluster_sync();
+      if (norm) normalise(s);
     }
     block_sync();
   }
 
-  /// y + queries in this block's columns, to all blocks.
-  RFSEG_DEVICE void share_sum(const DecoderStep& s, bool reduce) {
+  /// Sums of this block's columns to all blocks: y + queries, or half(act(y)), or half(y + hs).
+  RFSEG_DEVICE void exchange(const DecoderStep& s, bool norm) {
+    const bool reduce = reduces(s);
+    const int count = reduce ? kDecoderBlocks : s.parts;
+    const int ld = kRowPadding + (reduce ? own_ : s.padded_columns());
+    const float* bias = constants_ + s.bias + (reduce ? rank_ * own_ : 0);
+    const int row = thread_ / kRowShare;
     // Two threads an item, each for half of the blocks.
-    const int fours = own_ / 4;
-    for (int i = thread_; i < kDecoderRows * fours * 2; i += kDecoderThreads) {
-      const int half = i % 2, row = i / 2 / fours, column = i / 2 % fours * 4;
-      Four sum = reduce ? reduced(s, row, column) : summed(s, row, column);
-      float* to = x_ + row * ldx_ + rank_ * own_ + column;
-      add_four(sum, load_four(to));
+    const int half = thread_ % 2;
+    RFSEG_ROLLED
+    for (int first = 0; first < own_; first += 2 * kRowShare) {
+      const int column = first + thread_ % kRowShare / 2 * 4;
+      const bool active = column < own_;
+      const int place = rank_ * own_ + column;
+      Four sum = {};
+      if (active) {
+        const float* from = parts_ + row * ld + column;
+        sum = load_four(bias + column);
+        RFSEG_UNROLL
+        for (int part = 0; part < kDecoderBlocks; ++part) {
+          if (part < count) add_four(sum, load_four(from + part * kDecoderRows * ld));
+        }
+        if (norm) {
+          add_four(sum, load_four(x_ + row * ldx_ + place));
+        } else if (reduce) {
+          const uint16_t* hs = operand(DecoderStep::kPositioned) +
+                               row * a_.operand_ld[DecoderStep::kPositioned] + place;
+          RFSEG_UNROLL
+          for (int j = 0; j < 4; ++j) {
+            sum.v[j] += to_float(reinterpret_cast<const __half*>(hs)[j]);
+          }
+        } else {
+          RFSEG_UNROLL
+          for (int j = 0; j < 4; ++j) sum.v[j] = relu(sum.v[j]);
+        }
+      }
       warp_sync();  // both have read
+      if (!active) continue;
+      const uint32_t low = pack_halves(sum.v[0], sum.v[1]), high = pack_halves(sum.v[2], sum.v[3]);
+      uint16_t* narrow = operand(s.to) + row * a_.operand_ld[s.to] + place;
       RFSEG_UNROLL
       for (int p = 0; p < kDecoderBlocks / 2; ++p) {
-        store_four(cluster_peer(to, half * (kDecoderBlocks / 2) + p), sum);
+        const int peer = half * (kDecoderBlocks / 2) + p;
+        if (norm) {
+          store_four(cluster_peer(x_ + row * ldx_ + place, peer), sum);
+        } else {
+          store_pair(cluster_peer(narrow, peer), low, high);
+        }
       }
     }
   }
 
-  RFSEG_DEVICE void affine(float (&v)[kVectors][8], const float* gamma) const {
-    const WarpNorm<kVectors> norm(v, a_.dim, a_.eps);
+  static RFSEG_DEVICE float relu(float v) { return activate<Math::kFp16>(v, Activation::kRelu); }
+
+  /// half(act(y)) of this block's hidden columns.
+  RFSEG_DEVICE void hide(const DecoderStep& s) {
+    const int row = thread_ / kRowShare, ld = s.padded_columns() + kRowPadding;
+    uint16_t* to = operand(DecoderStep::kOwnHidden) + row * a_.operand_ld[DecoderStep::kOwnHidden];
+    RFSEG_ROLLED
+    for (int column = thread_ % kRowShare * 4; column < s.columns; column += 4 * kRowShare) {
+      Four v = load_four(raw_ + row * ld + column);
+      add_four(v, load_four(constants_ + s.bias + column));
+      RFSEG_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        v.v[j] = s.activation == Activation::kGelu ? short_gelu(v.v[j]) : relu(v.v[j]);
+      }
+      store_pair(to + column, pack_halves(v.v[0], v.v[1]), pack_halves(v.v[2], v.v[3]));
+    }
+  }
+
+  using TwoRows = float[2][kVectors][8];  ///< 2 * warp and the next, lanes as in WarpNorm
+
+  /// LayerNorm of two rows side by side, so that their chains overlap.
+  RFSEG_DEVICE void affine(TwoRows& v, const float* gamma) const {
+    const float channels = static_cast<float>(a_.dim);
+    float mean[2] = {0, 0}, inverse[2];
+    RFSEG_UNROLL
+    for (int pass = 0; pass < 2; ++pass) {
+      float sum[2] = {0, 0};
+      RFSEG_UNROLL
+      for (int i = 0; i < kVectors; ++i) {
+        if (8 * (lane_ + kWarp * i) >= a_.dim) continue;
+        RFSEG_UNROLL
+        for (int j = 0; j < 8; ++j) {
+          RFSEG_UNROLL
+          for (int r = 0; r < 2; ++r) {
+            const float x = v[r][i][j] - mean[r];  // in the first pass the value
+            sum[r] += pass == 0 ? x : x * x;
+          }
+        }
+      }
+      RFSEG_UNROLL
+      for (int d = kWarp / 2; d > 0; d /= 2) {
+        RFSEG_UNROLL
+        for (int r = 0; r < 2; ++r) sum[r] += warp_read(sum[r], lane_ ^ d);
+      }
+      RFSEG_UNROLL
+      for (int r = 0; r < 2; ++r) {
+        if (pass == 0) {
+          mean[r] = sum[r] / channels;
+        } else {
+          inverse[r] = 1.0f / sqrtf(sum[r] / channels + a_.eps);
+        }
+      }
+    }
     RFSEG_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       const int channel = 8 * (lane_ + kWarp * i);
@@ -282,8 +318,27 @@ class DecoderBlock {
       read8(gamma + channel, g);
       read8(gamma + a_.dim + channel, b);
       RFSEG_UNROLL
-      for (int j = 0; j < 8; ++j) v[i][j] = (v[i][j] - norm.mean) * norm.inverse * g[j] + b[j];
+      for (int j = 0; j < 8; ++j) {
+        RFSEG_UNROLL
+        for (int r = 0; r < 2; ++r) v[r][i][j] = (v[r][i][j] - mean[r]) * inverse[r] * g[j] + b[j];
+      }
     }
+  }
+
+  /// Calls f(r, i, row, channel) for what the lane has of its warp's two rows.
+  template <class F>
+  RFSEG_DEVICE void each_vector(F&& f) const {
+    RFSEG_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      const int channel = 8 * (lane_ + kWarp * i);
+      if (channel >= a_.dim) continue;
+      RFSEG_UNROLL
+      for (int r = 0; r < 2; ++r) f(r, i, 2 * warp_ + r, channel);
+    }
+  }
+  /// Whether this block stores that part of a row for all.
+  RFSEG_DEVICE bool stores(int row, int channel) const {
+    return channel / own_ == rank_ && first_row_ + row < a_.rows;
   }
 
   RFSEG_DEVICE void put_halves(const float (&v)[8], DecoderStep::Operand to, int row,
@@ -291,82 +346,69 @@ class DecoderBlock {
     write8(reinterpret_cast<__half*>(operand(to) + row * a_.operand_ld[to] + channel), v);
   }
 
-  /// Every block does all rows, two a warp.
+  /// Every block does all rows, two a warp. After the last layer decoder.norm and query_norm
+  /// follow.
   RFSEG_DEVICE void normalise(const DecoderStep& s) {
     const bool layer_end = s.then == Then::kReduceNorm;
-    RFSEG_UNROLL
-    for (int r = 0; r < 2; ++r) {
-      const int row = 2 * warp_ + r;
-      float v[kVectors][8];
-      RFSEG_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        const int channel = 8 * (lane_ + kWarp * i);
-        if (channel < a_.dim) read8(x_ + row * ldx_ + channel, v[i]);
-      }
-      affine(v, constants_ + s.norm);
-      const bool kept = layer_end && first_row_ + row < a_.rows;
-      RFSEG_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        const int channel = 8 * (lane_ + kWarp * i);
-        if (channel >= a_.dim) continue;
-        write8(x_ + row * ldx_ + channel, v[i]);
-        if (kept && channel / own_ == rank_) {
-          write8(a_.queries + int64_t{first_row_ + row} * a_.dim + channel, v[i]);
+    const int count = layer_end ? a_.plan.norm_count - 2 : 1;
+    TwoRows v;
+    each_vector(
+        [&](int r, int i, int row, int channel) { read8(x_ + row * ldx_ + channel, v[r][i]); });
+    RFSEG_ROLLED
+    for (int norm = 0; norm < count; ++norm) {
+      affine(v, constants_ + s.norm + norm * 2 * a_.dim);
+      each_vector([&](int r, int i, int row, int channel) {
+        if (norm == 0) write8(x_ + row * ldx_ + channel, v[r][i]);
+        const int64_t place = int64_t{first_row_ + row} * a_.dim + channel;
+        if (layer_end && norm < 2 && stores(row, channel)) {
+          if (norm == 0) {
+            write8(a_.queries + place, v[r][i]);
+          } else {
+            write8(static_cast<__half*>(a_.hs) + place, v[r][i]);
+          }
         }
-        // Inside of a layer only what the next step reads: into the other one blocks that are
-        // ahead may already sample.
-        if (layer_end || s.to == DecoderStep::kContent) {
-          put_halves(v[i], DecoderStep::kContent, row, channel);
+        // Inside of a layer only what the next step reads: into the other one blocks that are ahead
+        // may already sample.
+        if ((layer_end && norm != 1) || s.to == DecoderStep::kContent) {
+          put_halves(v[r][i], DecoderStep::kContent, row, channel);
         }
-        if (!layer_end && s.to == DecoderStep::kContent) continue;
-        float sum[8];
-        RFSEG_UNROLL
-        for (int j = 0; j < 8; ++j) sum[j] = v[i][j] + position_[r][i][j];
-        put_halves(sum, DecoderStep::kPositioned, row, channel);
-      }
-      if (!layer_end || a_.plan.norm_count < 4) continue;
-      affine(v, constants_ + a_.plan.norms + 6 * a_.dim);
-      RFSEG_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        const int channel = 8 * (lane_ + kWarp * i);
-        if (channel >= a_.dim) continue;
-        put_halves(v[i], DecoderStep::kPositioned, row, channel);
-        if (kept && channel / own_ == rank_) {
-          write8(static_cast<__half*>(a_.hs) + int64_t{first_row_ + row} * a_.dim + channel, v[i]);
+        if ((layer_end && norm < 2) || s.to == DecoderStep::kPositioned) {
+          float sum[8];
+          RFSEG_UNROLL
+          for (int j = 0; j < 8; ++j) {
+            sum[j] = norm == 0 ? v[r][i][j] + position_[r][i][j] : v[r][i][j];
+          }
+          put_halves(sum, DecoderStep::kPositioned, row, channel);
         }
-      }
-      if (a_.plan.norm_count < 5) continue;
-      affine(v, constants_ + a_.plan.norms + 8 * a_.dim);
-      RFSEG_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        const int channel = 8 * (lane_ + kWarp * i);
-        if (channel < a_.dim) put_halves(v[i], DecoderStep::kContent, row, channel);
-      }
+      });
     }
     // From here on the place of the queries holds operands that other blocks write.
-    if (layer_end && a_.plan.norm_count >= 4) cluster_sync();
+    if (count > 1) cluster_sync();
   }
 
   /// As sample_values(), a thread for a corner and 8 of the 16 channels of a head.
   RFSEG_DEVICE void sample(const DecoderStep& s) {
     const SampleArguments& v = a_.sample;
-    float* sampling = reinterpret_cast<float*>(operand(DecoderStep::kOwnHidden));
-    const int ld = s.columns + 1;
-    for (int i = thread_; i < kDecoderRows * s.columns; i += kDecoderThreads) {
-      const int row = i / s.columns, column = i % s.columns;
+    float* sampling = raw_;
+    const int ld = s.columns + 1, row = thread_ / kRowShare;
+    RFSEG_ROLLED
+    for (int column = thread_ % kRowShare; column < s.columns; column += kRowShare) {
       sampling[row * ld + column] = one_sum(s, row, column);
     }
     block_sync();
     const int samples = v.levels * v.points, heads = v.heads / kDecoderBlocks;
     const float reach = 0.5f / static_cast<float>(v.points);
-    for (int item = thread_; item < kDecoderRows * heads * 8; item += kDecoderThreads) {
-      const int part = item % 2, corner = item / 2 % 4, head = item / 8 % heads;
-      const int row = item / 8 / heads;
+    const int part = thread_ % 2, corner = thread_ / 2 % 4;
+    RFSEG_ROLLED
+    for (int item = thread_ / 8; item < kDecoderRows * heads; item += kDecoderThreads / 8) {
+      const int head = item % heads, row = item / heads;
       const float* offsets = sampling + row * ld + head * 3 * samples;
       const float* weights = offsets + 2 * samples;
       float largest = -INFINITY;
+      RFSEG_ROLLED
       for (int i = 0; i < samples; ++i) largest = fmaxf(largest, weights[i]);
       float total = 0;
+      RFSEG_ROLLED
       for (int i = 0; i < samples; ++i) total += expf(weights[i] - largest);
       const Four box = load_four(references_ + row * 4);
       float sum[8] = {};
@@ -374,6 +416,7 @@ class DecoderBlock {
                              global_row(row) / v.queries * int64_t{v.n} * v.ldv +
                              (rank_ * heads + head) * 16 + part * 8;
       int sample = 0;
+      RFSEG_ROLLED
       for (int level = 0; level < v.levels; ++level) {
         const int rows = v.level_rows[level], cols = v.level_cols[level];
         RFSEG_UNROLL_BY(2)
@@ -417,16 +460,22 @@ class DecoderBlock {
   RFSEG_DEVICE float one_sum(const DecoderStep& s, int row, int column) const {
     const int ld = s.padded_columns() + kRowPadding;
     const float* from = parts_ + row * ld + column;
-    float sum = from[0];
-    for (int part = 1; part < s.parts; ++part) sum += from[part * kDecoderRows * ld];
-    return sum + constants_[s.bias + column];
+    float sum = constants_[s.bias + column];
+    RFSEG_UNROLL
+    for (int part = 0; part < kDecoderWarps; ++part) {
+      if (part < s.parts) sum += from[part * kDecoderRows * ld];
+    }
+    return sum;
   }
 
   RFSEG_DEVICE void store(const DecoderStep& s) {
-    for (int i = thread_; i < kDecoderRows * s.columns; i += kDecoderThreads) {
-      const int row = i / s.columns, column = i % s.columns;
-      const int to = column / s.width * s.stride + rank_ * s.width + column % s.width;
-      if (first_row_ + row >= a_.rows || to >= s.limit) continue;
+    const int row = thread_ / kRowShare;
+    if (first_row_ + row >= a_.rows) return;
+    RFSEG_ROLLED
+    for (int column = thread_ % kRowShare; column < s.columns; column += kRowShare) {
+      // At most two runs.
+      const int to = rank_ * s.width + (column < s.width ? column : s.stride + column - s.width);
+      if (to >= s.limit) continue;
       const float v = one_sum(s, row, column);
       const int64_t at = int64_t{first_row_ + row} * s.ldo + to;
       if (s.then == Then::kStore) {
@@ -437,36 +486,13 @@ class DecoderBlock {
     }
   }
 
-  /// half(act(y)) or, of sums over the blocks, half(y + hs) in this block's columns to all blocks.
-  RFSEG_DEVICE void gather(const DecoderStep& s, bool reduce) {
-    const int fours = own_ / 4;
-    for (int i = thread_; i < kDecoderRows * fours * 2; i += kDecoderThreads) {
-      const int half = i % 2, row = i / 2 / fours, column = i / 2 % fours * 4;
-      Four sum = reduce ? reduced(s, row, column) : summed(s, row, column);
-      const int place = rank_ * own_ + column;
-      const __half* hs =
-          reinterpret_cast<const __half*>(operand(DecoderStep::kPositioned) +
-                                          row * a_.operand_ld[DecoderStep::kPositioned] + place);
-      RFSEG_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        sum.v[j] =
-            reduce ? sum.v[j] + to_float(hs[j]) : activate<Math::kFp16>(sum.v[j], s.activation);
-      }
-      uint16_t* to = operand(s.to) + row * a_.operand_ld[s.to] + place;
-      RFSEG_UNROLL
-      for (int p = 0; p < kDecoderBlocks / 2; ++p) {
-        store_pair(cluster_peer(to, half * (kDecoderBlocks / 2) + p),
-                   pack_halves(sum.v[0], sum.v[1]), pack_halves(sum.v[2], sum.v[3]));
-      }
-    }
-  }
-
   RFSEG_DEVICE void refine(const DecoderStep& s) {
-    if (rank_ != 0 || thread_ >= kDecoderRows || first_row_ + thread_ >= a_.rows) return;
-    const Four d = summed(s, thread_, 0), box = load_four(references_ + thread_ * 4);
-    store_four(a_.boxes + int64_t{first_row_ + thread_} * 4,
-               {{d.v[0] * box.v[2] + box.v[0], d.v[1] * box.v[3] + box.v[1],
-                 expf(d.v[2]) * box.v[2], expf(d.v[3]) * box.v[3]}});
+    const int row = thread_ / kRowShare, i = thread_ % kRowShare;
+    if (rank_ != 0 || i >= 4 || first_row_ + row >= a_.rows) return;
+    const float delta = one_sum(s, row, i);
+    const float* box = references_ + row * 4;
+    a_.boxes[int64_t{first_row_ + row} * 4 + i] =
+        i < 2 ? delta * box[i + 2] + box[i] : expf(delta) * box[i];
   }
 
   const DecoderArguments& a_;
@@ -476,7 +502,7 @@ class DecoderBlock {
   int first_row_;
   float* x_;  ///< queries, at the beginning of shared memory
   int ldx_;
-  float *parts_, *constants_, *references_;
+  float *parts_, *raw_, *constants_, *references_;
   WeightStream stream_;
   float position_[2][kVectors][8];  ///< as normalise() has the rows
 };
@@ -500,12 +526,16 @@ void decoder_layer(const Queue& queue, const DecoderArguments& arguments) {
     return at;
   };
   const int ld = a.dim + kRowPadding, row_bytes = 2 * kDecoderRows * ld;
-  int hidden = 0, parts = 0, sampling = 0;
+  int hidden = 0, parts = 0, raw = 0;
   for (int i = 0; i < a.plan.count; ++i) {
     const DecoderStep& s = a.plan.step[i];
     if (s.then == Then::kHidden) hidden = std::max(hidden, s.columns);
-    if (s.then == Then::kSample) sampling = s.columns + 1;
+    if (s.then == Then::kSample) raw = std::max(raw, s.columns + 1);
     const bool reduce = s.then == Then::kReduceNorm || s.then == Then::kReduceGather;
+    if (s.then == Then::kHidden) {
+      raw = std::max(raw, s.padded_columns() + kRowPadding);
+      continue;
+    }
     parts = std::max(parts, reduce ? a.dim + kDecoderBlocks * kRowPadding
                                    : s.parts * (s.padded_columns() + kRowPadding));
   }
@@ -516,8 +546,8 @@ void decoder_layer(const Queue& queue, const DecoderArguments& arguments) {
   a.operand_at[DecoderStep::kContent] = take(row_bytes);
   for (int& operand_ld : a.operand_ld) operand_ld = ld;
   a.operand_ld[DecoderStep::kOwnHidden] = hidden + kRowPadding;
-  a.operand_at[DecoderStep::kOwnHidden] =
-      take(kDecoderRows * std::max(2 * (hidden + kRowPadding), 4 * sampling));
+  a.operand_at[DecoderStep::kOwnHidden] = take(2 * kDecoderRows * (hidden + kRowPadding));
+  a.raw_at = take(4 * kDecoderRows * raw);
   a.parts_at = take(4 * kDecoderRows * parts);
   a.constants_at = take(4 * a.plan.constants);
   a.references_at = take(16 * kDecoderRows);

@@ -24,7 +24,7 @@ struct DecoderArguments {
   float eps = 0;
   // Places in shared memory, set by decoder_layer().
   int operand_at[5] = {}, operand_ld[5] = {};  ///< bytes, halves
-  int parts_at = 0, constants_at = 0, references_at = 0, barriers_at = 0, ring_at = 0;
+  int parts_at = 0, raw_at = 0, constants_at = 0, references_at = 0, barriers_at = 0, ring_at = 0;
   int slots = 0;
 };
 

@@ -67,29 +67,28 @@ class WeightStream {
                             int slots)
       : from_(from), ring_(ring), barriers_(barriers), slots_(slots), left_(chunks) {
     if (thread_index() % kWarp == 0) {
+      RFSEG_ROLLED
       for (int i = 0; i < slots; ++i) make_bulk_barrier(barriers + i);
     }
     warp_sync();
+    RFSEG_ROLLED
     for (int i = 0; i < slots; ++i) fetch(i);
   }
 
-  /// The lane's part of the next `count` steps.
-  template <int count>
-  RFSEG_DEVICE void next(Quad (&q)[count]) {
-    RFSEG_UNROLL
-    for (int i = 0; i < count; ++i) {
-      if (step_ == 0) await_bulk(barriers_ + slot_, phase_);
-      q[i] = load_quad(ring_ + slot_ * kChunkBytes + step_ * kStepBytes +
-                       thread_index() % kWarp * static_cast<int>(sizeof(Quad)));
-      if (++step_ < kChunkSteps) continue;
-      step_ = 0;
-      warp_sync();  // all lanes have read the chunk
-      fetch(slot_);
-      if (++slot_ == slots_) {
-        slot_ = 0;
-        phase_ ^= 1;
-      }
+  /// The lane's part of the next step.
+  RFSEG_DEVICE Quad next() {
+    if (step_ == 0) await_bulk(barriers_ + slot_, phase_);
+    const Quad q = load_quad(ring_ + slot_ * kChunkBytes + step_ * kStepBytes +
+                             thread_index() % kWarp * static_cast<int>(sizeof(Quad)));
+    if (++step_ < kChunkSteps) return q;
+    step_ = 0;
+    warp_sync();  // all lanes have read the chunk
+    fetch(slot_);
+    if (++slot_ == slots_) {
+      slot_ = 0;
+      phase_ ^= 1;
     }
+    return q;
   }
 
  private:
