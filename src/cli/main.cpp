@@ -78,6 +78,8 @@ int run(int argc, char** argv) {
   rfseg::cli::add_bench(app);
   rfseg::cli::add_eval(app);
   rfseg::cli::add_parity(app, exit_code);
+  rfseg::cli::add_capture(app, exit_code);
+  rfseg::cli::add_replay(app, exit_code);
   rfseg::cli::add_completion(app);
   refuse_empty_names(app);
   try {

@@ -16,6 +16,8 @@ void add_download(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_parity(CLI::App& app, int& exit_code);
+void add_capture(CLI::App& app, int& exit_code);
+void add_replay(CLI::App& app, int& exit_code);
 void add_completion(CLI::App& app);
 
 }  // namespace rfseg::cli

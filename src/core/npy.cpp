@@ -271,12 +271,34 @@ IntArray read_npy_int(const std::string& path) {
   return array;
 }
 
+ByteArray read_npy_bytes(const std::string& path) {
+  const std::vector<uint8_t> bytes = read_file(path, std::size_t{1} << 34, kMagic);
+  const Header header = parse_header(bytes.data(), bytes.size(), path);
+  if (header.descr != "|u1") fail(path, fmt::format("dtype '{}' (uint8 is read)", header.descr));
+  ByteArray array;
+  array.shape = header.shape;
+  array.data.resize(checked_count(header, 1, bytes.size(), path));
+  copy_elements<uint8_t>(bytes.data() + header.data_offset, array.data.size(), header,
+                         array.data.data(), [](uint8_t v) { return v; });
+  return array;
+}
+
 void write_npy(const std::string& path, const float* data, const Shape& shape) {
   write_array(path, data, shape, "<f4");
 }
 
 void write_npy(const std::string& path, const int32_t* data, const Shape& shape) {
   write_array(path, data, shape, "<i4");
+}
+
+void write_npy(const std::string& path, const uint8_t* data, const Shape& shape) {
+  write_array(path, data, shape, "|u1");
+}
+
+void write_npy_half(const std::string& path, const float* data, const Shape& shape) {
+  std::vector<uint16_t> halves(static_cast<std::size_t>(element_count(shape)));
+  for (std::size_t i = 0; i < halves.size(); ++i) halves[i] = float_to_half(data[i]);
+  write_array(path, halves.data(), shape, "<f2");
 }
 
 }  // namespace rfseg

@@ -20,8 +20,18 @@ struct IntArray {
 };
 IntArray read_npy_int(const std::string& path);
 
-/// Writes float32 or int32, format 1.0, C order; complete or absent (core/files.h).
+/// Reads uint8.
+struct ByteArray {
+  Shape shape;
+  std::vector<uint8_t> data;
+};
+ByteArray read_npy_bytes(const std::string& path);
+
+/// Writes float32, int32 or uint8, format 1.0, C order; complete or absent (core/files.h).
 void write_npy(const std::string& path, const float* data, const Shape& shape);
 void write_npy(const std::string& path, const int32_t* data, const Shape& shape);
+void write_npy(const std::string& path, const uint8_t* data, const Shape& shape);
+/// Writes float16, rounded to nearest even.
+void write_npy_half(const std::string& path, const float* data, const Shape& shape);
 
 }  // namespace rfseg
