@@ -308,39 +308,39 @@ RecordedCase read_case(const std::string& folder, const CaseEntry& entry) {
   return recorded;
 }
 
-std::optional<std::string> check_case(const RecordedCase& recorded, Backend backend,
-                                      int cuda_device, const CaseTolerance& tolerance) {
-  const CaseEntry& entry = recorded.entry;
-  if (entry.stage == CaseEntry::Stage::kPostprocess) {
-    PostprocessSpec spec = entry.postprocess;
-    spec.backend = backend;
-    spec.cuda_device = cuda_device;
-    return difference(entry.expected, postprocess(recorded.outputs(), spec), tolerance);
+std::optional<std::string> check_answer(const RecordedCase& recorded, const Detections& detections,
+                                        const float* tensor, const CaseTolerance& tolerance) {
+  if (recorded.entry.stage == CaseEntry::Stage::kPostprocess) {
+    return difference(recorded.entry.expected, detections, tolerance);
   }
-  Tensor out(recorded.tensor.shape);
-  run_case(recorded, backend, cuda_device, out.data.data());
-  for (std::size_t i = 0; i < out.data.size(); ++i) {
-    const double apart = std::abs(static_cast<double>(out.data[i]) - recorded.tensor.data[i]);
-    if (apart <= tolerance.tensor) continue;
-    return fmt::format("value {} of the tensor is {}, expected {}", i, out.data[i],
-                       recorded.tensor.data[i]);
+  const AlignedVector<float>& expected = recorded.tensor.data;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (std::abs(static_cast<double>(tensor[i]) - expected[i]) <= tolerance.tensor) continue;
+    return fmt::format("value {} of the tensor is {}, expected {}", i, tensor[i], expected[i]);
   }
   return std::nullopt;
 }
 
-void run_case(const RecordedCase& recorded, Backend backend, int cuda_device, float* out) {
+std::optional<std::string> check_case(const RecordedCase& recorded, Backend backend,
+                                      int cuda_device, const CaseTolerance& tolerance) {
+  Tensor out(recorded.tensor.shape);
+  const Detections detections = run_case(recorded, backend, cuda_device, out.data.data());
+  return check_answer(recorded, detections, out.data.data(), tolerance);
+}
+
+Detections run_case(const RecordedCase& recorded, Backend backend, int cuda_device, float* out) {
   const CaseEntry& entry = recorded.entry;
   if (entry.stage == CaseEntry::Stage::kPostprocess) {
     PostprocessSpec spec = entry.postprocess;
     spec.backend = backend;
     spec.cuda_device = cuda_device;
-    postprocess(recorded.outputs(), spec);
-    return;
+    return postprocess(recorded.outputs(), spec);
   }
   PreprocessSpec spec = entry.preprocess;
   spec.backend = backend;
   spec.cuda_device = cuda_device;
   preprocess(recorded.view(), spec, out);
+  return {};
 }
 
 }  // namespace rfseg

@@ -73,14 +73,19 @@ struct CaseTolerance {
   double box_px = 0, score = 0, tensor = 0;
 };
 
-/// Runs the case on `backend`, and says how the answer differs from what must come out: nothing, or
-/// one line. Detections are compared one by one, in order: classes, queries and run lengths equal,
-/// boxes, scores and tensors within the tolerance (0: the same bits, but that 0 equals -0).
+/// How answers differ from what must come out: nothing, or one line. Detections are compared one by
+/// one, in order: classes, queries and run lengths equal, boxes, scores and tensors within the
+/// tolerance (0: the same bits, but that 0 equals -0). A NaN differs from everything. `tensor` is
+/// that of pre-processing, `detections` that of post-processing.
+std::optional<std::string> check_answer(const RecordedCase& recorded, const Detections& detections,
+                                        const float* tensor, const CaseTolerance& tolerance);
+
+/// Runs the case on `backend` and checks its answer.
 std::optional<std::string> check_case(const RecordedCase& recorded, Backend backend,
                                       int cuda_device, const CaseTolerance& tolerance);
 
 /// One call of the case's stage, as timed. `out` has the size of `recorded.tensor`; it is written
 /// by pre-processing.
-void run_case(const RecordedCase& recorded, Backend backend, int cuda_device, float* out);
+Detections run_case(const RecordedCase& recorded, Backend backend, int cuda_device, float* out);
 
 }  // namespace rfseg

@@ -16,8 +16,9 @@ class VerbsTest : public testing::ProgramTest {};
 TEST_F(VerbsTest, HelpHasAnExampleForEveryVerb) {
   const auto all = run({"--help"});
   EXPECT_EQ(all.code, 0);
-  for (const char* verb : {"predict", "forward", "preprocess", "postprocess", "info", "convert",
-                           "download", "bench", "eval", "completion"}) {
+  for (const char* verb :
+       {"predict", "forward", "preprocess", "postprocess", "info", "convert", "download", "bench",
+        "eval", "parity", "capture", "replay", "completion"}) {
     EXPECT_NE(all.out.find(verb), std::string::npos) << verb;
     const auto help = run({verb, "--help"});
     EXPECT_EQ(help.code, 0) << verb;

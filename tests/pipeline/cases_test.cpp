@@ -50,6 +50,7 @@ TEST(Cases, PicturesOfOddSizesArePackedAndSeenAgain) {
 TEST(Cases, EveryFieldOfTheManifestIsReadBack) {
   CaseManifest manifest;
   manifest.made_by["model"] = "m.pth";
+  manifest.cases.reserve(2);  // references stay good
   CaseEntry& post = manifest.cases.emplace_back();
   post.name = "a";
   post.source = "v.mp4";
