@@ -37,7 +37,7 @@ RFSEG_DEVICE void add_four(Four& to, const Four& f) {
   for (int j = 0; j < 4; ++j) to.v[j] += f.v[j];
 }
 
-template <int kVectors>
+template <int kVectors, bool kStart>
 class DecoderBlock {
  public:
   RFSEG_DEVICE DecoderBlock(const DecoderArguments& a, std::byte* shared)
@@ -67,7 +67,11 @@ class DecoderBlock {
     }
     cluster_arrive();
     await_previous_kernel();
-    load_inputs();
+    if constexpr (kStart) {
+      load_start();
+    } else {
+      load_inputs();
+    }
     block_sync();
     cluster_wait();  // the others' shared memory is there
     RFSEG_ROLLED
@@ -108,6 +112,30 @@ class DecoderBlock {
     each_vector([&](int r, int i, int at, int channel) {
       read8(a_.position + int64_t{global_row(at)} * a_.dim + channel, position_[r][i]);
     });
+  }
+
+  RFSEG_DEVICE void load_start() {
+    const int row = thread_ / kRowShare, first = thread_ % kRowShare;
+    const int at = global_row(row);
+    const int query = at % a_.start.queries, cell = a_.start.chosen[at];
+    const uint16_t* from =
+        static_cast<const uint16_t*>(a_.start.cells) + int64_t{a_.start.chosen_rows[at]} * a_.dim;
+    uint16_t* content = operand(DecoderStep::kContent) + row * a_.operand_ld[DecoderStep::kContent];
+    RFSEG_UNROLL_BY(2)
+    for (int i = 8 * first; i < a_.dim; i += 8 * kRowShare) {
+      store_quad(content + i, load_quad(from + i));
+    }
+    RFSEG_ROLLED
+    for (int i = 4 * first; i < own_; i += 4 * kRowShare) {
+      store_four(raw_ + row * own_ + i,
+                 load_four(a_.start.learned + int64_t{query} * a_.dim + rank_ * own_ + i));
+    }
+    if (first != 0) return;
+    Four proposal = {{-1, 0, 0, 0}};  // none
+    if (cell >= 0) proposal = load_four(a_.start.proposals + int64_t{cell} * 4);
+    store_four(references_ + kDecoderRows * 4 + row * 4, proposal);
+    store_four(references_ + kDecoderRows * 8 + row * 4,
+               load_four(a_.start.learned_boxes + int64_t{query} * 4));
   }
 
   static RFSEG_DEVICE bool reduces(const DecoderStep& s) {
@@ -181,26 +209,38 @@ class DecoderBlock {
 
   RFSEG_DEVICE void finish(const DecoderStep& s) {
     const bool norm = s.then == Then::kAddNorm || s.then == Then::kReduceNorm;
-    const bool shared = norm || s.then == Then::kGather || s.then == Then::kReduceGather;
+    const bool shared = norm || s.then == Then::kGather || s.then == Then::kReduceGather ||
+                        s.then == Then::kPosition;
     if (reduces(s)) {
       cluster_sync();
     } else {
       block_sync();
     }
-    if (shared) {
-      exchange(s, norm);
-    } else if (s.then == Then::kSample) {
-      sample(s);
-    } else if (s.then == Then::kHidden) {
-      hide(s);
-    } else if (s.then == Then::kBox) {
-      refine(s);
+    if constexpr (kStart) {
+      if (shared) {
+        exchange(s, norm);
+        cluster_sync();
+      } else if (s.then == Then::kReference) {
+        refer(s);
+      } else {
+        store(s);
+      }
     } else {
-      store(s);
-    }
-    if (shared || s.then == Then::kSample) {
-      cluster_sync();
-      if (norm) normalise(s);
+      if (shared) {
+        exchange(s, norm);
+      } else if (s.then == Then::kSample) {
+        sample(s);
+      } else if (s.then == Then::kHidden) {
+        hide(s);
+      } else if (s.then == Then::kBox) {
+        refine(s);
+      } else {
+        store(s);
+      }
+      if (shared || s.then == Then::kSample) {
+        cluster_sync();
+        if (norm) normalise(s);
+      }
     }
     block_sync();
   }
@@ -229,7 +269,15 @@ class DecoderBlock {
         }
         if (norm) {
           add_four(sum, load_four(x_ + row * ldx_ + place));
-        } else if (reduce) {
+        } else if (kStart && s.then == Then::kPosition) {
+          const Four learned = load_four(raw_ + row * own_ + column);
+          if (half == 0 && first_row_ + row < a_.rows) {
+            const int64_t to = int64_t{first_row_ + row} * a_.dim + place;
+            store_four(a_.start.position + to, sum);
+            store_four(a_.queries + to, learned);
+          }
+          add_four(sum, learned);
+        } else if (reduce && s.activation == Activation::kNone) {
           const uint16_t* hs = operand(DecoderStep::kPositioned) +
                                row * a_.operand_ld[DecoderStep::kPositioned] + place;
           RFSEG_UNROLL
@@ -254,6 +302,53 @@ class DecoderBlock {
           store_pair(cluster_peer(narrow, peer), low, high);
         }
       }
+    }
+  }
+
+  /// Component `i` of what `delta` makes of a row's proposal.
+  RFSEG_DEVICE float refined(const DecoderStep& s, const float* box, int row, int i) const {
+    const float delta = one_sum(s, row, i);
+    return i < 2 ? delta * box[i + 2] + box[i] : expf(delta) * box[i];
+  }
+
+  /// Reference boxes, the block's columns of their sine embedding (as make_references()), and the
+  /// learned queries, which have no position yet.
+  RFSEG_DEVICE void refer(const DecoderStep& s) {
+    const int row = thread_ / kRowShare, first = thread_ % kRowShare;
+    const int query = global_row(row) % a_.start.queries;
+    uint16_t* content = operand(DecoderStep::kOne) + row * a_.operand_ld[DecoderStep::kOne];
+    RFSEG_UNROLL_BY(2)
+    for (int i = 8 * first; i < a_.dim; i += 8 * kRowShare) {
+      float v[8];
+      read8(a_.start.learned + int64_t{query} * a_.dim + i, v);
+      write8(reinterpret_cast<__half*>(content + i), v);
+    }
+    if (first < 4) {
+      const float* proposal = references_ + kDecoderRows * 4 + row * 4;
+      const float* learned = references_ + kDecoderRows * 8 + row * 4;
+      float v = learned[first];
+      if (proposal[0] >= 0) {
+        const float own = refined(s, proposal, row, first);
+        v = first < 2 ? v * refined(s, proposal, row, first + 2) + own : expf(v) * own;
+      }
+      references_[row * 4 + first] = v;
+      if (rank_ == 0 && first_row_ + row < a_.rows) {
+        a_.start.references[int64_t{first_row_ + row} * 4 + first] = v;
+      }
+    }
+    cluster_sync();  // the next step's sums come to where these were
+    // dim / 2 columns for each of cy, cx, w, h; the block has half of those of one.
+    const int coordinate = rank_ / 2;
+    const float u = references_[row * 4 + (coordinate < 2 ? 1 - coordinate : coordinate)];
+    uint16_t* sine =
+        operand(DecoderStep::kOwnHidden) + row * a_.operand_ld[DecoderStep::kOwnHidden];
+    RFSEG_ROLLED
+    for (int i = first; i < own_; i += kRowShare) {
+      const int k = rank_ % 2 * own_ + i;
+      const float period =
+          powf(10000.0f, static_cast<float>(2 * k) / static_cast<float>(a_.dim / 2));
+      const float angle = u * 2 * 3.14159265358979f / period;
+      *reinterpret_cast<uint32_t*>(sine + 2 * i) = pack_halves(sinf(angle), cosf(angle));
     }
   }
 
@@ -489,10 +584,7 @@ class DecoderBlock {
   RFSEG_DEVICE void refine(const DecoderStep& s) {
     const int row = thread_ / kRowShare, i = thread_ % kRowShare;
     if (rank_ != 0 || i >= 4 || first_row_ + row >= a_.rows) return;
-    const float delta = one_sum(s, row, i);
-    const float* box = references_ + row * 4;
-    a_.boxes[int64_t{first_row_ + row} * 4 + i] =
-        i < 2 ? delta * box[i + 2] + box[i] : expf(delta) * box[i];
+    a_.boxes[int64_t{first_row_ + row} * 4 + i] = refined(s, references_ + row * 4, row, i);
   }
 
   const DecoderArguments& a_;
@@ -507,18 +599,16 @@ class DecoderBlock {
   float position_[2][kVectors][8];  ///< as normalise() has the rows
 };
 
-template <int kVectors>
+template <int kVectors, bool kStart>
 RFSEG_DEVICE void decoder_body(const DecoderArguments& a, void* shared) {
   release_next_kernel();
-  DecoderBlock<kVectors> block(a, static_cast<std::byte*>(shared));
+  DecoderBlock<kVectors, kStart> block(a, static_cast<std::byte*>(shared));
   block.run();
 }
 
-}  // namespace
-
-void decoder_layer(const Queue& queue, const DecoderArguments& arguments) {
+/// Finds places in shared memory; returns the bytes needed.
+std::size_t place_shared(DecoderArguments& a) {
   constexpr int kSharedBytes = 227 * 1024, kMaxSlots = 12;
-  DecoderArguments a = arguments;
   int size = 0;
   const auto take = [&](int bytes) {
     const int at = size;
@@ -529,6 +619,10 @@ void decoder_layer(const Queue& queue, const DecoderArguments& arguments) {
   int hidden = 0, parts = 0, raw = 0;
   for (int i = 0; i < a.plan.count; ++i) {
     const DecoderStep& s = a.plan.step[i];
+    if (s.then == Then::kReference) {  // its sines; the learned queries
+      hidden = std::max(hidden, a.dim / 4);
+      raw = std::max(raw, a.dim / kDecoderBlocks);
+    }
     if (s.then == Then::kHidden) hidden = std::max(hidden, s.columns);
     if (s.then == Then::kSample) raw = std::max(raw, s.columns + 1);
     const bool reduce = s.then == Then::kReduceNorm || s.then == Then::kReduceGather;
@@ -550,20 +644,36 @@ void decoder_layer(const Queue& queue, const DecoderArguments& arguments) {
   a.raw_at = take(4 * kDecoderRows * raw);
   a.parts_at = take(4 * kDecoderRows * parts);
   a.constants_at = take(4 * a.plan.constants);
-  a.references_at = take(16 * kDecoderRows);
+  a.references_at = take(3 * 16 * kDecoderRows);
   a.slots = std::min({kMaxSlots, a.plan.chunks,
                       (kSharedBytes - size - 128) / (kDecoderWarps * (kChunkBytes + 8))});
   if (a.slots < 1) throw Error(ErrorCode::kInternal, "the decoder's kernel does not fit");
   a.barriers_at = take(8 * kDecoderWarps * a.slots);
   a.ring_at = take(kDecoderWarps * a.slots * kChunkBytes);
 
+  return static_cast<std::size_t>(size);
+}
+
+template <auto kBody>
+void launch_decoder(const Queue& queue, const DecoderArguments& arguments) {
+  DecoderArguments a = arguments;
+  const std::size_t shared = place_shared(a);
   const Grid grid{(a.rows + kDecoderRows - 1) / kDecoderRows * kDecoderBlocks};
-  const std::size_t shared = static_cast<std::size_t>(size);
+  launch_cluster<kBody, kDecoderThreads>(queue, grid, kDecoderBlocks, shared, a);
+}
+
+}  // namespace
+
+void decoder_layer(const Queue& queue, const DecoderArguments& a) {
   if (a.dim <= 256) {
-    launch_cluster<decoder_body<1>, kDecoderThreads>(queue, grid, kDecoderBlocks, shared, a);
+    launch_decoder<decoder_body<1, false>>(queue, a);
   } else {
-    launch_cluster<decoder_body<2>, kDecoderThreads>(queue, grid, kDecoderBlocks, shared, a);
+    launch_decoder<decoder_body<2, false>>(queue, a);
   }
+}
+
+void decoder_start(const Queue& queue, const DecoderArguments& a) {
+  launch_decoder<decoder_body<1, true>>(queue, a);
 }
 
 }  // namespace rfseg::cuda

@@ -10,6 +10,19 @@
 
 namespace rfseg::cuda {
 
+/// What the decoder's start has beside its plan, `stream` and `constants`.
+struct DecoderStartArguments {
+  const void* cells = nullptr;           ///< half [.., dim] enc_output
+  const int32_t* chosen = nullptr;       ///< [rows]
+  const int32_t* chosen_rows = nullptr;  ///< [rows], of `cells`
+  const float* proposals = nullptr;      ///< [n, 4]
+  const float* learned_boxes = nullptr;  ///< [queries, 4]
+  const float* learned = nullptr;        ///< [queries, dim]
+  int queries = 0;
+  float* references = nullptr;  ///< out, [rows, 4]
+  float* position = nullptr;    ///< out, [rows, dim]
+};
+
 struct DecoderArguments {
   DecoderPlan plan;                   ///< with `out` and `ldo` where something is stored
   const std::byte* stream = nullptr;  ///< weights and constants as plan.h lays them out
@@ -22,7 +35,8 @@ struct DecoderArguments {
   float* boxes = nullptr;           ///< [rows, 4], of the last layer
   int rows = 0, dim = 0;
   float eps = 0;
-  // Places in shared memory, set by decoder_layer().
+  DecoderStartArguments start;
+  // Places in shared memory, set when the kernel is launched.
   int operand_at[5] = {}, operand_ld[5] = {};  ///< bytes, halves
   int parts_at = 0, raw_at = 0, constants_at = 0, references_at = 0, barriers_at = 0, ring_at = 0;
   int slots = 0;
@@ -30,5 +44,9 @@ struct DecoderArguments {
 
 /// Enqueues the kernel: for GPUs of compute capability 9.0 and newer.
 void decoder_layer(const Queue& queue, const DecoderArguments& arguments);
+
+/// The same of the decoder's start: `plan`, `stream`, `constants`, `start`, `queries`, `rows` and
+/// `dim` are read.
+void decoder_start(const Queue& queue, const DecoderArguments& arguments);
 
 }  // namespace rfseg::cuda

@@ -81,7 +81,7 @@ class Planner {
 int row_of(const ModelConfig& config, const DecoderStep& s, const DecoderSource& source, int b,
            int c) {
   if (c >= s.columns) return -1;
-  if (source.splits_k) return c;
+  if (source.splits_k || source.everywhere) return c;
   if (source.sampling) {
     const int samples = static_cast<int>(config.levels.size()) * config.points;
     const int heads = config.ca_heads / kDecoderBlocks;
@@ -96,7 +96,7 @@ int row_of(const ModelConfig& config, const DecoderStep& s, const DecoderSource&
 }  // namespace
 
 bool decoder_kernel_takes(const ModelConfig& c) {
-  return c.dim % 64 == 0 && c.dim <= 512 && c.ca_heads % kDecoderBlocks == 0 &&
+  return c.dim % 128 == 0 && c.dim <= 512 && c.ca_heads % kDecoderBlocks == 0 &&
          c.ffn_dim % (kDecoderBlocks * 32) == 0 && c.ffn_dim <= kDecoderBlocks * 512;
 }
 
@@ -148,6 +148,30 @@ DecoderLayerPlan plan_decoder_layer(const ModelConfig& config, const DecoderWeig
   to.plan.norm_count = static_cast<int>(to.norms.size());
   for (int i = 0; i < 3; ++i) normed[i]->norm = to.plan.norms + i * 2 * c;
   to.plan.constants += to.plan.norm_count * 2 * c;
+  return to;
+}
+
+DecoderLayerPlan plan_decoder_start(const ModelConfig& config, const DecoderWeights& decoder) {
+  DecoderLayerPlan to;
+  Planner plan(to);
+  const int c = config.dim;
+  DecoderStep& first = plan.add(Then::kGather, DecoderStep::kContent, decoder.enc_box.layers[0], c);
+  first.activation = Activation::kRelu;
+  first.to = DecoderStep::kTwo;
+  DecoderStep& second = plan.add(Then::kGather, DecoderStep::kTwo, decoder.enc_box.layers[1], c);
+  second.activation = Activation::kRelu;
+  second.to = DecoderStep::kOne;
+  plan.add_alone(Then::kReference, DecoderStep::kOne, decoder.enc_box.layers[2]);
+  to.source[to.plan.count - 1].everywhere = true;
+  DecoderStep& wide =
+      plan.add_split_k(Then::kReduceGather, DecoderStep::kOwnHidden, decoder.position[0]);
+  wide.activation = Activation::kRelu;
+  wide.to = DecoderStep::kTwo;
+  plan.add(Then::kPosition, DecoderStep::kTwo, decoder.position[1], c).to =
+      DecoderStep::kPositioned;
+  const Matrix& in_proj = decoder.layers[0].in_proj;
+  plan.add_runs(Then::kStore, DecoderStep::kPositioned, in_proj, 2 * c, 2);
+  plan.add(Then::kStore, DecoderStep::kOne, in_proj, c, 2 * c);  // the learned queries
   return to;
 }
 

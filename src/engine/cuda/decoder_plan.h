@@ -35,8 +35,11 @@ struct DecoderStep {
     kStore,         ///< to `out` as half
     kStoreFloat,    ///< to `out` as float
     kGather,        ///< half(act(y)) to all blocks
-    kReduceGather,  ///< y is summed over the blocks; half(y + residual) to all
-    kBox            ///< y refines the reference box
+    kReduceGather,  ///< y is summed over the blocks; half(y + hs) to all, with ReLU half(relu(y))
+    kBox,           ///< y refines the reference box
+    // Of the decoder's start:
+    kReference,  ///< y refines the proposal, and that the learned box; its sine embedding stays
+    kPosition    ///< y is the position; with the learned query as kPositioned to all
   };
   enum Operand : int { kPositioned, kContent, kOwnHidden, kOne, kTwo };
   Then then = Then::kStore;
@@ -68,8 +71,9 @@ struct DecoderPlan {
 struct DecoderSource {
   const Matrix* matrix = nullptr;
   int first_row = 0;
-  bool splits_k = false;  ///< block b has part b of k and all columns
-  bool sampling = false;  ///< heads apart: offsets and weights of a head together
+  bool splits_k = false;    ///< block b has part b of k and all columns
+  bool sampling = false;    ///< heads apart: offsets and weights of a head together
+  bool everywhere = false;  ///< every block has all columns
 };
 struct DecoderLayerPlan {
   DecoderPlan plan;
@@ -90,6 +94,9 @@ bool decoder_kernel_takes(const ModelConfig& config);
 /// Layer `layer`; only Matrix::n and k of the weights are read. The last one has the heads.
 DecoderLayerPlan plan_decoder_layer(const ModelConfig& config, const DecoderWeights& decoder,
                                     const SegmentationWeights& segmentation, int layer);
+
+/// From the chosen cells to the first layer's queries, keys and values.
+DecoderLayerPlan plan_decoder_start(const ModelConfig& config, const DecoderWeights& decoder);
 
 /// Lays the weights of a plan out. `at` finds what device pointers of `source` point to.
 void pack_decoder_layer(const ModelConfig& config, const DecoderLayerPlan& plan,

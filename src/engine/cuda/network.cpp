@@ -74,8 +74,7 @@ class Pass {
 
     select_queries();
     if (split) main_.wait(lanes_.values);
-    const bool fused = lanes_.fused_decoder && w_.decoder.layers[0].stream != nullptr;
-    if (fused) {
+    if (fused()) {
       decode_fused();
     } else {
       decode();
@@ -88,6 +87,7 @@ class Pass {
 
  private:
   int64_t width() const { return element_bytes(math_); }
+  bool fused() const { return lanes_.fused_decoder && w_.decoder.start_stream != nullptr; }
   /// Element `index` of `p`.
   void* at(void* p, int64_t index) const { return static_cast<std::byte*>(p) + index * width(); }
   const void* at(const void* p, int64_t index) const {
@@ -378,6 +378,11 @@ class Pass {
                                 batch_, total_, c_.queries});
     trace("topk", {std::min(c_.queries, total_)}, b_.chosen, PointType::kInt32, c_.queries);
 
+    if (fused()) {
+      start_fused();
+      trace("ref", {c_.queries, 4}, b_.references, PointType::kFloat);
+      return;
+    }
     GemmArguments first = product(b_.cells, c, q, w.enc_box.layers[0]);
     first.index = b_.chosen_rows;
     first.activation = Activation::kRelu;
@@ -465,35 +470,50 @@ class Pass {
     return s;
   }
 
+  /// Where a plan's stores go, in its order.
+  struct Place {
+    void* out;
+    int64_t ld;
+  };
+  static void store_to(DecoderPlan& plan, const std::vector<Place>& places) {
+    std::size_t stored = 0;
+    for (int i = 0; i < plan.count; ++i) {
+      DecoderStep& s = plan.step[i];
+      if (s.then != DecoderStep::Then::kStore && s.then != DecoderStep::Then::kStoreFloat) continue;
+      s.out = places.at(stored).out;
+      s.ldo = places.at(stored++).ld;
+    }
+  }
+
+  /// From the chosen cells to the first layer's queries, keys and values.
+  void start_fused() {
+    const DecoderWeights& w = w_.decoder;
+    DecoderArguments a;
+    a.plan = plan_decoder_start(c_, w).plan;
+    store_to(a.plan, {{b_.query_qkv, 3 * c_.dim}, {at(b_.query_qkv, 2 * c_.dim), 3 * c_.dim}});
+    a.stream = w.start_stream;
+    a.constants = w.start_constants;
+    a.queries = b_.queries;
+    a.rows = batch_ * c_.queries;
+    a.dim = c_.dim;
+    a.start = {b_.cells,  b_.chosen,  b_.chosen_rows, w.proposals, w.reference_points,
+               w.content, c_.queries, b_.references,  b_.position};
+    decoder_start(main_.next(), a);
+  }
+
   /// The decoder, the heads and what describe_masks() does.
   void decode_fused() {
-    project_queries(w_.decoder.layers[0]);
     for (int i = 0; i < c_.dec_layers; ++i) {
       const DecoderLayer& l = w_.decoder.layers[i];
       attend_to_queries();
       DecoderArguments a;
       a.plan = plan_decoder_layer(c_, w_.decoder, w_.segmentation, i).plan;
-      const bool last = i + 1 == c_.dec_layers;
-      // What the plan stores, in its order.
-      struct Place {
-        void* out;
-        int64_t ld;
-      };
-      std::vector<Place> places;
-      if (!last) {
-        places = {{b_.query_qkv, 3 * c_.dim}, {at(b_.query_qkv, 2 * c_.dim), 3 * c_.dim}};
+      if (i + 1 < c_.dec_layers) {
+        store_to(a.plan, {{b_.query_qkv, 3 * c_.dim}, {at(b_.query_qkv, 2 * c_.dim), 3 * c_.dim}});
+      } else if (c_.seg) {
+        store_to(a.plan, {{b_.query_mask, c_.dim}, {b_.query_constant, 1}, {b_.logits, c_.logits}});
       } else {
-        if (c_.seg) places = {{b_.query_mask, c_.dim}, {b_.query_constant, 1}};
-        places.push_back({b_.logits, c_.logits});
-      }
-      std::size_t stored = 0;
-      for (int step = 0; step < a.plan.count; ++step) {
-        DecoderStep& s = a.plan.step[step];
-        if (s.then != DecoderStep::Then::kStore && s.then != DecoderStep::Then::kStoreFloat) {
-          continue;
-        }
-        s.out = places.at(stored).out;
-        s.ldo = places.at(stored++).ld;
+        store_to(a.plan, {{b_.logits, c_.logits}});
       }
       a.stream = l.stream;
       a.constants = l.constants;

@@ -360,19 +360,23 @@ class Loader {
 
   /// Copies of what has been read, in another order.
   void fused_decoder() {
+    DecoderWeights& w = w_.decoder;
+    pack(w.start_stream, w.start_constants, plan_decoder_start(config_, w));
     for (int i = 0; i < config_.dec_layers; ++i) {
-      DecoderLayer& l = w_.decoder.layers[i];
-      const DecoderLayerPlan plan = plan_decoder_layer(config_, w_.decoder, w_.segmentation, i);
-      const std::size_t stream = place(l.stream, plan.stream_bytes());
-      const std::size_t constants = place(l.constants, plan.constant_bytes());
-      late_jobs_.push_back([this, plan, stream, constants] {
-        const auto in_image = [this](const void* p) -> const void* {
-          return &image_[static_cast<std::size_t>(static_cast<const std::byte*>(p) -
-                                                  w_.memory.data())];
-        };
-        pack_decoder_layer(config_, plan, in_image, &image_[stream], floats_at(constants));
-      });
+      pack(w.layers[i].stream, w.layers[i].constants,
+           plan_decoder_layer(config_, w, w_.segmentation, i));
     }
+  }
+  void pack(const std::byte*& to, const float*& to_constants, const DecoderLayerPlan& plan) {
+    const std::size_t stream = place(to, plan.stream_bytes());
+    const std::size_t constants = place(to_constants, plan.constant_bytes());
+    late_jobs_.push_back([this, plan, stream, constants] {
+      const auto in_image = [this](const void* p) -> const void* {
+        return &image_[static_cast<std::size_t>(static_cast<const std::byte*>(p) -
+                                                w_.memory.data())];
+      };
+      pack_decoder_layer(config_, plan, in_image, &image_[stream], floats_at(constants));
+    });
   }
 
   /// mask = (P s + p) . (Q f + q) + m = s . (P^T Q f + P^T q) + (p^T Q f + p . q + m) for spatial

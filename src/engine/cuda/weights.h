@@ -79,6 +79,9 @@ struct DecoderWeights {
   const float* content = nullptr;           ///< [Q, C]
   Matrix position[2];                       ///< ref_point_head
   Matrix values;                            ///< value_proj of all layers, [L * C, C]
+  /// All from enc_box to the first in_proj once more, as DecoderLayer's.
+  const std::byte* start_stream = nullptr;
+  const float* start_constants = nullptr;
   std::vector<DecoderLayer> layers;
   Norm norm;
   Matrix classes;
