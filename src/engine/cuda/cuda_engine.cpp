@@ -79,7 +79,7 @@ class Implementation final : public CudaEngine {
         options_(options),
         proposals_(make_proposals(config)),
         math_(math_of(options.precision)),
-        weights_(config, source, proposals_, math_, options.threads) {}
+        weights_(config, source, proposals_, math_, options.threads, fuses_decoder(1)) {}
 
   const ModelConfig& config() const override { return config_; }
   const char* backend_name() const override { return "cuda"; }

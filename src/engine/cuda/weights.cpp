@@ -33,14 +33,14 @@ class Loader {
         proposals_(proposals),
         half_(math == Math::kFp16) {}
 
-  void run(int threads) {
+  void run(int threads, bool fuse) {
     encoder();
     w_.levels.resize(config_.levels.size());
     for (std::size_t i = 0; i < w_.levels.size(); ++i) level(static_cast<int>(i));
     two_stage();
     decoder();
     if (config_.seg) segmentation();
-    if (half_ && decoder_kernel_takes(config_)) fused_decoder();
+    if (fuse && half_ && decoder_kernel_takes(config_)) fused_decoder();
 
     w_.memory.reserve(size_);
     for (const auto& set : slots_) set(w_.memory.data());
@@ -421,8 +421,8 @@ class Loader {
 }  // namespace
 
 Weights::Weights(const ModelConfig& config, const WeightSource& source, const Proposals& proposals,
-                 Math math, int threads) {
-  Loader(*this, config, source, proposals, math).run(threads);
+                 Math math, int threads, bool fused_decoder) {
+  Loader(*this, config, source, proposals, math).run(threads, fused_decoder);
 }
 
 }  // namespace rfseg::cuda

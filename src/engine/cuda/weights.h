@@ -111,10 +111,11 @@ struct Weights {
   DecoderWeights decoder;
   SegmentationWeights segmentation;
 
-  /// Reads, packs and uploads everything with `threads` host threads. Throws Error(kModel) for
+  /// Reads, packs and uploads everything with `threads` host threads; with `fused_decoder` also for
+  /// decoder_kernel.h. Throws Error(kModel) for
   /// weights that do not fit (also in fp16), Error(kDevice) for a GPU that is out of memory.
   Weights(const ModelConfig& config, const WeightSource& source, const Proposals& proposals,
-          Math math, int threads);
+          Math math, int threads, bool fused_decoder);
 };
 
 }  // namespace rfseg::cuda
