@@ -255,7 +255,7 @@ class ManifestReader {
     return value.get<std::string>();
   }
   std::string file(const json& object, const char* key) const {
-    const std::string name = text(object, key);
+    std::string name = text(object, key);
     if (name.empty() || name[0] == '.' ||
         name.find_first_of(std::string("/\\\0", 3)) != std::string::npos) {
       fail(fmt::format("'{}' must be the name of a file in the folder", key));

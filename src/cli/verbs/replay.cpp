@@ -60,7 +60,7 @@ class Replay {
     if (passed) {
       for (const Stage stage : {Stage::kPreprocess, Stage::kPostprocess}) {
         StageTimes measured = measure(stage);
-        if (measured.cases > 0) times.push_back(std::move(measured));
+        if (measured.cases > 0) times.push_back(measured);
       }
     } else {
       exit_code = static_cast<int>(ErrorCode::kPartial);
