@@ -59,6 +59,7 @@ struct Predictor::Impl {
   }
 };
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): what the public header promises
 Predictor::Predictor(Model model, PredictOptions options) {
   ResolvedOptions resolved = resolve_options(options, model.impl()->config);
   impl_ = std::make_unique<Impl>(std::move(model), std::move(resolved));

@@ -135,7 +135,8 @@ double cycles(const Plan& p, const GemmVariant& v, int multiprocessors) {
   // Of 64 k.
   const double multiply = rows * v.columns / 32.0;
   const double copied = v.stationary ? rows : rows + v.columns;
-  const double shared = rows + v.columns * (rows / 64) + copied;
+  const int groups_of_rows = rows / 64;
+  const double shared = rows + v.columns * groups_of_rows + copied;
   if (v.stationary) {
     if (n_tiles > multiprocessors) return 1e30;
     const int tiles = blocks_of(blocks_of(g.m, rows), multiprocessors / n_tiles);

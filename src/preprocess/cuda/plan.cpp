@@ -505,8 +505,9 @@ Planner::Block Planner::build(const PreprocessArguments& a, std::span<const Fram
       normalised[c * 256 + i] = (static_cast<float>(i) / 255.0f - spec.mean[c]) / spec.std[c];
     }
   }
-  result.tables_changed = impl.keys != impl.in_place || fixed != impl.in_place_fixed ||
-                          std::memcmp(normalised, impl.normalised, sizeof(normalised)) != 0;
+  result.tables_changed =
+      impl.keys != impl.in_place || fixed != impl.in_place_fixed ||
+      !std::equal(std::begin(normalised), std::end(normalised), std::begin(impl.normalised));
   if (result.tables_changed) {
     block.resize(impl.end);
     std::memcpy(impl.normalised, normalised, sizeof(normalised));
