@@ -112,7 +112,8 @@ TEST_F(ParityTest, SaysWhatIsWrongWithTheCommandOrAFile) {
   for (const auto& [words, code, message] :
        std::vector<std::tuple<std::vector<std::string>, int, std::string>>{
            {{"good.jsonl"}, 2, "two result files are expected"},
-           {{"good.jsonl", "good.jsonl", "--a", "cpu"}, 2, "--a and --b: need a model"},
+           {{"good.jsonl", "good.jsonl", "--a", "cpu"}, 2, "--a: needs a model to run"},
+           {{"good.jsonl", "good.jsonl", "--keep", "cat"}, 2, "--keep: needs a model to run"},
            {{"good.jsonl", "bad.jsonl"}, 4, "bad.jsonl: line 1: has no 'detections'"},
            {{"good.jsonl", "missing.jsonl"}, 4, "missing.jsonl: cannot open"},
            {{"good.jsonl", "empty.json"}, 4, "one is a COCO array and the other JSON lines"},

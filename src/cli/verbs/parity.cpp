@@ -41,10 +41,6 @@ struct Sides {
 };
 
 Sides read_sides(const ParityArguments& arguments) {
-  if (!arguments.a.empty() || !arguments.b.empty()) {
-    throw Error(ErrorCode::kUsage,
-                "--a and --b: need a model to run (-m MODEL INPUT... --a SPEC --b SPEC)");
-  }
   if (arguments.inputs.size() != 2) {
     throw Error(
         ErrorCode::kUsage,
@@ -263,6 +259,19 @@ void run_parity(ParityArguments& arguments, int& exit_code) {
   if (!broken.empty() || sides.inputs_failed) exit_code = static_cast<int>(ErrorCode::kPartial);
 }
 
+// What says how to run a model says nothing about results that are there already.
+void refuse_run_options(const CLI::App& verb) {
+  for (const char* name :
+       {"--a", "--b", "--variant", "--shape", "--threads", "--batch", "--depth", "--every",
+        "--no-exif", "--image-root", "--like", "--resize", "--class-threshold", "--max-detections",
+        "--num-select", "--classes", "--keep", "--drop"}) {
+    if (verb.count(name) == 0) continue;
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("{}: needs a model to run (-m MODEL INPUT... --a SPEC --b SPEC)", name));
+  }
+}
+
 void add_bound_options(CLI::App& verb, ParityArguments& arguments) {
   ParityBounds& bounds = arguments.bounds;
   const auto bound = [&](const char* name, double high, std::optional<double>& value,
@@ -317,7 +326,10 @@ void add_parity(CLI::App& app, int& exit_code) {
       "Example: rfseg parity cpu.jsonl cuda.jsonl --max-box-px 1 --max-unmatched 0\n"
       "Example: rfseg parity -m model.pth photos/ --a cpu --b cuda:fp16 --min-mean-iou 0.99\n"
       "Exit code 1 where a bound does not hold; without bounds it only reports.");
-  verb->callback([arguments, &exit_code] { run_parity(*arguments, exit_code); });
+  verb->callback([arguments, verb, &exit_code] {
+    if (arguments->model.empty()) refuse_run_options(*verb);
+    run_parity(*arguments, exit_code);
+  });
 }
 
 }  // namespace rfseg::cli
