@@ -108,6 +108,8 @@ class Implementation final : public CudaEngine {
       check(cudaDeviceSynchronize(), "finishing earlier passes");
       graphs_.clear();
       std::swap(workspace_, larger);
+      // The first pass, which only loads the kernels, computes with zeros.
+      check(cudaMemset(workspace_.data(), 0, workspace_.size()), "clearing the workspace");
       carve(buffers_, config_, proposals_, math_, batch, workspace_.data());
       capacity_ = batch;
       ++counters_.allocations;
