@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Tests and times the CUDA backend on this machine's GPU. Usage: scripts/gpu.sh post [test|grid|sanitize|bench]...
 # or scripts/gpu.sh pre [test|sanitize|bench]...
+# or scripts/gpu.sh net [test|sanitize|bench]... : the network; its bench times torch.compile beside it (RFSEG_NET_CASES,
+#   default "seg-nano:1 seg-nano:32"; a compile takes 35 to 60 s)
 # Without steps all but grid, and that where its cases are given. Environment:
 #   RFSEG_GPU_BUILD   build folder; default build/release, built first where its programs are missing
 #   RFSEG_POST_CASES  folder of case sets: coco/ (10 survivors on average), crowd60/, crowd300/, each with
@@ -16,15 +18,41 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[[ "${1:-}" == post || "${1:-}" == pre ]] || { sed -n 2,18p "$0" >&2; exit 2; }
+[[ "${1:-}" == post || "${1:-}" == pre || "${1:-}" == net ]] || { sed -n 2,17p "$0" >&2; exit 2; }
 stage="$1"
 shift
 steps=("$@")
-[[ ${#steps[@]} -gt 0 || $stage == pre ]] || steps=(test ${RFSEG_GRID_CASES:+grid} sanitize bench)
+[[ ${#steps[@]} -gt 0 || $stage != post ]] || steps=(test ${RFSEG_GRID_CASES:+grid} sanitize bench)
 [[ ${#steps[@]} -gt 0 ]] || steps=(test sanitize bench)
 build="${RFSEG_GPU_BUILD:-build/release}"
 jobs="${RFSEG_JOBS:-$(nproc)}"
 cases="${RFSEG_CUDA_CASES:-100000}"
+if [[ $stage == net ]]; then
+  programs=(test_engine_cuda test_engine_cuda_hopper test_engine_cuda_products bench/bench_network_cuda)
+  for program in "${programs[@]}"; do
+    [[ -x "$build/$program" ]] || { scripts/build.sh release; build=build/release; break; }
+  done
+  small='*custom_two_levels:*custom_rectangle:*custom_patch16'
+  # shellcheck disable=SC2206  # a list of words
+  net_cases=(${RFSEG_NET_CASES:-seg-nano:1 seg-nano:32})
+  for step in "${steps[@]}"; do
+    case "$step" in
+      test) for program in "${programs[@]:0:3}"; do "$build/$program" --gtest_brief=1; done ;;
+      sanitize)
+        for tool in memcheck racecheck synccheck initcheck; do
+          echo "== $tool"
+          RFSEG_CUDA_SEEDS=1 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda" \
+            --gtest_filter="$small" 2>&1 | tail -n 3
+        done ;;
+      bench)
+        "$build/bench/bench_network_cuda" "${net_cases[@]}"
+        "$build/bench/bench_network_cuda" --portable "${net_cases[@]}"
+        [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/engine/peer_torch_cuda.py "${net_cases[@]}" ;;
+      *) echo "unknown step $step: test, sanitize, bench" >&2; exit 2 ;;
+    esac
+  done
+  exit 0
+fi
 if [[ ! -x "$build/test_${stage}process_cuda" || ! -x "$build/bench/bench_${stage}process_cuda" ]]; then
   scripts/build.sh release
   build=build/release
