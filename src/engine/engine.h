@@ -20,10 +20,10 @@ struct EngineOutputs {
   Tensor masks;   ///< [B, Q, H/4, W/4] raw logits; empty for detection models
 };
 
-/// Receives every named intermediate point, in the order of computation. `name` is one of the
-/// oracle's (embed, block0.., tap0.., memory0.., enc_score, topk, ref, decoder0.., hs,
-/// mask_features), batch-major: the oracle's shape with a leading batch axis when B > 1.
-/// "topk" is given as float values of the indices.
+/// Receives every named intermediate point, in the order of computation. `name` is embed, block0..,
+/// tap0.., memory0.., enc_score, topk, ref, decoder0.., hs or mask_features (the cuda backend has
+/// none of the last: it is folded into the queries); values are one picture's, with a leading batch
+/// axis when B > 1. "topk" is given as float values of the indices.
 using TraceSink = std::function<void(const std::string& name, const Tensor& value)>;
 
 struct ForwardOptions {
