@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 
+#include "engine/mask_projection.h"
 #include "engine/model_weights.h"
 #include "rfseg/error.h"
 
@@ -267,33 +268,11 @@ class Loader {
     linear(w.query1, s + "query_features_block.layers.0", 4 * c, c);
     linear(w.query2, s + "query_features_block.layers.2", c, 4 * c);
     w.query_mask = make_matrix(net_.memory, c + 1, c);
-    jobs_.push_back([this, &w, c] { fold_mask_projections(w.query_mask, c); });
-  }
-
-  /// mask = (P s + p) . (Q f + q) + m = s . (P^T Q f + P^T q) + (p^T Q f + p . q + m) for spatial
-  /// features s, query features f: exact, and saves one product over all pixels.
-  void fold_mask_projections(PackedMatrix& to, int c) {
-    const std::string& s = kSegmentationPrefix;
-    const Tensor P = source_.read(s + "spatial_features_proj.weight", {c, c, 1, 1});
-    const Tensor p = source_.read(s + "spatial_features_proj.bias", {c});
-    const Tensor Q = source_.read(s + "query_features_proj.weight", {c, c});
-    const Tensor q = source_.read(s + "query_features_proj.bias", {c});
-    const Tensor m = source_.read(s + "bias", {1});
-    std::vector<double> row(c);
-    AlignedVector<float> folded(c);
-    for (int i = 0; i <= c; ++i) {
-      std::fill(row.begin(), row.end(), 0.0);
-      double constant = i < c ? 0.0 : m.data[0];
-      for (int o = 0; o < c; ++o) {
-        const double factor = i < c ? P.data[int64_t{o} * c + i] : p.data[o];
-        const float* from = Q.data.data() + int64_t{o} * c;
-        for (int j = 0; j < c; ++j) row[j] += factor * static_cast<double>(from[j]);
-        constant += factor * q.data[o];
-      }
-      for (int j = 0; j < c; ++j) folded[j] = static_cast<float>(row[j]);
-      pack_rows(folded.data(), 1, to, i);
-      to.bias[i] = static_cast<float>(constant);
-    }
+    jobs_.push_back([this, &m = w.query_mask, c] {
+      const MaskProjection folded = fold_mask_projections(source_, c);
+      pack_rows(folded.weight.data.data(), c + 1, m, 0);
+      std::copy(folded.bias.data.begin(), folded.bias.data.end(), m.bias);
+    });
   }
 
   Network& net_;

@@ -12,6 +12,7 @@
 #include "engine/cpu/thread_team.h"
 #include "engine/cuda/decoder_plan.h"
 #include "engine/cuda/small_kernels.h"
+#include "engine/mask_projection.h"
 #include "engine/model_weights.h"
 #include "engine/position.h"
 #include "rfseg/error.h"
@@ -355,7 +356,16 @@ class Loader {
     linear(w.query1, s + "query_features_block.layers.0", 4 * c, c);
     linear(w.query2, s + "query_features_block.layers.2", c, 4 * c);
     const Place mask = matrix(w.query_mask, c, c), constant = matrix(w.query_constant, 1, c);
-    jobs_.push_back([this, mask, constant, c] { fold_mask_projections(mask, constant, c); });
+    jobs_.push_back([this, mask, constant, c] {
+      const MaskProjection folded = fold_mask_projections(source_, c);
+      const std::string name = kSegmentationPrefix + "query_features_proj.weight";
+      const float* weight = folded.weight.data.data();
+      const float* bias = folded.bias.data.data();
+      put_rows(mask, 0, c, c, weight, name);
+      put_rows(constant, 0, 1, c, weight + int64_t{c} * c, name);
+      std::copy_n(bias, c, floats_at(mask.bias));
+      *floats_at(constant.bias) = bias[c];
+    });
   }
 
   /// Copies of what has been read, in another order.
@@ -377,34 +387,6 @@ class Loader {
       };
       pack_decoder_layer(config_, plan, in_image, &image_[stream], floats_at(constants));
     });
-  }
-
-  /// mask = (P s + p) . (Q f + q) + m = s . (P^T Q f + P^T q) + (p^T Q f + p . q + m) for spatial
-  /// features s, query features f: exact, and saves one product over all pixels.
-  void fold_mask_projections(const Place& mask, const Place& constant, int c) {
-    const std::string& s = kSegmentationPrefix;
-    const Tensor P = source_.read(s + "spatial_features_proj.weight", {c, c, 1, 1});
-    const Tensor p = source_.read(s + "spatial_features_proj.bias", {c});
-    const Tensor Q = source_.read(s + "query_features_proj.weight", {c, c});
-    const Tensor q = source_.read(s + "query_features_proj.bias", {c});
-    const Tensor m = source_.read(s + "bias", {1});
-    std::vector<double> row(c);
-    std::vector<float> folded(c);
-    for (int i = 0; i <= c; ++i) {
-      std::fill(row.begin(), row.end(), 0.0);
-      double shift = i < c ? 0.0 : m.data[0];
-      for (int o = 0; o < c; ++o) {
-        const double factor = i < c ? P.data[int64_t{o} * c + i] : p.data[o];
-        const float* from = Q.data.data() + int64_t{o} * c;
-        for (int j = 0; j < c; ++j) row[j] += factor * static_cast<double>(from[j]);
-        shift += factor * q.data[o];
-      }
-      for (int j = 0; j < c; ++j) folded[j] = static_cast<float>(row[j]);
-      const Place& to = i < c ? mask : constant;
-      const int at = i < c ? i : 0;
-      put(to.data, int64_t{at} * to.k, folded.data(), c, s + "query_features_proj.weight");
-      floats_at(to.bias)[at] = static_cast<float>(shift);
-    }
   }
 
   Weights& w_;
