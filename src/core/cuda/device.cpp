@@ -13,6 +13,30 @@ void check(cudaError_t status, const char* what) {
   throw Error(ErrorCode::kDevice, fmt::format("CUDA: {}: {}", what, cudaGetErrorString(status)));
 }
 
+cudaDeviceProp open_device(int device) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    throw Error(ErrorCode::kDevice,
+                fmt::format("CUDA: no usable GPU ({})",
+                            status != cudaSuccess ? cudaGetErrorString(status) : "none found"));
+  }
+  if (device < 0 || device >= count) {
+    throw Error(ErrorCode::kDevice,
+                fmt::format("CUDA: there is no GPU {}; this machine has 0..{}", device, count - 1));
+  }
+  check(cudaSetDevice(device), "choosing the device");
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "reading the device's properties");
+  if (properties.major < 8) {
+    throw Error(ErrorCode::kDevice,
+                fmt::format("CUDA: {} has compute capability {}.{}; 8.0 or newer is needed",
+                            properties.name, properties.major, properties.minor));
+  }
+  return properties;
+}
+
 bool Buffer::reserve(std::size_t bytes) {
   if (bytes <= size_) return false;
   release();

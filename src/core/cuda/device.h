@@ -15,6 +15,10 @@ namespace rfseg::cuda {
 /// stays).
 void check(cudaError_t status, const char* what);
 
+/// Makes GPU `device` current and returns its properties. Throws Error(kDevice) if there is none of
+/// that number, or it is older than compute capability 8.0.
+cudaDeviceProp open_device(int device);
+
 /// Grow-only memory, on the device or pinned on the host (mapped, so that kernels can write it).
 /// Contents are undefined, and lost by growing.
 class Buffer {

@@ -50,7 +50,7 @@ class DeviceScope {
 };
 
 /// Checks the GPU; returns its properties.
-cudaDeviceProp open_device(int device) {
+cudaDeviceProp checked_properties(int device) {
   std::string why;
   if (!usable(&why)) throw Error(ErrorCode::kDevice, "--device cuda: " + why);
   int count = 0;
@@ -285,7 +285,7 @@ class Implementation final : public CudaEngine {
 std::unique_ptr<CudaEngine> create_cuda_engine(const ModelConfig& config,
                                                const WeightSource& weights,
                                                const CudaEngineOptions& options) {
-  const cudaDeviceProp properties = cuda::open_device(options.device);
+  const cudaDeviceProp properties = cuda::checked_properties(options.device);
   const cuda::DeviceScope scope(options.device);
   return std::make_unique<cuda::Implementation>(config, weights, options, properties);
 }

@@ -160,28 +160,9 @@ CudaPostprocessor::CudaPostprocessor(int device) : CudaPostprocessor(device, Lim
 
 CudaPostprocessor::CudaPostprocessor(int device, const Limits& limits)
     : impl_(std::make_unique<Impl>(limits)) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    cudaGetLastError();
-    throw Error(ErrorCode::kDevice,
-                fmt::format("CUDA: no usable GPU ({})",
-                            status != cudaSuccess ? cudaGetErrorString(status) : "none found"));
-  }
-  if (device < 0 || device >= count) {
-    throw Error(ErrorCode::kDevice,
-                fmt::format("CUDA: there is no GPU {}; this machine has 0..{}", device, count - 1));
-  }
+  const cudaDeviceProp properties = cuda::open_device(device);
   impl_->device = device;
-  impl_->use_device();
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, device), "reading the device's properties");
   impl_->name = properties.name;
-  if (properties.major < 8) {
-    throw Error(ErrorCode::kDevice,
-                fmt::format("CUDA: {} has compute capability {}.{}; 8.0 or newer is needed",
-                            properties.name, properties.major, properties.minor));
-  }
   check(cuda::configure_kernels(&impl_->cluster), "loading the post-processing kernels");
   impl_->early = impl_->cluster > 1;
   if (limits.blocks_per_mask > 0) {

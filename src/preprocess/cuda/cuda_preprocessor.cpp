@@ -200,26 +200,7 @@ struct CudaPreprocessor::Impl {
 CudaPreprocessor::CudaPreprocessor(int device) : CudaPreprocessor(device, Limits{}) {}
 
 CudaPreprocessor::CudaPreprocessor(int device, const Limits& limits) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    cudaGetLastError();
-    throw Error(ErrorCode::kDevice,
-                fmt::format("CUDA: no usable GPU ({})",
-                            status != cudaSuccess ? cudaGetErrorString(status) : "none found"));
-  }
-  if (device < 0 || device >= count) {
-    throw Error(ErrorCode::kDevice,
-                fmt::format("CUDA: there is no GPU {}; this machine has 0..{}", device, count - 1));
-  }
-  check(cudaSetDevice(device), "choosing the device");
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, device), "reading the device's properties");
-  if (properties.major < 8) {
-    throw Error(ErrorCode::kDevice,
-                fmt::format("CUDA: {} has compute capability {}.{}; 8.0 or newer is needed",
-                            properties.name, properties.major, properties.minor));
-  }
+  const cudaDeviceProp properties = cuda::open_device(device);
   impl_ = std::make_unique<Impl>();
   impl_->device = device;
   impl_->name = properties.name;
