@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "core/held_pixels.h"
 #include "rfseg/image.h"
 
 namespace rfseg {
@@ -19,17 +20,20 @@ struct VideoInfo {
 };
 
 struct VideoOptions {
-  int every = 1;       ///< deliver frames 0, every, 2*every, ...
-  double start_s = 0;  ///< first frame with time >= start_s
-  double end_s = -1;   ///< last frame with time < end_s; negative = to the end
-  int threads = 0;     ///< decoder threads, 0 = the library's choice
+  int every = 1;        ///< deliver frames 0, every, 2*every, ...
+  double start_s = 0;   ///< first frame with time >= start_s
+  double end_s = -1;    ///< last frame with time < end_s; negative = to the end
+  int threads = 0;      ///< decoder threads, 0 = the library's choice
+  int frames_held = 0;  ///< that the caller keeps (VideoFrame::held) beside the last one read
 };
 
-/// One decoded frame. The view is valid until the next call on the reader. All frames have the size
-/// that VideoInfo tells: where a stream changes its size, they are scaled to the first. The matrix
-/// and range are the stream's; untagged video is limited-range BT.709 from 720 rows, else BT.601.
+/// One decoded frame. The view is valid until the next call on the reader, or as long as
+/// `held.owner` where there is one; that may outlive the reader. All frames have the size that
+/// VideoInfo tells: where a stream changes its size, they are scaled to the first. The matrix and
+/// range are the stream's; untagged video is limited-range BT.709 from 720 rows, else BT.601.
 struct VideoFrame {
-  ImageView image;    ///< kI420, kNv12, kP010 or kRgb8, upright
+  ImageView image;    ///< kI420, kNv12, kP010 or kRgb8, upright; on a GPU kNv12 or kP010
+  HeldPixels held;    ///< where they are
   int64_t index = 0;  ///< number of the frame in the stream, from 0, before --every
   double time_s = 0;  ///< presentation time from the start of the stream
 };

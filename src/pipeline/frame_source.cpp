@@ -156,6 +156,7 @@ bool InputSource::next_video_frame(SourceFrame& frame) {
   ++video_delivered_;
   last_frame_ = decoded.index;
   frame.view = decoded.image;
+  frame.held = std::move(decoded.held);
   frame.frame = decoded.index;
   frame.time_s = decoded.time_s;
   return true;
@@ -178,6 +179,7 @@ bool InputSource::next(SourceFrame& frame) {
     frame.frame.reset();
     frame.time_s.reset();
     frame.view = {};
+    frame.held = {};
     frame.error = input.error;
     try {
       if (video_ == nullptr) {
@@ -204,6 +206,7 @@ bool InputSource::next(SourceFrame& frame) {
       if (error.code() == ErrorCode::kCancelled) return false;
       video_.reset();
       frame.view = {};
+      frame.held = {};
       frame.error = error.what();
       return true;
     }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/held_pixels.h"
 #include "media/image_io.h"
 #include "media/video_io.h"
 #include "rfseg/image.h"
@@ -19,9 +20,10 @@ struct SourceFrame {
   std::string file;
   std::optional<int64_t> frame;  ///< video only
   std::optional<double> time_s;  ///< video only
-  ImageView view;                ///< valid until the next call of the source; empty on an error
-  Image storage;                 ///< what `view` points to, for pictures
-  std::string error;             ///< empty, or one line that names the input
+  ImageView view;     ///< empty on an error; valid until the next call of the source, or as `held`
+  HeldPixels held;    ///< where the pixels of `view` are, and who keeps them
+  Image storage;      ///< what `view` points to, for pictures
+  std::string error;  ///< empty, or one line that names the input
 };
 
 /// Pictures one after another. Called from one thread.
