@@ -13,6 +13,18 @@ if(RFSEG_CUDA)
     set(CMAKE_CUDA_ARCHITECTURES 80 90a)
   endif()
   check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER AND RFSEG_ALL_ARCH)
+    # Machine code for every kind of GPU from Ampere on that this nvcc knows. Newer GPUs compile the
+    # PTX of 100 or 120 when the program starts; with an older nvcc, that of the last one it knows.
+    execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE known)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 87-real 89-real 90a-real)
+    if(known MATCHES "compute_120")
+      list(APPEND CMAKE_CUDA_ARCHITECTURES 100 120)
+    else()
+      list(APPEND CMAKE_CUDA_ARCHITECTURES 90-virtual)
+    endif()
+    message(STATUS "rfseg: CUDA code for ${CMAKE_CUDA_ARCHITECTURES}")
+  endif()
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it of every nvcc

@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# Builds rfseg. Usage: scripts/build.sh [PRESET] [TARGET...]   (presets: release, cpu, dev, asan, tsan)
+# Builds rfseg. Usage: scripts/build.sh [--all-arch] [PRESET] [TARGET...]   (presets: release, cpu, dev, asan, tsan)
 # The program is build/PRESET/rfseg. RFSEG_CMAKE_ARGS may hold further arguments of cmake.
+# --all-arch: CUDA machine code for every GPU from compute capability 8.0 on, instead of for 8.0 and 9.0
+# with the rest compiled by the driver at the first start; takes several times as long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+if [[ "${1:-}" == --all-arch ]]; then
+  RFSEG_CMAKE_ARGS="${RFSEG_CMAKE_ARGS:-} -DRFSEG_ALL_ARCH=ON"
+  shift
+fi
 preset="${1:-release}"
 shift || true
 scripts/install_deps.sh
