@@ -80,6 +80,7 @@ int run(int argc, char** argv) {
   rfseg::cli::add_parity(app, exit_code);
   rfseg::cli::add_capture(app, exit_code);
   rfseg::cli::add_replay(app, exit_code);
+  rfseg::cli::add_ablate(app, exit_code);
   rfseg::cli::add_completion(app);
   refuse_empty_names(app);
   try {

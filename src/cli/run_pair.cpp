@@ -10,14 +10,20 @@
 
 #include "cli/image_ids.h"
 #include "cli/progress.h"
-#include "output/results.h"
 #include "pipeline/loaded_model.h"
 #include "rfseg/error.h"
 
 namespace rfseg::cli {
 namespace {
 
-RunPicture to_picture(const ResultRecord& record, const std::vector<std::string>& class_names) {
+bool is_number(std::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+}  // namespace
+
+RunPicture to_run_picture(const ResultRecord& record, const std::vector<std::string>& class_names) {
   RunPicture picture{record.file, record.frame, {}};
   for (const Detection& detection : record.detections.items) {
     RunDetection& out = picture.detections.emplace_back();
@@ -33,13 +39,6 @@ RunPicture to_picture(const ResultRecord& record, const std::vector<std::string>
   }
   return picture;
 }
-
-bool is_number(std::string_view text) {
-  return !text.empty() &&
-         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
-}
-
-}  // namespace
 
 void apply_device_spec(const std::string& spec, const char* option, ModelOptions& options) {
   const auto refuse = [&] {
@@ -105,7 +104,8 @@ RunOutcome run_in_memory(const RunPlan& plan, const std::string& name) {
   run_pipeline(*model.engine, source, outcome.resolved, plan.pipeline, [&](PipelineFrame& frame) {
     progress.update(++done, source.estimated_total());
     if (frame.error.empty()) {
-      outcome.results.pictures.push_back(to_picture(frame.record, outcome.resolved.class_names));
+      outcome.results.pictures.push_back(
+          to_run_picture(frame.record, outcome.resolved.class_names));
     } else {
       outcome.errors.push_back(frame.error);
     }

@@ -5,10 +5,14 @@
 
 #include "cli/common.h"
 #include "eval/run_results.h"
+#include "output/results.h"
 #include "pipeline/frame_source.h"
 #include "pipeline/pipeline.h"
 
 namespace rfseg::cli {
+
+/// A picture's results as a run has them.
+RunPicture to_run_picture(const ResultRecord& record, const std::vector<std::string>& class_names);
 
 /// "cpu", "reference", "cuda[:N]", each also with ":PRECISION", into `options`. Throws
 /// Error(kUsage) naming `option`.

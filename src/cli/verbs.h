@@ -18,6 +18,7 @@ void add_eval(CLI::App& app);
 void add_parity(CLI::App& app, int& exit_code);
 void add_capture(CLI::App& app, int& exit_code);
 void add_replay(CLI::App& app, int& exit_code);
+void add_ablate(CLI::App& app, int& exit_code);
 void add_completion(CLI::App& app);
 
 }  // namespace rfseg::cli

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <vector>
+
 #include "core/cuda/usable.h"
 #include "rfseg/error.h"
 
@@ -13,7 +15,7 @@ void check(cudaError_t status, const char* what) {
   throw Error(ErrorCode::kDevice, fmt::format("CUDA: {}: {}", what, cudaGetErrorString(status)));
 }
 
-cudaDeviceProp open_device(int device) {
+cudaDeviceProp device_properties(int device) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
@@ -26,7 +28,6 @@ cudaDeviceProp open_device(int device) {
     throw Error(ErrorCode::kDevice,
                 fmt::format("CUDA: there is no GPU {}; this machine has 0..{}", device, count - 1));
   }
-  check(cudaSetDevice(device), "choosing the device");
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "reading the device's properties");
   if (properties.major < 8) {
@@ -34,6 +35,12 @@ cudaDeviceProp open_device(int device) {
                 fmt::format("CUDA: {} has compute capability {}.{}; 8.0 or newer is needed",
                             properties.name, properties.major, properties.minor));
   }
+  return properties;
+}
+
+cudaDeviceProp open_device(int device) {
+  const cudaDeviceProp properties = device_properties(device);
+  check(cudaSetDevice(device), "choosing the device");
   return properties;
 }
 
@@ -108,10 +115,34 @@ void Graph::abandon(cudaStream_t stream) {
   cudaGetLastError();
 }
 
+namespace {
+
+int count_kernels(cudaGraph_t graph) {
+  std::size_t count = 0;
+  if (cudaGraphGetNodes(graph, nullptr, &count) != cudaSuccess) return 0;
+  std::vector<cudaGraphNode_t> nodes(count);
+  if (cudaGraphGetNodes(graph, nodes.data(), &count) != cudaSuccess) return 0;
+  int kernels = 0;
+  for (const cudaGraphNode_t node : nodes) {
+    cudaGraphNodeType type;
+    if (cudaGraphNodeGetType(node, &type) != cudaSuccess) continue;
+    if (type == cudaGraphNodeTypeKernel) ++kernels;
+    cudaGraph_t inner = nullptr;
+    if (type == cudaGraphNodeTypeGraph &&
+        cudaGraphChildGraphNodeGetGraph(node, &inner) == cudaSuccess) {
+      kernels += count_kernels(inner);
+    }
+  }
+  return kernels;
+}
+
+}  // namespace
+
 void Graph::end(cudaStream_t stream) {
   cudaGraph_t graph = nullptr;
   check(cudaStreamEndCapture(stream, &graph), "ending a capture");
   reset();
+  kernels_ = count_kernels(graph);
   const cudaError_t status = cudaGraphInstantiate(&exec_, graph, 0);
   cudaGraphDestroy(graph);
   check(status, "instantiating a graph");

@@ -15,8 +15,11 @@ namespace rfseg::cuda {
 /// stays).
 void check(cudaError_t status, const char* what);
 
-/// Makes GPU `device` current and returns its properties. Throws Error(kDevice) if there is none of
-/// that number, or it is older than compute capability 8.0.
+/// The properties of GPU `device`. Throws Error(kDevice) if there is none of that number, or it is
+/// older than compute capability 8.0.
+cudaDeviceProp device_properties(int device);
+
+/// The same, and makes that GPU current.
 cudaDeviceProp open_device(int device);
 
 /// Grow-only memory, on the device or pinned on the host (mapped, so that kernels can write it).
@@ -92,10 +95,13 @@ class Graph {
  public:
   Graph() = default;
   ~Graph() { reset(); }
-  Graph(Graph&& other) noexcept : exec_(std::exchange(other.exec_, nullptr)) {}
+  Graph(Graph&& other) noexcept
+      : exec_(std::exchange(other.exec_, nullptr)), kernels_(other.kernels_) {}
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
   bool empty() const { return exec_ == nullptr; }
+  /// Kernels that a launch runs; other graphs' inside of it count too.
+  int kernels() const { return kernels_; }
   void reset();
   /// Records what `work` enqueues on `stream`, and on streams that it joins with it by events.
   /// If `work` throws, the capture is ended and the exception passed on.
@@ -117,6 +123,7 @@ class Graph {
   static void abandon(cudaStream_t stream);
   void end(cudaStream_t stream);
   cudaGraphExec_t exec_ = nullptr;
+  int kernels_ = 0;
 };
 
 }  // namespace rfseg::cuda
