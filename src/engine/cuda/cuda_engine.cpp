@@ -79,12 +79,25 @@ class Implementation final : public CudaEngine {
         options_(options),
         proposals_(make_proposals(config)),
         math_(math_of(options.precision)),
-        weights_(config, source, proposals_, math_, options.threads, fuses_decoder(1)) {}
+        weights_(std::make_shared<const Weights>(config, source, proposals_, math_, options.threads,
+                                                 fuses_decoder(1))) {}
+  /// With the same weights.
+  Implementation(const Implementation& other)
+      : config_(other.config_),
+        properties_(other.properties_),
+        options_(other.options_),
+        proposals_(other.proposals_),
+        math_(other.math_),
+        weights_(other.weights_) {}
 
   const ModelConfig& config() const override { return config_; }
   const char* backend_name() const override { return "cuda"; }
   std::size_t memory_bytes() const override {
-    return weights_.memory.size() + workspace_.size() + downloads_.size();
+    return weights_->memory.size() + workspace_.size() + downloads_.size();
+  }
+  std::unique_ptr<CudaEngine> share() const override {
+    const DeviceScope scope(options_.device);
+    return std::unique_ptr<CudaEngine>(new Implementation(*this));
   }
   int device() const override { return options_.device; }
   std::string device_name() const override { return properties_.name; }
@@ -210,7 +223,7 @@ class Implementation final : public CudaEngine {
                       options_.portable,
                       fuses_decoder(batch)};
     static const Probe kNone;
-    run_network(config_, proposals_, weights_, buffers_, math_, batch, forced, lanes,
+    run_network(config_, proposals_, *weights_, buffers_, math_, batch, forced, lanes,
                 probe == nullptr ? kNone : *probe);
   }
 
@@ -267,7 +280,7 @@ class Implementation final : public CudaEngine {
   CudaEngineOptions options_;
   Proposals proposals_;
   Math math_;
-  Weights weights_;
+  std::shared_ptr<const Weights> weights_;
   Stream stream_, side_;
   Event fork_, values_, spatial_;  ///< between the two streams of a pass
   Event free_;                     ///< recorded by end()

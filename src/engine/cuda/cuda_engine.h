@@ -26,6 +26,9 @@ class CudaEngine : public Engine {
     uint64_t allocations = 0, captures = 0;
   };
 
+  /// Another engine with the same weights, which it does not copy, and a workspace and graphs of
+  /// its own: passes of the two run beside each other. Neither needs the other afterwards.
+  virtual std::unique_ptr<CudaEngine> share() const = 0;
   virtual int device() const = 0;
   virtual std::string device_name() const = 0;
   /// "hopper" where the large products and attention run on Hopper's own units, else "portable".
