@@ -1,6 +1,5 @@
 // Times whole passes of the network on the GPU: bench_network_cuda [--precision fp16|fp32|tf32]
-// [--rounds N] [--no-overlap] [--one-stream] [--portable]
-// [--fused-decoder | --plain-decoder] VARIANT:BATCH...
+// [--rounds N] [--no-overlap] [--one-stream] [--portable] VARIANT:BATCH...
 // Weights and pictures are random (hashed); each round is one graph launch between two events, all
 // enqueued before the first is read. A line a case: median, p90, p99, pictures a second, and the
 // time a pass takes when they follow each other.
@@ -86,9 +85,6 @@ int main(int argc, char** argv) {
         options.overlap = false;
       } else if (word == "--portable") {
         options.portable = true;
-      } else if (word == "--fused-decoder" || word == "--plain-decoder") {
-        options.fused_decoder = word == "--fused-decoder" ? CudaEngineOptions::FusedDecoder::kAlways
-                                                          : CudaEngineOptions::FusedDecoder::kNever;
       } else if (word == "--one-stream") {
         options.two_streams = false;
       } else {

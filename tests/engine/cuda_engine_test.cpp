@@ -182,52 +182,6 @@ TEST_P(CudaEngineTest, PortableKernelsStayNearTheGoldens) {
   }
 }
 
-/// The decoder as one kernel a layer, where the GPU has clusters: near the other way, and the same
-/// bytes each time, as a graph and kernel by kernel.
-TEST_P(CudaEngineTest, TheFusedDecoderIsTheDecoder) {
-  RFSEG_NEED_GPU();
-  cudaDeviceProp properties;
-  ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
-  if (properties.major != 9) GTEST_SKIP() << "needs a GPU with clusters";
-  const Golden golden = load_golden(GetParam());
-  const ModelConfig& config = golden.config;
-  const Tensor input = hash_input(config, 3, 17);
-  std::vector<int32_t> order;
-  for (int b = 0; b < 3; ++b) {
-    const std::vector<int32_t> one = golden_order(golden);
-    order.insert(order.end(), one.begin(), one.end());
-  }
-  ForwardOptions forced;
-  forced.forced_topk = order.data();
-  CudaEngineOptions options;
-  options.fused_decoder = CudaEngineOptions::FusedDecoder::kNever;
-  const auto plain = engine_of(config, golden.weights(), Precision::kFp16, options);
-  options.fused_decoder = CudaEngineOptions::FusedDecoder::kAlways;
-  const auto fused = engine_of(config, golden.weights(), Precision::kFp16, options);
-  EngineOutputs first, expected, found;
-  fused->forward(input.data.data(), 3, first);
-  for (int repeat = 0; repeat < 20; ++repeat) {
-    fused->forward(input.data.data(), 3, found);
-    ASSERT_TRUE(same(first, found)) << repeat;
-  }
-  fused->forward(input.data.data(), 3, found, forced);
-  plain->forward(input.data.data(), 3, expected, forced);
-  const bool large = GetParam() == "xlarge" || GetParam() == "2xlarge";
-  const double bounds[] = {2e-3, 3e-3, 5e-3};
-  const Outputs e = outputs_of(expected), f = outputs_of(found);
-  std::ostringstream line;
-  for (std::size_t i = 0; i < e.size(); ++i) {
-    std::vector<double> errors = query_errors(*e[i].second, *f[i].second, 3 * config.queries);
-    std::sort(errors.begin(), errors.end());
-    const auto within = std::upper_bound(errors.begin(), errors.end(), bounds[i]);
-    EXPECT_GE(static_cast<double>(within - errors.begin()),
-              (large ? 0.99 : 1.0) * static_cast<double>(errors.size()))
-        << e[i].first << ": worst " << errors.back();
-    line << ' ' << e[i].first << ' ' << errors.back();
-  }
-  std::printf("fused decoder %s: worst of the range:%s\n", GetParam().c_str(), line.str().c_str());
-}
-
 TEST(CudaEngine, TakesHoppersUnitsOnHopper) {
   RFSEG_NEED_GPU();
   const Golden golden = load_golden("custom-patch16");

@@ -6,9 +6,10 @@
 #include <gtest/gtest.h>
 
 #include "engine/cuda/cuda_engine.h"
-#include "engine/cuda/decoder_kernel.cu"
 #include "engine/cuda/hopper_gemm.h"
-#include "engine/cuda/small_kernels.cu"
+#include "engine/cuda/map_kernels.cu"
+#include "engine/cuda/query_kernels.cu"
+#include "engine/cuda/row_kernels.cu"
 #include "engine/golden.h"
 #include "engine/plain_products.h"
 
@@ -30,12 +31,8 @@ bool hopper::usable() { return false; }
 namespace rfseg::testing {
 namespace {
 
-using FusedDecoder = CudaEngineOptions::FusedDecoder;
-
-std::unique_ptr<CudaEngine> emulated(const Golden& golden, Precision precision,
-                                     FusedDecoder fused = FusedDecoder::kAuto) {
+std::unique_ptr<CudaEngine> emulated(const Golden& golden, Precision precision) {
   CudaEngineOptions options;
-  options.fused_decoder = fused;
   options.precision = precision;
   options.threads = 2;
   options.graphs = false;
@@ -78,11 +75,9 @@ std::vector<int32_t> golden_order(const Golden& golden) {
   return forced;
 }
 
-class HalfNetwork : public ::testing::TestWithParam<std::tuple<std::string, FusedDecoder>> {};
-
-TEST_P(HalfNetwork, StaysNearTheGoldens) {
-  const Golden golden = load_golden(std::get<0>(GetParam()));
-  const auto engine = emulated(golden, Precision::kFp16, std::get<1>(GetParam()));
+TEST_P(CudaNetwork, StaysNearTheGoldensInHalves) {
+  const Golden golden = load_golden(GetParam());
+  const auto engine = emulated(golden, Precision::kFp16);
   const Tensor input = golden.input();
   const std::vector<int32_t> forced = golden_order(golden);
   ForwardOptions options;
@@ -96,34 +91,6 @@ TEST_P(HalfNetwork, StaysNearTheGoldens) {
     GoldenPoint point = golden.point(outputs[i].first);
     point.shape.insert(point.shape.begin(), 1);
     expect_matches(point, *outputs[i].second, bounds[i]);
-  }
-}
-
-/// The decoder in one kernel a layer and in eleven: points of both, and the outputs.
-TEST_P(CudaNetwork, TheFusedDecoderIsTheDecoder) {
-  const Golden golden = load_golden(GetParam());
-  const Tensor input = hash_input(golden.config, 2, 9);
-  std::vector<int32_t> forced = golden_order(golden);
-  forced.insert(forced.end(), forced.begin(), forced.end());
-  std::map<std::string, Tensor> points[2];
-  for (int fused = 0; fused < 2; ++fused) {
-    const auto engine = emulated(golden, Precision::kFp16,
-                                 fused == 1 ? FusedDecoder::kAlways : FusedDecoder::kNever);
-    ForwardOptions options;
-    options.forced_topk = forced.data();
-    options.trace = [&](const std::string& name, const Tensor& value) {
-      points[fused][name] = value;
-    };
-    EngineOutputs out;
-    engine->forward(input.data.data(), 2, out, options);
-    points[fused]["boxes"] = out.boxes;
-    points[fused]["logits"] = out.logits;
-    if (golden.config.seg) points[fused]["masks"] = out.masks;
-  }
-  ASSERT_EQ(points[0].size(), points[1].size());
-  for (const auto& [name, expected] : points[0]) {
-    ASSERT_TRUE(points[1].contains(name)) << name;
-    expect_close(name, expected, points[1][name], 1.5e-3);
   }
 }
 
@@ -144,16 +111,6 @@ TEST_P(CudaNetwork, ABatchIsItsPictures) {
     EXPECT_TRUE(equal(one.masks, both.masks));
   }
 }
-
-INSTANTIATE_TEST_SUITE_P(
-    Custom, HalfNetwork,
-    ::testing::Combine(::testing::ValuesIn(custom_networks()),
-                       ::testing::Values(FusedDecoder::kNever, FusedDecoder::kAlways)),
-    [](const auto& instance) {
-      std::string name = std::get<0>(instance.param);
-      std::replace(name.begin(), name.end(), '-', '_');
-      return name + (std::get<1>(instance.param) == FusedDecoder::kAlways ? "_fused" : "");
-    });
 
 INSTANTIATE_TEST_SUITE_P(Custom, CudaNetwork, ::testing::ValuesIn(custom_networks()),
                          [](const auto& instance) {

@@ -2,6 +2,7 @@
 
 #include <cuda_fp16.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "core/cuda/simt.h"
@@ -115,5 +116,15 @@ struct WarpNorm {
     inverse = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(channels) + eps);
   }
 };
+
+/// Stores the row that a warp holds as WarpNorm's.
+template <class T, int kVectors>
+RFSEG_DEVICE void store_row(const float (&v)[kVectors][8], int channels, T* out) {
+  RFSEG_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int channel = 8 * (thread_index() % kWarp + kWarp * i);
+    if (channel < channels) write8(out + channel, v[i]);
+  }
+}
 
 }  // namespace rfseg::cuda

@@ -7,6 +7,7 @@
 #include "core/cuda/device.h"
 #include "core/model_config.h"
 #include "core/tensor.h"
+#include "engine/cuda/network_buffers.h"
 #include "engine/cuda/products.h"
 #include "engine/cuda/small_kernels.h"
 #include "engine/cuda/weights.h"
@@ -15,70 +16,6 @@
 // a batch, on two streams.
 
 namespace rfseg::cuda {
-
-/// Where everything between the kernels lies, and what leaves them. "Element" as in products.h.
-/// B pictures, T tokens and S cells a picture, D encoder width, N cells of all levels, C decoder
-/// width, Q queries, L decoder layers, P mask pixels.
-struct Buffers {
-  // In.
-  float* pictures = nullptr;  ///< [B, 3, H, W]
-  int32_t* forced = nullptr;  ///< [B, Q]
-  // Encoder.
-  void* patches = nullptr;  ///< [B * S, 3 * patch * patch rounded up]
-  float* x = nullptr;       ///< [B * T, D] residual stream
-  void* rows = nullptr;     ///< [B * T, D] normalised rows, then attention's output
-  void* wide = nullptr;     ///< [B * T, 4 * D] q, k, v, then the hidden layer
-  void* taps = nullptr;     ///< [B * S, taps * D]
-  // Projector; sizes of the largest level.
-  void* level_in = nullptr;    ///< [B * cells, taps * width] resampled taps
-  void* spread = nullptr;      ///< [B * S, 4 * D / 2] before spread_2x2
-  void* parts = nullptr;       ///< [B * cells, 5 * C / 2] what cv2 reads
-  void* middle = nullptr;      ///< [B * cells, C / 2]
-  float* projected = nullptr;  ///< [B * cells, C]
-  float* scratch = nullptr;    ///< of gemm_norm
-  int64_t scratch_size = 0;    ///< floats
-  void* memory = nullptr;      ///< [B, N, C]
-  // Two-stage selection and decoder.
-  void* masked = nullptr;          ///< [B, N, C] memory without invalid cells; may be `memory`
-  void* cells = nullptr;           ///< [B * N, C] enc_output
-  float* cell_logits = nullptr;    ///< [B * N, K]
-  float* scores = nullptr;         ///< [B, N]
-  int32_t* chosen = nullptr;       ///< [B, Q]
-  int32_t* chosen_rows = nullptr;  ///< [B, Q]
-  void* mlp[2] = {};               ///< [B * Q, C]
-  float* delta = nullptr;          ///< [B * Q, 4]
-  float* references = nullptr;     ///< [B * Q, 4]
-  void* sine = nullptr;            ///< [B * Q, 2 * C]
-  float* position = nullptr;       ///< [B * Q, C]
-  float* queries = nullptr;        ///< [B * Q, C]
-  void* content = nullptr;         ///< [B * Q, C] the same as Element
-  void* positioned = nullptr;      ///< [B * Q, C] with the position added
-  void* query_qkv = nullptr;       ///< [B * Q, 3 * C]
-  void* attended = nullptr;        ///< [B * Q, C]
-  float* sampling = nullptr;       ///< [B * Q, 3 * heads * samples]
-  void* ffn = nullptr;             ///< [B * Q, ffn_dim]
-  void* values = nullptr;          ///< [B, N, L * C]
-  void* hs = nullptr;              ///< [B * Q, C]
-  // Segmentation head.
-  void* spatial = nullptr;          ///< [B * P, C]
-  void* depthwise = nullptr;        ///< [B * P, C]
-  void* query_normed = nullptr;     ///< [B * Q, C]
-  void* query_hidden = nullptr;     ///< [B * Q, 4 * C]
-  void* query_mask = nullptr;       ///< [B * Q, C]
-  float* query_constant = nullptr;  ///< [B * Q]
-  // Out.
-  float* boxes = nullptr;   ///< [B, Q, 4]
-  float* logits = nullptr;  ///< [B, Q, K]
-  void* masks = nullptr;    ///< Element [B, Q, P]
-};
-
-/// Lays the buffers of `batch` pictures out from `base` on; returns the bytes needed. With a null
-/// base only the size is told.
-std::size_t carve(Buffers& buffers, const ModelConfig& config, const Proposals& proposals,
-                  Math math, int batch, std::byte* base);
-
-/// Throws Error(kModel) if the kernels do not take a model of this geometry.
-void check_supported(const ModelConfig& config);
 
 /// Called with every named point (engine.h's TraceSink) right after it was enqueued: its rows are
 /// [B, shape...], pictures `pitch` values apart.
@@ -91,9 +28,8 @@ struct Lanes {
   cudaStream_t main = nullptr;
   cudaStream_t side = nullptr;  ///< may be `main`
   cudaEvent_t fork = nullptr, values = nullptr, spatial = nullptr;
-  bool overlap = false;        ///< Queue::overlap
-  bool portable = false;       ///< Queue::portable
-  bool fused_decoder = false;  ///< decoder_kernel.h's kernel, where weights are laid out for it
+  bool overlap = false;   ///< Queue::overlap
+  bool portable = false;  ///< Queue::portable
 };
 
 /// Enqueues the whole network for buffers.pictures. `forced`: the two-stage order is

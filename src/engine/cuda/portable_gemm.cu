@@ -13,15 +13,7 @@ namespace rfseg::cuda::portable {
 namespace {
 
 TileList tiles(Math math, RowSource source) {
-  switch (math) {
-    case Math::kFp16:
-      return fp16_tiles(source);
-    case Math::kTf32:
-      return tf32_tiles(source);
-    case Math::kFp32:
-      break;
-  }
-  return fp32_tiles(source);
+  return math == Math::kFp16 ? fp16_tiles(source) : float_tiles(math, source);
 }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -56,10 +56,9 @@ constexpr TileList list_of(const TileEntry (&entries)[n]) {
   return {entries, n};
 }
 
-/// The tiles of each arithmetic, one file each.
+/// The tiles of each arithmetic.
 TileList fp16_tiles(RowSource source);
-TileList tf32_tiles(RowSource source);
-TileList fp32_tiles(RowSource source);
+TileList float_tiles(Math math, RowSource source);
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments);
 
 }  // namespace rfseg::cuda::portable

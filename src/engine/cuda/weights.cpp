@@ -10,7 +10,6 @@
 
 #include "core/half.h"
 #include "engine/cpu/thread_team.h"
-#include "engine/cuda/decoder_plan.h"
 #include "engine/cuda/small_kernels.h"
 #include "engine/mask_projection.h"
 #include "engine/model_weights.h"
@@ -34,21 +33,19 @@ class Loader {
         proposals_(proposals),
         half_(math == Math::kFp16) {}
 
-  void run(int threads, bool fuse) {
+  void run(int threads) {
     encoder();
     w_.levels.resize(config_.levels.size());
     for (std::size_t i = 0; i < w_.levels.size(); ++i) level(static_cast<int>(i));
     two_stage();
     decoder();
     if (config_.seg) segmentation();
-    if (fuse && half_ && decoder_kernel_takes(config_)) fused_decoder();
 
     w_.memory.reserve(size_);
     for (const auto& set : slots_) set(w_.memory.data());
     image_.resize(size_);
     cpu::ThreadTeam team(threads);
     team.run(static_cast<int>(jobs_.size()), [&](int job, int) { jobs_[job](); });
-    team.run(static_cast<int>(late_jobs_.size()), [&](int job, int) { late_jobs_[job](); });
     check(cudaMemcpy(w_.memory.data(), image_.data(), size_, cudaMemcpyHostToDevice),
           "uploading the weights");
   }
@@ -368,27 +365,6 @@ class Loader {
     });
   }
 
-  /// Copies of what has been read, in another order.
-  void fused_decoder() {
-    DecoderWeights& w = w_.decoder;
-    pack(w.start_stream, w.start_constants, plan_decoder_start(config_, w));
-    for (int i = 0; i < config_.dec_layers; ++i) {
-      pack(w.layers[i].stream, w.layers[i].constants,
-           plan_decoder_layer(config_, w, w_.segmentation, i));
-    }
-  }
-  void pack(const std::byte*& to, const float*& to_constants, const DecoderLayerPlan& plan) {
-    const std::size_t stream = place(to, plan.stream_bytes());
-    const std::size_t constants = place(to_constants, plan.constant_bytes());
-    late_jobs_.push_back([this, plan, stream, constants] {
-      const auto in_image = [this](const void* p) -> const void* {
-        return &image_[static_cast<std::size_t>(static_cast<const std::byte*>(p) -
-                                                w_.memory.data())];
-      };
-      pack_decoder_layer(config_, plan, in_image, &image_[stream], floats_at(constants));
-    });
-  }
-
   Weights& w_;
   const ModelConfig& config_;
   const WeightSource& source_;
@@ -396,15 +372,15 @@ class Loader {
   bool half_;
   std::size_t size_ = 0;
   std::vector<std::function<void(const std::byte*)>> slots_;
-  std::vector<std::function<void()>> jobs_, late_jobs_;
+  std::vector<std::function<void()>> jobs_;
   std::vector<std::byte> image_;
 };
 
 }  // namespace
 
 Weights::Weights(const ModelConfig& config, const WeightSource& source, const Proposals& proposals,
-                 Math math, int threads, bool fused_decoder) {
-  Loader(*this, config, source, proposals, math).run(threads, fused_decoder);
+                 Math math, int threads) {
+  Loader(*this, config, source, proposals, math).run(threads);
 }
 
 }  // namespace rfseg::cuda

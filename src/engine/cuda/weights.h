@@ -63,10 +63,6 @@ struct DecoderLayer {
   Matrix sampling;  ///< offsets, then attention weights
   Matrix output_proj, linear1, linear2;
   Norm norm1, norm2, norm3;
-  /// All but in_proj, and the next layer's or the heads, once more for decoder_kernel.h; null where
-  /// that does not take the model.
-  const std::byte* stream = nullptr;
-  const float* constants = nullptr;
 };
 
 struct DecoderWeights {
@@ -79,9 +75,6 @@ struct DecoderWeights {
   const float* content = nullptr;           ///< [Q, C]
   Matrix position[2];                       ///< ref_point_head
   Matrix values;                            ///< value_proj of all layers, [L * C, C]
-  /// All from enc_box to the first in_proj once more, as DecoderLayer's.
-  const std::byte* start_stream = nullptr;
-  const float* start_constants = nullptr;
   std::vector<DecoderLayer> layers;
   Norm norm;
   Matrix classes;
@@ -111,11 +104,10 @@ struct Weights {
   DecoderWeights decoder;
   SegmentationWeights segmentation;
 
-  /// Reads, packs and uploads everything with `threads` host threads; with `fused_decoder` also for
-  /// decoder_kernel.h. Throws Error(kModel) for
+  /// Reads, packs and uploads everything with `threads` host threads. Throws Error(kModel) for
   /// weights that do not fit (also in fp16), Error(kDevice) for a GPU that is out of memory.
   Weights(const ModelConfig& config, const WeightSource& source, const Proposals& proposals,
-          Math math, int threads, bool fused_decoder);
+          Math math, int threads);
 };
 
 }  // namespace rfseg::cuda
