@@ -18,9 +18,6 @@ namespace rfseg {
 namespace cuda {
 namespace {
 
-/// Query rows of a batch up to which the decoder's kernel is taken where it may choose.
-constexpr int kFusedRows = 0;
-
 Math math_of(Precision precision) {
   switch (precision) {
     case Precision::kFp32:
@@ -49,26 +46,6 @@ class DeviceScope {
   int before_ = 0;
 };
 
-/// Checks the GPU; returns its properties.
-cudaDeviceProp checked_properties(int device) {
-  std::string why;
-  if (!usable(&why)) throw Error(ErrorCode::kDevice, "--device cuda: " + why);
-  int count = 0;
-  check(cudaGetDeviceCount(&count), "counting devices");
-  if (device < 0 || device >= count) {
-    throw Error(ErrorCode::kDevice, fmt::format("--device cuda:{}: this machine has {} GPU{}",
-                                                device, count, count == 1 ? "" : "s"));
-  }
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, device), "asking for the device's properties");
-  if (properties.major < 8) {
-    throw Error(ErrorCode::kDevice,
-                fmt::format("{} has compute capability {}.{}; the cuda backend needs 8.0 or newer",
-                            properties.name, properties.major, properties.minor));
-  }
-  return properties;
-}
-
 class Implementation final : public CudaEngine {
  public:
   /// The device is current.
@@ -79,8 +56,8 @@ class Implementation final : public CudaEngine {
         options_(options),
         proposals_(make_proposals(config)),
         math_(math_of(options.precision)),
-        weights_(std::make_shared<const Weights>(config, source, proposals_, math_, options.threads,
-                                                 fuses_decoder(1))) {}
+        weights_(
+            std::make_shared<const Weights>(config, source, proposals_, math_, options.threads)) {}
   /// With the same weights.
   Implementation(const Implementation& other)
       : config_(other.config_),
@@ -220,19 +197,10 @@ class Implementation final : public CudaEngine {
                       values_,
                       spatial_,
                       options_.overlap && probe == nullptr && properties_.major >= 9,
-                      options_.portable,
-                      fuses_decoder(batch)};
+                      options_.portable};
     static const Probe kNone;
     run_network(config_, proposals_, *weights_, buffers_, math_, batch, forced, lanes,
                 probe == nullptr ? kNone : *probe);
-  }
-
-  bool fuses_decoder(int batch) const {
-    if (math_ != Math::kFp16) return false;
-    if (options_.fused_decoder != CudaEngineOptions::FusedDecoder::kAuto) {
-      return options_.fused_decoder == CudaEngineOptions::FusedDecoder::kAlways;
-    }
-    return !options_.portable && hopper::usable() && batch * config_.queries <= kFusedRows;
   }
 
   void upload_order(const int32_t* order, int batch) {
@@ -298,7 +266,7 @@ class Implementation final : public CudaEngine {
 std::unique_ptr<CudaEngine> create_cuda_engine(const ModelConfig& config,
                                                const WeightSource& weights,
                                                const CudaEngineOptions& options) {
-  const cudaDeviceProp properties = cuda::checked_properties(options.device);
+  const cudaDeviceProp properties = cuda::device_properties(options.device);
   const cuda::DeviceScope scope(options.device);
   return std::make_unique<cuda::Implementation>(config, weights, options, properties);
 }

@@ -59,10 +59,6 @@ struct CudaEngineOptions {
   bool overlap = true;                     ///< programmatic dependent launch, where the GPU has it
   bool two_streams = true;
   bool portable = false;  ///< only kernels that run on every GPU
-  /// One kernel for a decoder layer after its self-attention. kAuto: on GPUs that have clusters,
-  /// for few queries; kAlways: wherever it takes the geometry (in fp16).
-  enum class FusedDecoder { kAuto, kNever, kAlways };
-  FusedDecoder fused_decoder = FusedDecoder::kAuto;
 };
 
 /// Throws Error(kDevice) without a GPU of compute capability 8.0 or newer, or in a build without
