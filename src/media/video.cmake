@@ -6,12 +6,31 @@ target_sources(rfseg_media PRIVATE
 target_link_libraries(rfseg_media PRIVATE ${CMAKE_DL_LIBS} Threads::Threads)
 target_compile_definitions(rfseg_media PRIVATE RFSEG_VIDEO=$<BOOL:${RFSEG_VIDEO}>)
 
+if(RFSEG_CUDA_BUILT)
+  target_sources(rfseg_media PRIVATE ${CMAKE_CURRENT_LIST_DIR}/gpu_frames.cpp)
+else()
+  target_sources(rfseg_media PRIVATE ${CMAKE_CURRENT_LIST_DIR}/gpu_frames_absent.cpp)
+endif()
+
 if(RFSEG_VIDEO)
-  pkg_check_modules(LIBAV REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
+  set(libav_libraries libavformat libavcodec libavutil libswscale)
+  if(RFSEG_FFMPEG)
+    set(ENV{PKG_CONFIG_PATH} ${RFSEG_FFMPEG}/lib/pkgconfig)
+    pkg_check_modules(LIBAV_OWN REQUIRED ${libav_libraries})
+    add_library(rfseg_ffmpeg INTERFACE)
+    target_include_directories(rfseg_ffmpeg SYSTEM INTERFACE ${LIBAV_OWN_STATIC_INCLUDE_DIRS})
+    # Its assembler addresses tables directly, so that nobody else may take their names.
+    target_link_libraries(rfseg_ffmpeg INTERFACE ${LIBAV_OWN_STATIC_LDFLAGS} -Wl,-Bsymbolic
+                                                 -Wl,--exclude-libs,ALL)
+  else()
+    pkg_check_modules(LIBAV REQUIRED IMPORTED_TARGET ${libav_libraries})
+    add_library(rfseg_ffmpeg ALIAS PkgConfig::LIBAV)
+  endif()
   # Loaded when the first video is opened; lies beside the program in the build folder.
   add_library(rfseg_libav MODULE
     ${CMAKE_CURRENT_LIST_DIR}/libav/compat.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/frame_converter.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/gpu_decoding.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/module.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/support.cpp
@@ -21,7 +40,7 @@ if(RFSEG_VIDEO)
   target_include_directories(rfseg_libav PRIVATE ${PROJECT_SOURCE_DIR}/src
                                                  ${PROJECT_SOURCE_DIR}/include)
   target_compile_definitions(rfseg_libav PRIVATE RFSEG_STATIC)
-  target_link_libraries(rfseg_libav PRIVATE rfseg_flags PkgConfig::LIBAV ${CMAKE_DL_LIBS})
+  target_link_libraries(rfseg_libav PRIVATE rfseg_flags rfseg_ffmpeg ${CMAKE_DL_LIBS})
   # Whoever links the stage gets the module built too.
   add_dependencies(rfseg_media rfseg_libav)
   include(GNUInstallDirs)

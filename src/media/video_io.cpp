@@ -10,13 +10,14 @@
 #include "core/cpu.h"
 #include "core/files.h"
 #include "core/log.h"
+#include "media/gpu_frames.h"
 #include "media/video_module.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
 namespace {
 
-constexpr int kMostDecoderThreads = 8;
+constexpr int kMostDecoderThreads = 16;
 constexpr int kMostEncoderThreads = 8;
 
 [[noreturn]] void throw_failure(const libav::Failure& failure) {
@@ -43,6 +44,16 @@ class ModuleReader final : public VideoReader {
     reader_options.end_s = options.end_s;
     reader_options.threads =
         options.threads > 0 ? options.threads : std::min(available_cpus(), kMostDecoderThreads);
+    if (options.decoder != VideoDecoder::kCpu) {
+      std::string why;
+      gpu_ = open_gpu_frames(options.cuda_device, why);
+      reader_options.tell_fallback = options.decoder == VideoDecoder::kNvdec;
+      if (gpu_ != nullptr) {
+        reader_options.cuda_stream = gpu_->stream();
+      } else if (reader_options.tell_fallback) {
+        log_warning(path + ": decoded on the CPU: " + why);
+      }
+    }
     if (cancelled_) {
       reader_options.cancelled = call_cancelled;
       reader_options.cancelled_context = &cancelled_;
@@ -57,9 +68,16 @@ class ModuleReader final : public VideoReader {
     info_.duration_s = info.duration_s;
     info_.frames = info.frames;
     info_.live = info.live;
+    info_.nvdec = info.on_gpu;
     info_.codec = info.codec;
   }
-  ~ModuleReader() override { api_.close(reader_); }
+  ~ModuleReader() override {
+    try {
+      finish_copy();
+    } catch (const Error&) {  // a GPU that has failed has said so elsewhere
+    }
+    api_.close(reader_);
+  }
   ModuleReader(const ModuleReader&) = delete;
   ModuleReader& operator=(const ModuleReader&) = delete;
 
@@ -68,9 +86,11 @@ class ModuleReader final : public VideoReader {
   bool read(VideoFrame& frame) override {
     libav::FrameView view;
     libav::Failure failure;
+    finish_copy();
     const int result = api_.read(reader_, view, failure);
     if (result < 0) throw_failure(failure);
     if (result == 0) return false;
+    frame.held = {};
     for (int i = 0; i < 3; ++i) {
       frame.image.planes[i] = view.planes[i];
       frame.image.strides[i] = view.strides[i];
@@ -82,14 +102,26 @@ class ModuleReader final : public VideoReader {
     frame.image.range = static_cast<YuvRange>(view.range);
     frame.index = view.index;
     frame.time_s = view.time_s;
+    if (view.on_gpu) {
+      copying_ = true;
+      gpu_->take(frame);
+    }
     return true;
   }
 
   int64_t broken_frames() const override { return api_.broken_frames(reader_); }
 
  private:
+  /// The decoder gets its surface back with the next read, so it must have been copied.
+  void finish_copy() {
+    if (copying_) gpu_->wait();
+    copying_ = false;
+  }
+
   const libav::Api& api_;
   std::function<bool()> cancelled_;
+  std::unique_ptr<GpuFrames> gpu_;  // outlives reader_, which writes on its stream
+  bool copying_ = false;
   libav::Reader* reader_ = nullptr;
   VideoInfo info_;
 };

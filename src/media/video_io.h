@@ -16,15 +16,27 @@ struct VideoInfo {
   double duration_s = 0;      ///< 0 if unknown (live)
   int64_t frames = 0;         ///< estimate, 0 if unknown
   bool live = false;          ///< a device or network stream
+  bool nvdec = false;         ///< decoded by the GPU, unless that refuses its first picture
   std::string codec;
+};
+
+/// Who decodes. The GPU's decoder (NVDEC) takes H.264, HEVC, VP8, VP9 and AV1, 4:2:0 of 8 or 10
+/// bits, upright, and gives the very samples that the CPU gives; damage that the CPU would report
+/// as a broken frame it may hide. Whatever it does not take is decoded on the CPU.
+enum class VideoDecoder {
+  kCpu,
+  kAuto,  ///< the GPU where it can, in silence
+  kNvdec  ///< likewise, and where it cannot a warning tells why
 };
 
 struct VideoOptions {
   int every = 1;        ///< deliver frames 0, every, 2*every, ...
   double start_s = 0;   ///< first frame with time >= start_s
   double end_s = -1;    ///< last frame with time < end_s; negative = to the end
-  int threads = 0;      ///< decoder threads, 0 = the library's choice
+  int threads = 0;      ///< decoder threads on the CPU, 0 = all processors, at most 16
   int frames_held = 0;  ///< that the caller keeps (VideoFrame::held) beside the last one read
+  VideoDecoder decoder = VideoDecoder::kCpu;
+  int cuda_device = 0;  ///< for the GPU's decoder
 };
 
 /// One decoded frame. The view is valid until the next call on the reader, or as long as

@@ -3,10 +3,17 @@
 // Everything of FFmpeg that changes between its versions, in one place. Written for FFmpeg 5.1
 // (libavcodec 59) of Debian 12; 6 and 7 differ as told below.
 
+// hwcontext_cuda.h needs two names of <cuda.h>, which is not there where CUDA is not installed.
+#define CUDA_VERSION 0
+typedef struct CUctx_st* CUcontext;
+typedef struct CUstream_st* CUstream;
+
 extern "C" {
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
 #include <libavutil/display.h>
+#include <libavutil/hwcontext.h>
+#include <libavutil/hwcontext_cuda.h>
 #include <libavutil/imgutils.h>
 #include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
@@ -25,6 +32,7 @@ struct AvDeleter {
   void operator()(AVFormatContext* c) const { avformat_close_input(&c); }
   void operator()(SwsContext* c) const { sws_freeContext(c); }
   void operator()(AVDictionary* d) const { av_dict_free(&d); }
+  void operator()(AVBufferRef* b) const { av_buffer_unref(&b); }
 };
 template <class T>
 using AvPtr = std::unique_ptr<T, AvDeleter>;

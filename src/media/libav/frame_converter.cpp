@@ -143,6 +143,43 @@ FrameConverter::FrameConverter(std::string name, int width, int height, Turn tur
     : name_(std::move(name)), width_(width), height_(height), turn_(turn) {}
 
 FrameView FrameConverter::convert(const AVFrame& frame) {
+  if (frame.format != AV_PIX_FMT_CUDA) return convert_host(frame);
+  const auto* pool = reinterpret_cast<const AVHWFramesContext*>(frame.hw_frames_ctx->data);
+  const bool same_size = frame.width - static_cast<int64_t>(frame.crop_left) == width_ &&
+                         frame.height - static_cast<int64_t>(frame.crop_top) == height_;
+  if (same_size && turn_.is_identity() &&
+      (pool->sw_format == AV_PIX_FMT_NV12 || pool->sw_format == AV_PIX_FMT_P010LE)) {
+    return on_gpu(frame, pool->sw_format);
+  }
+  return convert_host(fetched(frame));
+}
+
+FrameView FrameConverter::on_gpu(const AVFrame& frame, AVPixelFormat format) const {
+  const bool wide = format == AV_PIX_FMT_P010LE;
+  FrameView view = view_for(frame, wide ? PixelFormat::kP010 : PixelFormat::kNv12, width_, height_);
+  view.on_gpu = true;
+  // FFmpeg crops such frames at the right and the bottom only.
+  const auto left = static_cast<std::ptrdiff_t>(frame.crop_left * (wide ? 2 : 1));
+  const auto top = static_cast<std::ptrdiff_t>(frame.crop_top);
+  for (int i = 0; i < 2; ++i) {
+    view.strides[i] = frame.linesize[i];
+    view.planes[i] = frame.data[i] + (i == 0 ? top : top / 2) * view.strides[i] + left;
+  }
+  return view;
+}
+
+const AVFrame& FrameConverter::fetched(const AVFrame& frame) {
+  if (!fetched_) fetched_.reset(av_frame_alloc());
+  if (!fetched_) throw std::bad_alloc();
+  av_frame_unref(fetched_.get());
+  int result = av_hwframe_transfer_data(fetched_.get(), &frame, 0);
+  if (result >= 0) result = av_frame_copy_props(fetched_.get(), &frame);
+  if (result >= 0) result = av_frame_apply_cropping(fetched_.get(), AV_FRAME_CROP_UNALIGNED);
+  if (result < 0) fail(ErrorCode::kInput, name_, "cannot fetch a frame from the GPU", result);
+  return *fetched_;
+}
+
+FrameView FrameConverter::convert_host(const AVFrame& frame) {
   const bool resized = frame.width != width_ || frame.height != height_;
   if (resized && !size_warned_) {
     size_warned_ = true;

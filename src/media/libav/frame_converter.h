@@ -23,7 +23,8 @@ Turn turn_of(const int32_t* display_matrix);
 
 /// Turns decoded frames into views in one of the formats of VideoFrame, all of one size: planar and
 /// semi-planar 8-bit 4:2:0 and P010 as they are (no copy), 10-bit planar 4:2:0 as P010, other YUV
-/// through libswscale as I420, and 4:4:4, grey, palette and RGB as RGB.
+/// through libswscale as I420, and 4:4:4, grey, palette and RGB as RGB. Frames in a GPU's memory
+/// stay there if they are NV12 or P010, upright and of the first size; others are fetched.
 class FrameConverter {
  public:
   /// `width` and `height`: of the stream, before the turn; frames of another size are scaled to it.
@@ -33,7 +34,10 @@ class FrameConverter {
   FrameView convert(const AVFrame& frame);
 
  private:
+  FrameView convert_host(const AVFrame& frame);
   FrameView direct(const AVFrame& frame) const;
+  FrameView on_gpu(const AVFrame& frame, AVPixelFormat format) const;
+  const AVFrame& fetched(const AVFrame& frame);
   FrameView to_p010(const AVFrame& frame);
   FrameView through_swscale(const AVFrame& frame);
   FrameView turned(const FrameView& view);
@@ -43,7 +47,7 @@ class FrameConverter {
   Turn turn_;
   bool size_warned_ = false;
   AvPtr<SwsContext> scaler_;
-  AvPtr<AVFrame> scaled_;
+  AvPtr<AVFrame> scaled_, fetched_;
   std::vector<uint8_t> buffer_, turned_;
 };
 

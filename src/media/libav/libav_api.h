@@ -11,7 +11,7 @@
 namespace rfseg::libav {
 
 /// Changes with every change of a struct or a meaning below.
-inline constexpr int kAbiVersion = 1;
+inline constexpr int kAbiVersion = 2;
 /// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
 /// Returns nullptr when it was built for another version.
 inline constexpr const char* kEntryPoint = "rfseg_libav_api";
@@ -33,6 +33,11 @@ struct ReaderOptions {
   double start_s = 0;
   double end_s = -1;
   int threads = 1;
+  /// A CUstream of the context that is current on the calling thread: frames are decoded by the GPU
+  /// where it can, and written on this stream, which outlives the reader and its surfaces. nullptr:
+  /// on the CPU.
+  void* cuda_stream = nullptr;
+  bool tell_fallback = false;  ///< one line at warning level where the GPU was asked in vain
   /// Polled during blocking calls, possibly from FFmpeg's own threads; may be nullptr.
   bool (*cancelled)(void* context) = nullptr;
   void* cancelled_context = nullptr;
@@ -44,11 +49,13 @@ struct StreamInfo {
   double duration_s = 0;
   int64_t frames = 0;
   bool live = false;
+  bool on_gpu = false;  ///< of the decoder; may change with the first frames
   char codec[32] = {};
 };
 
 /// Pixels of one frame: enumerations are those of rfseg/image.h as integers.
 struct FrameView {
+  bool on_gpu = false;  ///< planes are device pointers, complete once the reader's stream is there
   const uint8_t* planes[3] = {};
   std::ptrdiff_t strides[3] = {};
   int width = 0, height = 0;
@@ -76,7 +83,9 @@ struct Api {
   /// nullptr on failure.
   Reader* (*open)(const char* path, const ReaderOptions& options, StreamInfo& info,
                   Failure& failure) = nullptr;
-  /// 1: `frame` is valid until the next call; 0: end of the stream; -1: `failure` is set.
+  /// 1: `frame` is valid until the next call; 0: end of the stream; -1: `failure` is set. A frame
+  /// on the GPU must have been read before the next call, which gives its memory back to the
+  /// decoder.
   int (*read)(Reader* reader, FrameView& frame, Failure& failure) = nullptr;
   int64_t (*broken_frames)(const Reader* reader) = nullptr;
   void (*close)(Reader* reader) = nullptr;

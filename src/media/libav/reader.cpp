@@ -8,6 +8,7 @@
 #include <cstring>
 #include <thread>
 
+#include "media/libav/gpu_decoding.h"
 #include "media/libav/support.h"
 #include "rfseg/image.h"
 
@@ -19,6 +20,8 @@ constexpr int64_t kMaxPixels = int64_t{1} << 26;
 constexpr double kOpenTimeout = 30, kReadTimeout = 30;  // seconds, networks and devices
 // Packets and errors that give no frame before a stream is given up.
 constexpr int kMostFailuresInARow = 10000;
+// A decoder asks where to decode with the first picture that it reads the head of.
+constexpr std::size_t kMostGiven = 64;
 constexpr std::size_t kMostBytesAhead = std::size_t{256} << 20;
 
 bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
@@ -180,16 +183,91 @@ void StreamReader::open_stream() {
 }
 
 void StreamReader::open_decoder() {
+  if (options_.cuda_stream != nullptr && !gpu_refused_ && open_gpu_decoder()) return;
+  gpu_.reset();
   decoder_.reset(avcodec_alloc_context3(codec_));
   if (!decoder_) throw std::bad_alloc();
   int result = avcodec_parameters_to_context(decoder_.get(), stream_->codecpar);
   decoder_->pkt_timebase = stream_->time_base;
   decoder_->max_pixels = kMaxPixels;
+  decoder_->flags |= AV_CODEC_FLAG_UNALIGNED;  // crop to the pixel
   decoder_->thread_count = options_.threads;
   // Frame threads hold one frame a thread back, which a live picture should not wait for.
   if (source_ != Source::kFile) decoder_->thread_type = FF_THREAD_SLICE;
   if (result >= 0) result = avcodec_open2(decoder_.get(), codec_, nullptr);
   if (result < 0) fail_read(std::string("cannot decode ") + codec_->name + " video", result);
+}
+
+void StreamReader::tell_fallback(const std::string& why) const {
+  log(options_.tell_fallback ? kLogWarning : kLogDebug, name_ + ": decoded on the CPU: " + why);
+}
+
+/// False, having told why, when the stream is none for NVDEC.
+bool StreamReader::open_gpu_decoder() {
+  std::string why;
+  const AVCodec* codec = find_gpu_decoder(*stream_->codecpar, why);
+  if (codec != nullptr && !turn_of(display_matrix(*stream_)).is_identity()) {
+    why = "its pictures have to be turned";
+    codec = nullptr;
+  }
+  if (codec != nullptr) gpu_ = open_gpu_device(options_.cuda_stream, why);
+  if (!gpu_) {
+    gpu_refused_ = true;
+    tell_fallback(why);
+    return false;
+  }
+  decoder_.reset(avcodec_alloc_context3(codec));
+  if (!decoder_) throw std::bad_alloc();
+  AVCodecContext& c = *decoder_;
+  int result = avcodec_parameters_to_context(&c, stream_->codecpar);
+  c.pkt_timebase = stream_->time_base;
+  c.max_pixels = kMaxPixels;
+  c.thread_count = 1;  // the CPU's part is reading headers
+  c.opaque = this;
+  c.get_format = choose_format;
+  c.extra_hw_frames = kExtraSurfaces;
+#ifdef AV_HWACCEL_FLAG_UNSAFE_OUTPUT
+  c.hwaccel_flags |= AV_HWACCEL_FLAG_UNSAFE_OUTPUT;  // no copy: a frame is read before the next
+#endif
+  c.hw_device_ctx = av_buffer_ref(gpu_.get());
+  if (c.hw_device_ctx == nullptr) throw std::bad_alloc();
+  if (result >= 0) result = avcodec_open2(&c, codec, nullptr);
+  if (result < 0) {
+    gpu_refused_ = true;
+    tell_fallback("NVDEC cannot be started: " + describe(result));
+    return false;
+  }
+  return true;
+}
+
+/// Called by the decoder with each new format of the stream, and again without those that failed.
+AVPixelFormat StreamReader::choose_format(AVCodecContext* decoder, const AVPixelFormat* offered) {
+  auto* reader = static_cast<StreamReader*>(decoder->opaque);
+  for (const AVPixelFormat* format = offered; *format != AV_PIX_FMT_NONE; ++format) {
+    if (*format == AV_PIX_FMT_CUDA) return *format;
+  }
+  if (!reader->gpu_refused_) {
+    reader->gpu_refused_ = true;
+    const std::string said = last_error_line();
+    reader->tell_fallback("NVDEC of this GPU does not take it" +
+                          (said.empty() ? said : " (" + said + ")"));
+  }
+  return avcodec_default_get_format(decoder, offered);
+}
+
+/// Starts again, with the CPU's threads, with the packets that the GPU's decoder was given.
+void StreamReader::decode_on_cpu_instead() {
+  decoder_.reset();
+  open_decoder();
+  while (!given_.empty()) {
+    ahead_.push_front(std::move(given_.back()));
+    given_.pop_back();
+  }
+  counter_ = counter_at_start_;
+  broken_ = 0;
+  failures_in_a_row_ = 0;
+  input_ended_ = input_ended_ || ended_;
+  ended_ = false;
 }
 
 StreamInfo StreamReader::info() const {
@@ -207,6 +285,7 @@ StreamInfo StreamReader::info() const {
                     ? stream_->nb_frames
                     : static_cast<int64_t>(std::llround(info.duration_s * frame_rate_));
   info.live = source_ == Source::kDevice || (source_ == Source::kNetwork && info.duration_s <= 0);
+  info.on_gpu = gpu_ != nullptr;
   std::snprintf(info.codec, sizeof info.codec, "%s", avcodec_get_name(codec_->id));
   return info;
 }
@@ -354,6 +433,11 @@ bool StreamReader::feed_decoder() {
     return avcodec_send_packet(decoder_.get(), nullptr) >= 0;
   }
   if ((packet_->flags & AV_PKT_FLAG_CORRUPT) != 0) cut_short_ = true;
+  if (gpu_ && decoded_ == 0 && !gpu_refused_ && given_.size() < kMostGiven) {
+    if (given_.empty()) counter_at_start_ = counter_;
+    given_.emplace_back(av_packet_clone(packet_.get()));
+    if (!given_.back()) throw std::bad_alloc();
+  }
   if (holds_frame(*packet_)) counter_.packet(packet_->pts);
   const int result = avcodec_send_packet(decoder_.get(), packet_.get());
   av_packet_unref(packet_.get());
@@ -374,6 +458,11 @@ bool StreamReader::decode() {
                                          " broken frames in a row");
     }
     const int result = avcodec_receive_frame(decoder_.get(), frame_.get());
+    if (gpu_ && gpu_refused_ && decoded_ == 0 && given_.size() < kMostGiven) {
+      av_frame_unref(frame_.get());
+      decode_on_cpu_instead();
+      continue;
+    }
     if (result >= 0) {
       if (!is_damaged(*frame_)) {
         failures_in_a_row_ = 0;
@@ -408,6 +497,7 @@ bool StreamReader::read(FrameView& view) {
   while (decode()) {
     if (watch_->cancelled()) throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
     ++decoded_;
+    given_.clear();
     const int64_t index = counter_.frame(frame_->pts);
     const double time = frame_time(*frame_);
     last_time_ = time;

@@ -46,6 +46,10 @@ class StreamReader {
   void open_input();
   void open_stream();
   void open_decoder();
+  bool open_gpu_decoder();
+  static AVPixelFormat choose_format(AVCodecContext* decoder, const AVPixelFormat* offered);
+  void tell_fallback(const std::string& why) const;
+  void decode_on_cpu_instead();
   void go_to_start();
   bool seek_by_index(int64_t target);
   void scan_to(int64_t target);
@@ -66,13 +70,16 @@ class StreamReader {
   AvPtr<AVFormatContext> format_;
   AVStream* stream_ = nullptr;
   const AVCodec* codec_ = nullptr;
+  AvPtr<AVBufferRef> gpu_;  // set while decoder_ is to decode on the GPU
+  bool gpu_refused_ = false;
   AvPtr<AVCodecContext> decoder_;
   std::unique_ptr<FrameConverter> converter_;
   AvPtr<AVPacket> packet_;
   AvPtr<AVFrame> frame_;
   std::deque<AvPtr<AVPacket>> ahead_;  // read while looking for the start, not yet decoded
+  std::deque<AvPtr<AVPacket>> given_;  // to a decoder on the GPU that has given no frame yet
 
-  FrameCounter counter_;
+  FrameCounter counter_, counter_at_start_;
   int64_t zero_time_ = AV_NOPTS_VALUE;  // time stamp of time_s = 0
   double frame_rate_ = 0;
   double last_time_ = -1;

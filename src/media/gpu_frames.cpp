@@ -1,0 +1,97 @@
+#include "media/gpu_frames.h"
+
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "core/cuda/device.h"
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace {
+
+using cuda::check;
+
+struct Slot {
+  cuda::Buffer pixels{cuda::Buffer::Kind::kDevice};
+  cuda::Event ready;
+};
+
+/// What frames share with the reader and may outlive it with.
+struct Pool {
+  int device = 0;
+  cuda::Stream stream;
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Slot>> free;
+
+  std::unique_ptr<Slot> take() {
+    {
+      const std::lock_guard lock(mutex);
+      if (!free.empty()) {
+        std::unique_ptr<Slot> slot = std::move(free.back());
+        free.pop_back();
+        return slot;
+      }
+    }
+    return std::make_unique<Slot>();
+  }
+};
+
+class CudaGpuFrames final : public GpuFrames {
+ public:
+  explicit CudaGpuFrames(int device) : pool_(std::make_shared<Pool>()) { pool_->device = device; }
+
+  void* stream() const override { return static_cast<cudaStream_t>(pool_->stream); }
+
+  void take(VideoFrame& frame) override {
+    check(cudaSetDevice(pool_->device), "choosing the device");
+    ImageView& image = frame.image;
+    const std::size_t sample = image.format == PixelFormat::kP010 ? 2 : 1;
+    const auto width = static_cast<std::size_t>(image.width);
+    const auto rows = static_cast<std::size_t>(image.height);
+    const std::size_t row_bytes[2] = {width * sample, (width + 1) / 2 * 2 * sample};
+    const std::size_t plane_rows[2] = {rows, (rows + 1) / 2};
+    const std::size_t pitch = (row_bytes[1] + 255) / 256 * 256;
+
+    std::shared_ptr<Slot> slot(pool_->take().release(), [pool = pool_](Slot* used) {
+      const std::lock_guard lock(pool->mutex);
+      pool->free.emplace_back(used);
+    });
+    slot->pixels.reserve(pitch * (plane_rows[0] + plane_rows[1]));
+    std::byte* to = slot->pixels.data();
+    for (int i = 0; i < 2; ++i) {
+      check(
+          cudaMemcpy2DAsync(to, pitch, image.planes[i], static_cast<std::size_t>(image.strides[i]),
+                            row_bytes[i], plane_rows[i], cudaMemcpyDeviceToDevice, pool_->stream),
+          "copying a decoded frame");
+      image.planes[i] = reinterpret_cast<const uint8_t*>(to);
+      image.strides[i] = static_cast<std::ptrdiff_t>(pitch);
+      to += pitch * plane_rows[i];
+    }
+    check(cudaEventRecord(slot->ready, pool_->stream), "recording an event");
+    frame.held.place = HeldPixels::Place::kDevice;
+    frame.held.device = pool_->device;
+    frame.held.ready = slot->ready;
+    frame.held.owner = std::move(slot);
+  }
+
+  void wait() override { pool_->stream.synchronize("decoding video"); }
+
+ private:
+  std::shared_ptr<Pool> pool_;
+};
+
+}  // namespace
+
+std::unique_ptr<GpuFrames> open_gpu_frames(int device, std::string& why) {
+  try {
+    cuda::open_device(device);
+    return std::make_unique<CudaGpuFrames>(device);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kDevice) throw;
+    why = error.what();
+    return nullptr;
+  }
+}
+
+}  // namespace rfseg
