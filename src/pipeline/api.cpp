@@ -51,7 +51,9 @@ struct Predictor::Impl {
     }
     LoadedModel& loaded = *model.impl();
     const std::lock_guard lock(loaded.engine_mutex);  // it may enlarge the engine's workspace
-    return {batch, std::move(make_batch_runners(*loaded.engine, options, batch, 1).front())};
+    RunnerOptions wanted;
+    wanted.batch = batch;
+    return {batch, std::move(make_batch_runners(*loaded.engine, options, wanted).front())};
   }
   void give_back(std::pair<int, std::unique_ptr<BatchRunner>> runner) {
     const std::lock_guard lock(mutex);
@@ -91,7 +93,7 @@ std::vector<Detections> Predictor::predict(std::span<const ImageView> images, in
       throw Error(ErrorCode::kCancelled, "predict: cancelled");
     }
     const std::size_t count = std::min(step, images.size() - first);
-    for (std::size_t i = 0; i < count; ++i) runner.add(images[first + i]);
+    for (std::size_t i = 0; i < count; ++i) runner.add(images[first + i], {});
     runner.seal();
     {
       const std::lock_guard lock(loaded.engine_mutex);

@@ -6,7 +6,9 @@
 #include "engine/cuda/cuda_engine.h"
 #include "pipeline/cuda_batch_runner.h"
 #include "pipeline/pipeline.h"
+#include "preprocess/color.h"
 #include "preprocess/preprocess.h"
+#include "rfseg/error.h"
 
 namespace rfseg {
 namespace {
@@ -35,7 +37,10 @@ class HostBatchRunner final : public BatchRunner {
         plane_(std::size_t{3} * engine.config().height * engine.config().width),
         input_(plane_ * static_cast<std::size_t>(batch)) {}
 
-  void add(const ImageView& picture) override {
+  void add(const ImageView& picture, const HeldPixels& held) override {
+    if (held.on_device()) {
+      throw Error(ErrorCode::kInput, "a frame lies on a GPU, but the network runs on the CPU");
+    }
     const Stopwatch watch(times_.preprocess_ms);
     geometries_.push_back(
         preprocess(picture, resolved_.preprocess, input_.data() + geometries_.size() * plane_));
@@ -73,15 +78,42 @@ class HostBatchRunner final : public BatchRunner {
 
 std::vector<std::unique_ptr<BatchRunner>> make_batch_runners(Engine& engine,
                                                              const ResolvedOptions& resolved,
-                                                             int batch, int count) {
-  if (auto* cuda = dynamic_cast<CudaEngine*>(&engine)) {
-    return make_cuda_batch_runners(*cuda, resolved, batch, count);
-  }
+                                                             const RunnerOptions& options) {
   std::vector<std::unique_ptr<BatchRunner>> runners;
-  for (int i = 0; i < count; ++i) {
-    runners.push_back(std::make_unique<HostBatchRunner>(engine, resolved, batch));
+  if (auto* cuda = dynamic_cast<CudaEngine*>(&engine)) {
+    for (auto& runner : make_cuda_batch_runners(*cuda, resolved, options)) {
+      runners.push_back(std::move(runner));
+    }
+    return runners;
+  }
+  for (int i = 0; i < options.count; ++i) {
+    runners.push_back(std::make_unique<HostBatchRunner>(engine, resolved, options.batch));
   }
   return runners;
+}
+
+Image to_rgb(const ImageView& picture, const HeldPixels& held) {
+  if (held.on_device()) return fetch_rgb(picture, held);
+  Image image(picture.width, picture.height);
+  convert_to_rgb(picture, image.pixels.data());
+  return image;
+}
+
+HostAllocator host_allocator(const Engine& engine) {
+  if (const auto* cuda = dynamic_cast<const CudaEngine*>(&engine)) {
+    return {HeldPixels::Place::kPinned, pinned_allocator(cuda->device())};
+  }
+  return {HeldPixels::Place::kHost, [](std::size_t bytes) {
+            return std::shared_ptr<std::byte>(new std::byte[bytes],
+                                              std::default_delete<std::byte[]>());
+          }};
+}
+
+EngineDevice engine_device(const Engine& engine) {
+  const auto* cuda = dynamic_cast<const CudaEngine*>(&engine);
+  if (cuda == nullptr) return {};
+  return {true, cuda->device(), cuda->device_name(), cuda->kernels(),
+          device_memory_used(cuda->device())};
 }
 
 }  // namespace rfseg

@@ -2,6 +2,8 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <mutex>
 #include <optional>
@@ -21,6 +23,8 @@ class BoundedQueue {
     if (closed_) return false;
     items_.push_back(std::move(item));
     if (items_.size() > max_depth_) max_depth_ = items_.size();
+    depths_ += items_.size();
+    ++pushes_;
     changed_.notify_all();
     return true;
   }
@@ -59,6 +63,12 @@ class BoundedQueue {
     return max_depth_;
   }
 
+  /// Items in the queue after a push, in the mean.
+  double mean_depth() const {
+    const std::lock_guard lock(mutex_);
+    return pushes_ > 0 ? static_cast<double>(depths_) / static_cast<double>(pushes_) : 0;
+  }
+
  private:
   std::optional<T> take() {
     if (items_.empty()) return std::nullopt;
@@ -73,6 +83,7 @@ class BoundedQueue {
   std::condition_variable changed_;
   std::deque<T> items_;
   std::size_t max_depth_ = 0;
+  uint64_t depths_ = 0, pushes_ = 0;
   bool closed_ = false;
 };
 

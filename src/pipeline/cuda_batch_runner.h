@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -8,12 +10,41 @@
 
 namespace rfseg {
 
-/// Runners that keep pixels, network outputs and masks on the engine's GPU: what a batch costs the
-/// host is one copy of its pixels into pinned memory, some launches and one wait. Uploads and
-/// post-processing of one batch run beside the network of another. Throws Error(kDevice) in a build
-/// without CUDA.
-std::vector<std::unique_ptr<BatchRunner>> make_cuda_batch_runners(CudaEngine& engine,
-                                                                  const ResolvedOptions& resolved,
-                                                                  int batch, int count);
+/// A batch runner on the engine's GPU. Upload, resizing, network, selection and masks are one CUDA
+/// graph launch; what the host does of it is a copy of the pixels into pinned memory (where they
+/// are not there, or on the GPU, already), the launch and one wait. Nothing on the GPU is shared
+/// between runners but the weights: each has a stream, buffers and a workspace of the network of
+/// its own, so that batches of several runners run beside each other and none waits for another.
+class CudaBatchRunner : public BatchRunner {
+ public:
+  struct Counters {
+    uint64_t launches = 0;  ///< of graphs
+    uint64_t captures = 0;
+    uint64_t alone = 0;    ///< batches that ran without a graph: the first of their size
+    uint64_t uploads = 0;  ///< of parameters, beside the graphs
+  };
+  virtual const Counters& counters() const = 0;
+  /// Launches the graph of the last infer() again, `times` times, without uploads of pixels, and
+  /// waits once at the end. The batch must be on the device (HeldPixels::Place::kDevice) and have
+  /// run as a graph. `intervals` may be null; else it gets the kernels' times of each launch.
+  virtual void replay(int times, std::vector<GpuInterval>* intervals) = 0;
+  /// The same in pieces, for replays on several runners: `enqueue_replay` does not wait.
+  virtual void enqueue_replay() = 0;
+  virtual void wait() = 0;
+};
+
+/// Throws Error(kDevice) in a build without CUDA, and where the GPU has no memory for one.
+std::vector<std::unique_ptr<CudaBatchRunner>> make_cuda_batch_runners(
+    CudaEngine& engine, const ResolvedOptions& resolved, const RunnerOptions& options);
+
+/// Pinned host memory.
+std::function<std::shared_ptr<std::byte>(std::size_t)> pinned_allocator(int device);
+/// Bytes of the GPU's memory in use, whoever uses them.
+std::size_t device_memory_used(int device);
+/// Smallest step of the GPU's clock that GpuInterval is told by, in nanoseconds.
+uint64_t gpu_clock_step_ns(int device);
+
+/// Planes on GPU `held.device` as RGB on the host.
+Image fetch_rgb(const ImageView& picture, const HeldPixels& held);
 
 }  // namespace rfseg

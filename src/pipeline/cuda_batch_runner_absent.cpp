@@ -5,11 +5,20 @@
 #include "rfseg/error.h"
 
 namespace rfseg {
+namespace {
 
-std::vector<std::unique_ptr<BatchRunner>> make_cuda_batch_runners(CudaEngine&,
-                                                                  const ResolvedOptions&, int,
-                                                                  int) {
-  throw Error(ErrorCode::kDevice, cuda::kAbsent);
+[[noreturn]] void refuse() { throw Error(ErrorCode::kDevice, cuda::kAbsent); }
+
+}  // namespace
+
+std::vector<std::unique_ptr<CudaBatchRunner>> make_cuda_batch_runners(CudaEngine&,
+                                                                      const ResolvedOptions&,
+                                                                      const RunnerOptions&) {
+  refuse();
 }
+std::function<std::shared_ptr<std::byte>(std::size_t)> pinned_allocator(int) { refuse(); }
+std::size_t device_memory_used(int) { refuse(); }
+uint64_t gpu_clock_step_ns(int) { refuse(); }
+Image fetch_rgb(const ImageView&, const HeldPixels&) { refuse(); }
 
 }  // namespace rfseg

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -24,6 +25,7 @@ struct SourceFrame {
   HeldPixels held;    ///< where the pixels of `view` are, and who keeps them
   Image storage;      ///< what `view` points to, for pictures
   std::string error;  ///< empty, or one line that names the input
+  int stream = 0;     ///< which of the inputs that are read at once
 };
 
 /// Pictures one after another. Called from one thread.
@@ -33,6 +35,12 @@ class FrameSource {
   /// False when there is no more. A frame that cannot be read is delivered with `error` set, and
   /// the source goes on.
   virtual bool next(SourceFrame& frame) = 0;
+  enum class Got { kFrame, kNothing, kEnd };
+  /// As `next`, but kNothing when `deadline` passes first, by sources that can wait so.
+  virtual Got next_until(SourceFrame& frame, std::chrono::steady_clock::time_point deadline) {
+    static_cast<void>(deadline);
+    return next(frame) ? Got::kFrame : Got::kEnd;
+  }
   /// Frames in all as far as is known, 0 if it is not.
   /// May be called from any thread.
   virtual int64_t estimated_total() const { return 0; }

@@ -74,8 +74,8 @@ class PipelineTest : public ::testing::TestWithParam<Backend> {
                               : frame.error);
         });
     EXPECT_EQ(stats.frames + stats.failed, count);
-    EXPECT_LE(stats.max_input_queue, static_cast<std::size_t>(depth));
-    EXPECT_LE(stats.max_output_queue, static_cast<std::size_t>(depth));
+    EXPECT_LE(stats.input_queue.max, static_cast<std::size_t>(depth));
+    EXPECT_LE(stats.output_queue.max, static_cast<std::size_t>(depth));
     return lines;
   }
 

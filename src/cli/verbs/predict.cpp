@@ -110,8 +110,8 @@ std::string stats_text(const PredictArguments& arguments, const LoadedModel& mod
       stage_json("network", stats.busy.network_ms, stats.frames, stats.wall_ms),
       stage_json("postprocess", stats.busy.postprocess_ms, stats.frames, stats.wall_ms),
       stage_json("output", stats.sink_ms, stats.frames, stats.wall_ms)};
-  json["queues"] = {{"input_max", stats.max_input_queue},
-                    {"output_max", stats.max_output_queue},
+  json["queues"] = {{"input_max", stats.input_queue.max},
+                    {"output_max", stats.output_queue.max},
                     {"depth", arguments.pipeline.depth}};
   json["overlay_encode_ms"] = overlay_encode_ms;
   json["wall_ms"] = stats.wall_ms;
