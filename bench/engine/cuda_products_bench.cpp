@@ -17,7 +17,7 @@
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "core/half.h"
-#include "engine/cublas_lt.h"
+#include "engine/cuda/cublas_lt.h"
 #include "engine/cuda/portable.h"
 #include "rfseg/error.h"
 

@@ -64,6 +64,8 @@ class Ablate {
   explicit Ablate(const AblateArguments& arguments) : arguments_(arguments) {}
 
   void run(int& exit_code) {
+    queries_ = parse_counts(arguments_.queries);
+    size_ = parse_size(arguments_.image_size, "--image-size", kMostSide);
     ModelOptions device;
     device.device = arguments_.device;
     device.backend = Backend::kCuda;
@@ -98,9 +100,8 @@ class Ablate {
       }
     }
     if (arguments_.folders.empty()) {
-      const auto [height, width] = parse_size(arguments_.image_size, "--image-size", kMostSide);
-      for (const int queries : parse_counts(arguments_.queries)) {
-        cases.push_back(ablation_scene(queries, arguments_.survivors, height, width));
+      for (const int queries : queries_) {
+        cases.push_back(ablation_scene(queries, arguments_.survivors, size_.first, size_.second));
         if (!arguments_.save.empty()) save(cases.back(), queries);
       }
     }
@@ -241,6 +242,8 @@ class Ablate {
 
   const AblateArguments& arguments_;
   AblationOptions options_;
+  std::vector<int> queries_;
+  std::pair<int, int> size_;
   std::vector<Group> groups_;
 };
 

@@ -10,7 +10,9 @@
 #include "cli/common.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
+#include "cli/verbs/bench_kernels.h"
 #include "core/files.h"
+#include "engine/cuda/cuda_engine.h"
 #include "media/image_io.h"
 #include "pipeline/loaded_model.h"
 #include "pipeline/pipeline.h"
@@ -28,12 +30,13 @@ struct BenchArguments {
   std::string batches = "1", image_size = "1080x1920", image;
   int rounds = 20, warmup = 3;
   std::vector<std::string> read_files;  // by options
-  bool json = false;
+  bool json = false, kernels = false;
 };
 
 struct Timing {
   std::string name;
   int batch = 1;
+  int launches = 0;             // of kernels on a GPU, a call
   std::vector<double> samples;  // milliseconds a call
 
   double percentile(double p) const {
@@ -145,7 +148,7 @@ class Bench {
 
  private:
   void measure(const char* name, int batch, const std::function<void()>& work) {
-    Timing timing{name, batch, {}};
+    Timing timing{name, batch, 0, {}};
     for (int i = 0; i < arguments_.warmup + arguments_.rounds; ++i) {
       const auto start = std::chrono::steady_clock::now();
       work();
@@ -155,6 +158,9 @@ class Bench {
       }
       progress_.update(++done_, total_);
     }
+    const auto* gpu = dynamic_cast<const CudaEngine*>(model_.engine.get());
+    if (gpu != nullptr && std::string_view(name) == "network")
+      timing.launches = gpu->launches(batch);
     timings_.push_back(std::move(timing));
   }
 
@@ -176,7 +182,7 @@ class Bench {
                                 {"p90_ms", timing.percentile(0.9)},
                                 {"p99_ms", timing.percentile(0.99)},
                                 {"images_per_s", 1000.0 * timing.batch / median},
-                                {"launches", 0}});
+                                {"launches", timing.launches}});
     }
     return json;
   }
@@ -231,8 +237,18 @@ void add_bench(CLI::App& app) {
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
   verb->add_flag("--json", arguments->json, "Results as one JSON object on stdout");
+  verb->add_flag("--kernels", arguments->kernels,
+                 "Instead: each kind of step of the network on a GPU, for each batch size, beside "
+                 "the device's peak and cuBLASLt");
   verb->footer("Example: rfseg bench -m model.pth --batch 1,8 --image-size 1080x1920");
-  verb->callback([arguments] { Bench(*arguments).run(); });
+  verb->callback([arguments] {
+    if (arguments->kernels) {
+      bench_kernels(arguments->common.model, arguments->common.resolved(),
+                    parse_batches(arguments->batches), arguments->json);
+    } else {
+      Bench(*arguments).run();
+    }
+  });
 }
 
 }  // namespace rfseg::cli

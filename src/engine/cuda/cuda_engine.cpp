@@ -11,6 +11,8 @@
 #include "core/cuda/usable.h"
 #include "engine/cuda/hopper_gemm.h"
 #include "engine/cuda/network.h"
+#include "engine/cuda/peaks.h"
+#include "engine/cuda/step_times.h"
 #include "engine/model_weights.h"
 #include "rfseg/error.h"
 
@@ -86,6 +88,22 @@ class Implementation final : public CudaEngine {
     return math_ == Math::kFp16 && !options_.portable && hopper::usable() ? "hopper" : "portable";
   }
   const Counters& counters() const override { return counters_; }
+  int launches(int batch) const override {
+    const auto graph = graphs_.find(batch);
+    return graph == graphs_.end() ? 0 : graph->second.kernels();
+  }
+  std::vector<StepTime> time_steps(int batch) override {
+    const DeviceScope scope(options_.device);
+    prepare(batch);
+    begin(stream_);
+    const auto pass = [&](const StepObserver& observer) {
+      run(batch, stream_, false, nullptr, &observer);
+    };
+    return cuda::time_steps(pass, stream_, math_ == Math::kFp16);
+  }
+  DevicePeaks peaks() const override {
+    return {product_peak(options_.device, properties_, math_), memory_peak(options_.device)};
+  }
 
   void prepare(int batch) override {
     const DeviceScope scope(options_.device);
@@ -189,15 +207,18 @@ class Implementation final : public CudaEngine {
     return config;
   }
 
-  void run(int batch, cudaStream_t stream, bool forced, const Probe* probe) {
-    const bool split = options_.two_streams && probe == nullptr;
+  /// With a probe or an observer on one stream.
+  void run(int batch, cudaStream_t stream, bool forced, const Probe* probe,
+           const StepObserver* observer = nullptr) {
+    const bool split = options_.two_streams && probe == nullptr && observer == nullptr;
     const Lanes lanes{stream,
                       split ? static_cast<cudaStream_t>(side_) : stream,
                       fork_,
                       values_,
                       spatial_,
                       options_.overlap && probe == nullptr && properties_.major >= 9,
-                      options_.portable};
+                      options_.portable,
+                      observer};
     static const Probe kNone;
     run_network(config_, proposals_, *weights_, buffers_, math_, batch, forced, lanes,
                 probe == nullptr ? kNone : *probe);

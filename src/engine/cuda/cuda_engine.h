@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 
@@ -15,6 +16,22 @@ struct DeviceHeads {
   const float* logits = nullptr;  ///< [B, Q, K]
   const void* masks = nullptr;    ///< [B, Q, H/4, W/4], __half if masks_half, else float; or null
   bool masks_half = false;
+};
+
+/// A kind of step of the network, and how long one of them takes.
+struct StepTime {
+  std::string kind, shape;
+  int count = 0;  ///< in a pass
+  double ms = 0;
+  double library_ms = 0;  ///< cuBLASLt's for the bare product; NaN: none
+  double flops = 0;       ///< of products; 0 for a step that has none
+  double bytes = 0;       ///< every operand read and every result written once
+};
+
+/// What the device could do at most, by its clocks and units.
+struct DevicePeaks {
+  double flops_per_s = 0;  ///< of products in the engine's precision; 0: not known
+  double bytes_per_s = 0;  ///< of device memory
 };
 
 /// The network on a GPU: one captured CUDA graph a batch size, one workspace, no allocation and no
@@ -48,6 +65,11 @@ class CudaEngine : public Engine {
   virtual void begin(CUstream_st* stream) = 0;
   virtual void end(CUstream_st* stream) = 0;
   virtual const Counters& counters() const = 0;
+  /// Kernels of a pass over `batch` pictures, which has been prepared; 0 without graphs.
+  virtual int launches(int batch) const = 0;
+  /// Every kind of step of a pass over `batch` pictures, in order of first use, timed alone.
+  virtual std::vector<StepTime> time_steps(int batch) = 0;
+  virtual DevicePeaks peaks() const = 0;
 };
 
 /// Options beside EngineOptions, for tests.

@@ -10,6 +10,7 @@
 #include "engine/cuda/network_buffers.h"
 #include "engine/cuda/products.h"
 #include "engine/cuda/small_kernels.h"
+#include "engine/cuda/steps.h"
 #include "engine/cuda/weights.h"
 
 // The network as a sequence of enqueued kernels: the four parts of engine/reference/network.h, for
@@ -28,8 +29,9 @@ struct Lanes {
   cudaStream_t main = nullptr;
   cudaStream_t side = nullptr;  ///< may be `main`
   cudaEvent_t fork = nullptr, values = nullptr, spatial = nullptr;
-  bool overlap = false;   ///< Queue::overlap
-  bool portable = false;  ///< Queue::portable
+  bool overlap = false;                    ///< Queue::overlap
+  bool portable = false;                   ///< Queue::portable
+  const StepObserver* observer = nullptr;  ///< gets the steps; both lanes are one stream then
 };
 
 /// Enqueues the whole network for buffers.pictures. `forced`: the two-stage order is

@@ -33,12 +33,13 @@ class Lane {
 };
 
 /// Enqueues the kernels of a pass, in the order of run().
-class Pass {
+class Pass : private Steps {
  public:
   Pass(const ModelConfig& config, const Proposals& proposals, const Weights& weights,
        const Buffers& buffers, Math math, int batch, bool forced, const Lanes& lanes,
        const Probe& probe)
-      : c_(config),
+      : Steps(lanes.observer),
+        c_(config),
         proposals_(proposals),
         w_(weights),
         b_(buffers),

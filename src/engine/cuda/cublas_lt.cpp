@@ -1,4 +1,6 @@
-#include "engine/cublas_lt.h"
+#include "engine/cuda/cublas_lt.h"
+
+#if __has_include(<cublasLt.h>)
 
 #include <cublasLt.h>
 #include <dlfcn.h>
@@ -7,20 +9,21 @@
 #include <tuple>
 #include <vector>
 
-namespace rfseg::bench {
+namespace rfseg::cuda {
 
 struct CublasLt::Library {
-  void* handle = nullptr;
+  void* handle = nullptr;  ///< stays open: the library does not like to be closed
   cublasLtHandle_t lt = nullptr;
   decltype(&cublasLtCreate) create;
   decltype(&cublasLtMatmulDescCreate) desc_create;
   decltype(&cublasLtMatmulDescSetAttribute) desc_set;
   decltype(&cublasLtMatrixLayoutCreate) layout_create;
+  decltype(&cublasLtMatrixLayoutSetAttribute) layout_set;
   decltype(&cublasLtMatmulPreferenceCreate) preference_create;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
   decltype(&cublasLtMatmul) matmul;
-  cuda::Buffer workspace{cuda::Buffer::Kind::kDevice};
+  Buffer workspace{Buffer::Kind::kDevice};
   static constexpr std::size_t kWorkspace = 32 << 20;
 
   struct Plan {
@@ -28,16 +31,13 @@ struct CublasLt::Library {
     cublasLtMatrixLayout_t a, b, c;
     std::vector<cublasLtMatmulHeuristicResult_t> algorithms;
   };
-  std::map<std::tuple<int, int, int>, Plan> plans;
+  std::map<std::tuple<int, int, int, int>, Plan> plans;
 };
 
 CublasLt::CublasLt() : library_(std::make_unique<Library>()) {
   Library& l = *library_;
-  for (const char* name :
-       {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so",
-        "/usr/local/cuda/lib64/libcublasLt.so",
-        "/usr/local/lib/python3.12/dist-packages/nvidia/cu13/lib/libcublasLt.so.13",
-        "/usr/local/lib/python3.12/site-packages/nvidia/cu13/lib/libcublasLt.so.13"}) {
+  for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so",
+                           "/usr/local/cuda/lib64/libcublasLt.so"}) {
     l.handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (l.handle != nullptr) break;
   }
@@ -53,6 +53,7 @@ CublasLt::CublasLt() : library_(std::make_unique<Library>()) {
   take(l.desc_create, "cublasLtMatmulDescCreate");
   take(l.desc_set, "cublasLtMatmulDescSetAttribute");
   take(l.layout_create, "cublasLtMatrixLayoutCreate");
+  take(l.layout_set, "cublasLtMatrixLayoutSetAttribute");
   take(l.preference_create, "cublasLtMatmulPreferenceCreate");
   take(l.preference_set, "cublasLtMatmulPreferenceSetAttribute");
   take(l.heuristic, "cublasLtMatmulAlgoGetHeuristic");
@@ -65,10 +66,10 @@ CublasLt::CublasLt() : library_(std::make_unique<Library>()) {
 CublasLt::~CublasLt() = default;
 
 bool CublasLt::multiply(cudaStream_t stream, int m, int n, int k, const void* a, const void* b,
-                        void* out, int algorithm) {
+                        void* out, int algorithm, int batch) {
   if (!missing_.empty()) return false;
   Library& l = *library_;
-  const auto [found, fresh] = l.plans.try_emplace({m, n, k});
+  const auto [found, fresh] = l.plans.try_emplace({m, n, k, batch});
   Library::Plan& p = found->second;
   if (fresh) {
     // Column by column the same memory is out^T = (b^T)^T a^T.
@@ -79,6 +80,13 @@ bool CublasLt::multiply(cudaStream_t stream, int m, int n, int k, const void* a,
     l.layout_create(&p.a, CUDA_R_16F, size(k), size(n), k);
     l.layout_create(&p.b, CUDA_R_16F, size(k), size(m), k);
     l.layout_create(&p.c, CUDA_R_16F, size(n), size(m), n);
+    const auto repeat = [&](cublasLtMatrixLayout_t layout, int64_t step) {
+      l.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch);
+      l.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step);
+    };
+    repeat(p.a, int64_t{n} * k);
+    repeat(p.b, int64_t{m} * k);
+    repeat(p.c, int64_t{m} * n);
     cublasLtMatmulPreference_t preference;
     l.preference_create(&preference);
     const std::size_t workspace = Library::kWorkspace;
@@ -97,4 +105,19 @@ bool CublasLt::multiply(cudaStream_t stream, int m, int n, int k, const void* a,
                   Library::kWorkspace, stream) == CUBLAS_STATUS_SUCCESS;
 }
 
-}  // namespace rfseg::bench
+}  // namespace rfseg::cuda
+
+#else
+
+namespace rfseg::cuda {
+
+struct CublasLt::Library {};
+CublasLt::CublasLt() : missing_("this program was built without cublasLt.h") {}
+CublasLt::~CublasLt() = default;
+bool CublasLt::multiply(cudaStream_t, int, int, int, const void*, const void*, void*, int, int) {
+  return false;
+}
+
+}  // namespace rfseg::cuda
+
+#endif
