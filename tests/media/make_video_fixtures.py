@@ -92,6 +92,23 @@ def make_videos():
     cover = ffmpeg(*source("16x16", 1), "-c:v", "png", "-f", "image2pipe", "-")
     ffmpeg("-i", path("sound.m4a"), "-f", "png_pipe", "-i", "-", "-map", "0", "-map", "1", "-c", "copy",
            "-disposition:v:0", "attached_pic", *EXACT, path("cover.m4a"), data=cover)
+    # Large enough for NVDEC, whose smallest pictures are 144 (HEVC) or 128 (VP9, AV1) on a side.
+    ffmpeg(*source("200x150", 12), *x264("bframes=3", "ref=4", crf=38), "-pix_fmt", "yuv420p",
+           *EXACT, path("large_h264.mp4"))
+    ffmpeg(*source("192x160", 6), *x264("interlaced=1", "bframes=2", crf=38), "-pix_fmt", "yuv420p",
+           *EXACT, path("large_interlaced.mkv"))
+    for name, pixels in {"large_hevc.mp4": "yuv420p", "large_hevc_ten_bit.mkv": "yuv420p10le"}.items():
+        ffmpeg(*source("200x150", 8), "-c:v", "libx265", "-preset", "fast", "-x265-params",
+               "crf=40:bframes=3:log-level=none:pools=1:frame-threads=1:info=0", "-pix_fmt", pixels,
+               *EXACT, path(name))
+    ffmpeg(*source("176x144", 8), "-c:v", "libvpx-vp9", "-crf", "55", "-b:v", "0", "-threads", "1",
+           *EXACT, "-pix_fmt", "yuv420p", path("large_vp9.webm"))
+    ffmpeg(*source("176x144", 8), "-c:v", "libaom-av1", "-crf", "55", "-b:v", "0", "-cpu-used", "8",
+           "-threads", "1", *EXACT, "-pix_fmt", "yuv420p", path("large_av1.mkv"))
+    first, second = (ffmpeg(*source(size, 5), *x264(crf=40), "-pix_fmt", "yuv420p", *EXACT, "-f",
+                            "h264", "-") for size in ("192x160", "160x128"))
+    with open(path("size_change.h264"), "wb") as file:
+        file.write(first + second)
     # A fragmented file that ends before its first fragment: a video track without a frame.
     data = ffmpeg("-i", path("plain.mp4"), "-c", "copy", "-f", "mp4", "-movflags",
                   "frag_keyframe+empty_moov", *EXACT, "-")
@@ -102,6 +119,7 @@ def make_videos():
 OUTPUTS = {  # file: (format of the frames, filter that makes it)
     "ten_bit.mkv": ("p010le", "format=p010le"),
     "hevc_ten_bit.mp4": ("p010le", "format=p010le"),
+    "large_hevc_ten_bit.mkv": ("p010le", "format=p010le"),
     "full_range.mp4": ("yuvj420p", "null"),
     "mjpeg_422.avi": ("yuvj420p", f"scale={SWS},format=yuvj420p"),
     "yuv_444.mp4": ("rgb24", f"scale=in_color_matrix=bt601:{SWS},format=rgb24"),
@@ -144,7 +162,7 @@ def golden(name):
 def main():
     make_videos()
     names = sorted(name for name in os.listdir(HERE)
-                   if name not in ("sound.m4a", "cover.m4a", "no_frames.mp4", "goldens.txt"))
+                   if name not in ("sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "goldens.txt"))
     with open(path("goldens.txt"), "w", encoding="utf-8") as file:
         for name in names:
             file.write(golden(name) + "\n")

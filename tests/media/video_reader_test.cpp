@@ -83,7 +83,7 @@ class LogCapture {
 // Matroska, WebM (with hidden VP8 frames), AVI (without presentation times) and MPEG-TS.
 TEST(VideoReader, GivesWhatFfmpegGives) {
   const std::vector<Golden> goldens = read_goldens();
-  ASSERT_EQ(goldens.size(), 18u);
+  ASSERT_EQ(goldens.size(), 24u);
   for (const Golden& golden : goldens) {
     for (const int threads : {1, 2}) {
       SCOPED_TRACE(golden.name + ", " + std::to_string(threads) + " threads");

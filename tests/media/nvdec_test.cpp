@@ -1,0 +1,247 @@
+// NVDEC against the CPU's decoder: the same samples, numbers and times. Needs a GPU.
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <mutex>
+#include <sstream>
+
+#include "core/cuda/device.h"
+#include "core/cuda/usable.h"
+#include "core/log.h"
+#include "media/video_io.h"
+#include "media/video_test_support.h"
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace {
+
+std::mutex g_log_mutex;
+std::string g_warnings;
+
+class Nvdec : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string why;
+    if (!cuda::usable(&why)) GTEST_SKIP() << why;
+    g_warnings.clear();
+    set_log_sink([](LogLevel level, const std::string& message) {
+      const std::lock_guard lock(g_log_mutex);
+      if (level <= LogLevel::kWarning) g_warnings += message + "\n";
+    });
+  }
+  void TearDown() override { set_log_sink(nullptr); }
+};
+
+/// The frame's planes in host memory, tight, NV12 as planes of their own: what append_planes gives
+/// for the CPU's frame.
+std::vector<uint8_t> planes_of(const VideoFrame& frame) {
+  std::vector<uint8_t> bytes;
+  if (!frame.held.on_device()) {
+    append_planes(frame.image, bytes);
+    return bytes;
+  }
+  cuda::check(cudaEventSynchronize(frame.held.ready), "waiting for a frame");
+  const ImageView& image = frame.image;
+  const bool wide = image.format == PixelFormat::kP010;
+  const auto cw = static_cast<std::size_t>(image.width + 1) / 2;
+  const auto ch = static_cast<std::size_t>(image.height + 1) / 2;
+  const std::size_t luma_row = static_cast<std::size_t>(image.width) * (wide ? 2 : 1);
+  const std::size_t luma = luma_row * static_cast<std::size_t>(image.height);
+  bytes.resize(luma + 2 * cw * ch * (wide ? 2 : 1));
+  const auto fetch = [&](int plane, uint8_t* to, std::size_t row, std::size_t rows) {
+    cuda::check(
+        cudaMemcpy2D(to, row, image.planes[plane], static_cast<std::size_t>(image.strides[plane]),
+                     row, rows, cudaMemcpyDeviceToHost),
+        "fetching a frame");
+  };
+  fetch(0, bytes.data(), luma_row, static_cast<std::size_t>(image.height));
+  if (wide) {
+    fetch(1, bytes.data() + luma, 4 * cw, ch);
+    return bytes;
+  }
+  std::vector<uint8_t> pairs(2 * cw * ch);
+  fetch(1, pairs.data(), 2 * cw, ch);
+  for (std::size_t i = 0; i < cw * ch; ++i) {
+    bytes[luma + i] = pairs[2 * i];
+    bytes[luma + cw * ch + i] = pairs[2 * i + 1];
+  }
+  return bytes;
+}
+
+struct GpuDecoded : Decoded {
+  int64_t on_gpu = 0;
+};
+
+GpuDecoded decode_on_gpu(const std::string& path, VideoOptions options = {}) {
+  options.decoder = VideoDecoder::kNvdec;
+  options.threads = 1;
+  GpuDecoded result;
+  const std::unique_ptr<VideoReader> reader = open_video(path, options);
+  VideoFrame frame;
+  while (reader->read(frame)) {
+    const std::vector<uint8_t> bytes = planes_of(frame);
+    result.hash = fnv(bytes, result.hash);
+    result.hashes.push_back(fnv(bytes));
+    result.indices.push_back(frame.index);
+    result.times.push_back(frame.time_s);
+    result.pixels = pixel_name(frame.image);
+    if (result.pixels == "nv12") result.pixels = "yuv420p";
+    result.width = frame.image.width;
+    result.height = frame.image.height;
+    if (frame.held.on_device()) {
+      EXPECT_NE(frame.held.owner, nullptr);
+      EXPECT_NE(frame.held.ready, nullptr);
+      ++result.on_gpu;
+    }
+  }
+  result.broken = reader->broken_frames();
+  result.info = reader->info();
+  return result;
+}
+
+void expect_equal(const Decoded& gpu, const Decoded& cpu) {
+  EXPECT_EQ(gpu.indices, cpu.indices);
+  EXPECT_EQ(gpu.times, cpu.times);
+  EXPECT_EQ(gpu.hashes, cpu.hashes);
+  EXPECT_EQ(gpu.width, cpu.width);
+  EXPECT_EQ(gpu.height, cpu.height);
+  EXPECT_EQ(gpu.broken, cpu.broken);
+}
+
+// H.264 (cropped to 200x150, B frames; interlaced), HEVC of 8 and 10 bits, VP9, AV1; and with them
+// everything that NVDEC does not take: the frames that the ffmpeg program gives either way.
+TEST_F(Nvdec, GivesWhatFfmpegGives) {
+  std::ifstream file(kFixtures + "goldens.txt");
+  int files = 0, large = 0;
+  for (std::string line; std::getline(file, line); ++files) {
+    std::istringstream fields(line);
+    std::string name, pixels;
+    int width = 0, height = 0;
+    int64_t frames = 0;
+    uint64_t hash = 0;
+    fields >> name >> width >> height >> pixels >> frames >> std::hex >> hash;
+    SCOPED_TRACE(name);
+    const GpuDecoded found = decode_on_gpu(kFixtures + name);
+    EXPECT_EQ(found.width, width);
+    EXPECT_EQ(found.height, height);
+    EXPECT_EQ(static_cast<int64_t>(found.indices.size()), frames);
+    EXPECT_EQ(found.hash, hash);
+    if (name.rfind("large_", 0) == 0) {
+      EXPECT_EQ(found.on_gpu, frames);
+      EXPECT_TRUE(found.info.nvdec);
+      ++large;
+    }
+    std::printf("%s: %lld of %lld frames by NVDEC\n", name.c_str(),
+                static_cast<long long>(found.on_gpu), static_cast<long long>(frames));
+  }
+  EXPECT_EQ(files, 24);
+  EXPECT_EQ(large, 6);
+}
+
+TEST_F(Nvdec, TheBundledClipIsTheSame) {
+  const std::string clip = RFSEG_SOURCE_DIR "/assets/demo/clip.mp4";
+  const GpuDecoded gpu = decode_on_gpu(clip);
+  EXPECT_EQ(gpu.on_gpu, 250);
+  expect_equal(gpu, decode(clip));
+  EXPECT_EQ(g_warnings, "");
+}
+
+TEST_F(Nvdec, StartEndAndEveryAreExact) {
+  for (const char* name : {"large_h264.mp4", "large_hevc.mp4", "large_vp9.webm"}) {
+    for (const double start : {0.0, 0.04, 0.2, 0.31}) {
+      for (const int every : {1, 3}) {
+        VideoOptions options;
+        options.start_s = start;
+        options.end_s = 0.4;
+        options.every = every;
+        SCOPED_TRACE(std::string(name) + " from " + std::to_string(start));
+        const GpuDecoded gpu = decode_on_gpu(kFixtures + name, options);
+        expect_equal(gpu, decode(kFixtures + name, options));
+        EXPECT_EQ(gpu.on_gpu, static_cast<int64_t>(gpu.indices.size()));
+      }
+    }
+  }
+}
+
+TEST_F(Nvdec, FramesStayWhenTheDecoderIsGone) {
+  VideoOptions options;
+  options.decoder = VideoDecoder::kNvdec;
+  std::vector<VideoFrame> frames;
+  {
+    const std::unique_ptr<VideoReader> reader =
+        open_video(RFSEG_SOURCE_DIR "/assets/demo/clip.mp4", options);
+    for (VideoFrame frame; frames.size() < 60 && reader->read(frame);) frames.push_back(frame);
+  }
+  options = {};
+  options.end_s = 2.4;
+  const Decoded cpu = decode(RFSEG_SOURCE_DIR "/assets/demo/clip.mp4", options);
+  ASSERT_EQ(frames.size(), 60u);
+  ASSERT_EQ(cpu.hashes.size(), 60u);
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    ASSERT_TRUE(frames[i].held.on_device());
+    EXPECT_EQ(fnv(planes_of(frames[i])), cpu.hashes[i]) << i;
+  }
+}
+
+// The frames of the second size are fetched and scaled as on the CPU.
+TEST_F(Nvdec, PicturesThatChangeTheirSize) {
+  const GpuDecoded gpu = decode_on_gpu(kFixtures + "size_change.h264");
+  const Decoded cpu = decode(kFixtures + "size_change.h264");
+  EXPECT_EQ(cpu.indices.size(), 10u);
+  expect_equal(gpu, cpu);
+  EXPECT_EQ(gpu.on_gpu, 5);
+}
+
+TEST_F(Nvdec, SaysOnceWhatItDoesNotTake) {
+  for (const char* name : {"mpeg4.avi", "yuv_444.mp4", "turn_90.mp4", "odd.webm"}) {
+    g_warnings.clear();
+    const GpuDecoded gpu = decode_on_gpu(kFixtures + name);
+    EXPECT_EQ(gpu.on_gpu, 0) << name;
+    EXPECT_FALSE(gpu.info.nvdec) << name;
+    EXPECT_NE(g_warnings.find(std::string(name) + ": decoded on the CPU: "), std::string::npos)
+        << g_warnings;
+    EXPECT_EQ(std::count(g_warnings.begin(), g_warnings.end(), '\n'), 1) << g_warnings;
+    g_warnings.clear();
+    VideoOptions options;
+    options.decoder = VideoDecoder::kAuto;
+    expect_equal(decode(kFixtures + name, options), decode(kFixtures + name));
+    EXPECT_EQ(g_warnings, "") << name;
+  }
+}
+
+TEST_F(Nvdec, SurvivesDamage) {
+  const Folder folder;
+  int frames = 0;
+  for (const char* name : {"large_h264.mp4", "large_hevc.mp4", "large_vp9.webm", "large_av1.mkv"}) {
+    const std::vector<char> whole = read_bytes(kFixtures + name);
+    uint32_t state = 7;
+    const auto random = [&state] { return state = state * 1664525 + 1013904223; };
+    for (int round = 0; round < 25; ++round) {
+      std::vector<char> bytes = whole;
+      for (int i = 0; i < 1 << round % 6; ++i) {
+        bytes[(random() >> 4) % bytes.size()] = static_cast<char>(random() >> 13);
+      }
+      const std::string path = folder / ("damaged" + fs::path(name).extension().string());
+      write_bytes(path, bytes);
+      try {
+        VideoOptions options;
+        options.decoder = VideoDecoder::kAuto;
+        const std::unique_ptr<VideoReader> reader = open_video(path, options);
+        for (VideoFrame frame; frames < 100000 && reader->read(frame); ++frames) {
+          EXPECT_EQ(frame.image.width, reader->info().width);
+          EXPECT_EQ(frame.image.height, reader->info().height);
+          planes_of(frame);
+        }
+      } catch (const Error& error) {
+        EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(ErrorCode::kInput))
+            << error.what();
+      }
+    }
+  }
+  EXPECT_GT(frames, 100);
+  EXPECT_LT(frames, 100000);
+}
+
+}  // namespace
+}  // namespace rfseg
