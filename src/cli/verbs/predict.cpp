@@ -152,10 +152,25 @@ void check_class_list(const PredictArguments& arguments, const ModelConfig& conf
                           names, config.logits));
 }
 
-void run_predict(PredictArguments& arguments, int& exit_code) {
-  if (arguments.decoder == "nvdec") {
-    throw Error(ErrorCode::kDevice, "--decoder nvdec: this build of rfseg decodes on the CPU only");
+// Where the picture is drawn on, it has to come to the host anyway.
+void choose_decoder(PredictArguments& arguments, const Engine& engine) {
+  const EngineDevice device = engine_device(engine);
+  VideoOptions& video = arguments.input.video;
+  if (arguments.decoder == "nvdec" && !device.gpu) {
+    throw Error(ErrorCode::kDevice,
+                "--decoder nvdec: needs a network on a GPU (--device cuda); this one runs on the "
+                "CPU");
   }
+  if (!device.gpu || arguments.decoder == "cpu") return;
+  video.cuda_device = device.number;
+  if (arguments.decoder == "nvdec") {
+    video.decoder = VideoDecoder::kNvdec;
+  } else if (!arguments.pipeline.keep_images) {
+    video.decoder = VideoDecoder::kAuto;
+  }
+}
+
+void run_predict(PredictArguments& arguments, int& exit_code) {
   if (arguments.output.empty() || arguments.output == "/dev/stdout") arguments.output = "-";
   refuse_dash(arguments.overlay, "--overlay", "a folder");
   arguments.report = output_path(arguments.report);
@@ -219,6 +234,7 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   arguments.input.cancelled = interrupted;
   arguments.pipeline.cancelled = interrupted;
   arguments.pipeline.keep_images = overlay != nullptr || report != nullptr;
+  choose_decoder(arguments, *model.engine);
   InputSource source(std::move(inputs), arguments.input);
   Progress progress("frames");
   int64_t done = 0, detections = 0, refused = 0;
@@ -297,7 +313,8 @@ void add_input_options(CLI::App& verb, PredictArguments& arguments) {
       "Video: up to this second");
   add_choice<std::string>(
       verb, "--decoder", {{"auto", "auto"}, {"cpu", "cpu"}, {"nvdec", "nvdec"}},
-      [&](const std::string& value) { arguments.decoder = value; }, "Video: auto, cpu or nvdec");
+      [&](const std::string& value) { arguments.decoder = value; },
+      "Video: nvdec decodes on the GPU, cpu on the processors, auto where it is faster");
   add_integer(verb, "--batch", 1, 1024, arguments.pipeline.batch,
               "Pictures that go through the network together");
   add_integer(verb, "--depth", 1, 64, arguments.pipeline.depth,
