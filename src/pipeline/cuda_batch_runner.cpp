@@ -165,15 +165,6 @@ class Runner final : public CudaBatchRunner {
 
   const Counters& counters() const override { return counters_; }
 
-  void replay(int times, std::vector<GpuInterval>* intervals) override {
-    const uint32_t first = rounds_;
-    for (int i = 0; i < times; ++i) enqueue_replay();
-    wait();
-    if (intervals == nullptr || !clock_) return;
-    intervals->clear();
-    const uint32_t kept = std::min<uint32_t>(rounds_ - first, cuda::Clock::kRounds);
-    for (uint32_t r = rounds_ - kept; r != rounds_; ++r) intervals->push_back(interval(r));
-  }
   void enqueue_replay() override {
     if (current_ == nullptr || !current_->graphs.contains(0)) {
       throw Error(ErrorCode::kInternal, "CUDA: no graph without uploads to replay");

@@ -24,12 +24,10 @@ class CudaBatchRunner : public BatchRunner {
     uint64_t uploads = 0;  ///< of parameters, beside the graphs
   };
   virtual const Counters& counters() const = 0;
-  /// Launches the graph of the last infer() again, `times` times, without uploads of pixels, and
-  /// waits once at the end. The batch must be on the device (HeldPixels::Place::kDevice) and have
-  /// run as a graph. `intervals` may be null; else it gets the kernels' times of each launch.
-  virtual void replay(int times, std::vector<GpuInterval>* intervals) = 0;
-  /// The same in pieces, for replays on several runners: `enqueue_replay` does not wait.
+  /// Launches the graph of the last infer() again, and does not wait. Its pictures must be on the
+  /// GPU (HeldPixels::Place::kDevice), and it must have run as a graph: not the first of its size.
   virtual void enqueue_replay() = 0;
+  /// Until all replays are done.
   virtual void wait() = 0;
 };
 

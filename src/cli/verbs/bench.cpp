@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "cli/verbs/bench_kernels.h"
+#include "cli/verbs/bench_video.h"
 #include "core/files.h"
 #include "engine/cuda/cuda_engine.h"
 #include "media/image_io.h"
@@ -31,6 +32,7 @@ struct BenchArguments {
   int rounds = 20, warmup = 3;
   std::vector<std::string> read_files;  // by options
   bool json = false, kernels = false;
+  VideoBenchArguments video;
 };
 
 struct Timing {
@@ -240,9 +242,24 @@ void add_bench(CLI::App& app) {
   verb->add_flag("--kernels", arguments->kernels,
                  "Instead: each kind of step of the network on a GPU, for each batch size, beside "
                  "the device's peak and cuBLASLt");
+  VideoBenchArguments& video = arguments->video;
+  verb->add_option("--video", video.files,
+                   "Instead: the pipeline over this clip, scaled to each size; one of several clips "
+                   "that has a size is taken as it is");
+  verb->add_option("--video-sizes", video.sizes, "WxH, separated by commas")
+      ->capture_default_str();
+  add_integer(*verb, "--video-frames", 20, 1000000, video.frames,
+              "--video: frames of a run, at least (600)");
+  add_integer(*verb, "--video-streams", 0, 64, video.streams,
+              "--video: also so many files at once (0)");
+  add_integer(*verb, "--depth", 2, 64, video.depth, "--video: batches in flight (2)");
   verb->footer("Example: rfseg bench -m model.pth --batch 1,8 --image-size 1080x1920");
   verb->callback([arguments] {
-    if (arguments->kernels) {
+    if (!arguments->video.files.empty()) {
+      arguments->video.json = arguments->json;
+      arguments->video.rounds = std::min(arguments->rounds, 1000);
+      run_video_bench(arguments->common, arguments->predict, arguments->video);
+    } else if (arguments->kernels) {
       bench_kernels(arguments->common.model, arguments->common.resolved(),
                     parse_batches(arguments->batches), arguments->json);
     } else {
