@@ -17,6 +17,7 @@
 #include "output/dense_masks.h"
 #include "output/report.h"
 #include "output/results.h"
+#include "pipeline/batch_runner.h"
 #include "pipeline/loaded_model.h"
 #include "pipeline/pipeline.h"
 #include "rfseg/error.h"
