@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Tests and times the CUDA backend on this machine's GPU. Usage: scripts/gpu.sh post [test|grid|sanitize|bench]...
 # or scripts/gpu.sh pre [test|sanitize|bench]...
-# or scripts/gpu.sh net [test|sanitize|bench]... : the network; its bench times torch.compile beside it (RFSEG_NET_CASES,
-#   default "seg-nano:1 seg-nano:32"; a compile takes 35 to 60 s)
+# or scripts/gpu.sh net [test|sanitize|bench|kernels|ptx]... : the network; its bench times torch.compile beside it
+#   (RFSEG_NET_CASES, default "seg-nano:1 seg-nano:32"; a compile takes 35 to 60 s); kernels: each kind of step against the
+#   device's peak and cuBLASLt; ptx: the tests on the kernels for every GPU, compiled by the driver from the PTX of
+#   compute capability 8.0 (RFSEG_PTX_BUILD, default build/ptx, built first where it is missing)
+# or scripts/gpu.sh ablate : post-processing and the network in several ways, beside PyTorch's
 # Without steps all but grid, and that where its cases are given. Environment:
 #   RFSEG_GPU_BUILD   build folder; default build/release, built first where its programs are missing
 #   RFSEG_POST_CASES  folder of case sets: coco/ (10 survivors on average), crowd60/, crowd300/, each with
@@ -18,7 +21,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[[ "${1:-}" == post || "${1:-}" == pre || "${1:-}" == net ]] || { sed -n 2,17p "$0" >&2; exit 2; }
+[[ "${1:-}" == post || "${1:-}" == pre || "${1:-}" == net || "${1:-}" == ablate ]] || {
+  sed -n '2,/^set -/p' "$0" | grep '^#' >&2
+  exit 2
+}
 stage="$1"
 shift
 steps=("$@")
@@ -27,6 +33,14 @@ steps=("$@")
 build="${RFSEG_GPU_BUILD:-build/release}"
 jobs="${RFSEG_JOBS:-$(nproc)}"
 cases="${RFSEG_CUDA_CASES:-100000}"
+if [[ $stage == ablate ]]; then
+  [[ -x "$build/rfseg" ]] || { scripts/build.sh release; build=build/release; }
+  scenes="$(mktemp -d)"
+  "$build/rfseg" ablate --rounds "${RFSEG_BENCH_CALLS:-200}" --save "$scenes" -m assets/demo/model.safetensors \
+    --image "$(ls assets/demo/images/*.jpg | head -n 1)"
+  [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/postprocess/ablate_torch_cuda.py "$scenes"/*/case
+  exit 0
+fi
 if [[ $stage == net ]]; then
   programs=(test_engine_cuda test_engine_cuda_hopper test_engine_cuda_products bench/bench_network_cuda)
   for program in "${programs[@]}"; do
@@ -48,7 +62,17 @@ if [[ $stage == net ]]; then
         "$build/bench/bench_network_cuda" "${net_cases[@]}"
         "$build/bench/bench_network_cuda" --portable "${net_cases[@]}"
         [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/engine/peer_torch_cuda.py "${net_cases[@]}" ;;
-      *) echo "unknown step $step: test, sanitize, bench" >&2; exit 2 ;;
+      kernels) "$build/rfseg" bench -m assets/demo/model.safetensors --device cuda --kernels --batch "${RFSEG_BATCHES:-1,32}" ;;
+      ptx)
+        ptx="${RFSEG_PTX_BUILD:-build/ptx}"
+        if [[ ! -x "$ptx/test_engine_cuda" ]]; then
+          ptx=build/ptx
+          cmake --preset release -B "$ptx" -DCMAKE_CUDA_ARCHITECTURES=80-virtual >/dev/null
+          cmake --build "$ptx" --target test_engine_cuda
+        fi
+        # Nothing there but PTX: a test would fail for want of code if the driver did not compile it.
+        "$ptx/test_engine_cuda" --gtest_brief=1 ;;
+      *) echo "unknown step $step: test, sanitize, bench, kernels, ptx" >&2; exit 2 ;;
     esac
   done
   exit 0

@@ -42,6 +42,9 @@ struct ModelOptions {
   std::string device = "auto";
   Precision precision = Precision::kAuto;  ///< kAuto: fp16 on a GPU, fp32 on the CPU
   Backend backend = Backend::kAuto;
+  /// Folder in which weights are kept as a GPU reads them, for the next start; empty: they are not.
+  /// Files there may be deleted at any time.
+  std::string weights_cache;
 };
 
 /// How pictures become detections. Unset optionals take the convention's value.

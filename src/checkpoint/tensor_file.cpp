@@ -8,6 +8,7 @@
 #include "checkpoint/convert.h"
 #include "checkpoint/names.h"
 #include "checkpoint/position_table.h"
+#include "core/digest.h"
 
 namespace rfseg {
 namespace {
@@ -177,6 +178,23 @@ Tensor TensorFile::read(const std::string& name) const {
   }
   if (resampled) return resample_position_table(tensor, position_grid_, info.dtype);
   return tensor;
+}
+
+std::string TensorFile::fingerprint() const {
+  // Training changes weights everywhere: a sample of the file tells that it is another one.
+  constexpr uint64_t kEvery = 64 << 10, kPiece = 512;
+  const uint64_t size = file_->size();
+  std::vector<uint8_t> sample(static_cast<std::size_t>((size / kEvery + 2) * kPiece));
+  std::size_t used = 0;
+  const auto take = [&](uint64_t at) {
+    const uint64_t count = std::min(kPiece, size - at);
+    file_->read(at, sample.data() + used, count);
+    used += static_cast<std::size_t>(count);
+  };
+  for (uint64_t at = 0; at < size; at += kEvery) take(at);
+  if (size > kPiece) take(size - kPiece);  // where archives keep their directory
+  return fmt::format("{} bytes, {:016x}, grid {}", size, quick_digest(sample.data(), used),
+                     position_grid_);
 }
 
 }  // namespace rfseg

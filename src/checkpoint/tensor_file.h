@@ -45,6 +45,7 @@ class TensorFile final : public WeightSource {
   const TensorInfo* find(const std::string& name) const override;
   Tensor read(const std::string& name) const override;
   const std::string& origin() const override { return file_->name(); }
+  std::string fingerprint() const override;
 
   /// From now on the position table is presented with a grid of `grid` x `grid`, resampled when it
   /// is read and rounded to the file's element type, as rfdetr 1.6.5 and later do at load.

@@ -33,6 +33,9 @@ class WeightSource {
   /// they differ. A leading dimension of `expected` may be smaller than the file's: then its first
   /// rows are read (query tables hold one block of rows per training group).
   Tensor read(const std::string& name, const Shape& expected) const;
+  /// Tells the file from others, also from later ones of its name, without reading all of it;
+  /// empty: nothing does.
+  virtual std::string fingerprint() const { return {}; }
   /// The file's name, for messages.
   virtual const std::string& origin() const = 0;
 };

@@ -64,6 +64,7 @@ std::unique_ptr<Engine> create_engine(const ModelConfig& config, const WeightSou
       cuda.device = options.cuda_device;
       cuda.precision = options.precision;
       cuda.threads = threads;
+      cuda.weights_cache = options.weights_cache;
       return create_cuda_engine(config, weights, cuda);
     }
     default:

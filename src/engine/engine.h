@@ -37,6 +37,7 @@ struct EngineOptions {
   int threads = 0;                         ///< 0 = the cores that this process may use
   int cuda_device = 0;                     ///< which GPU, for kCuda
   Precision precision = Precision::kAuto;  ///< of kCuda, kAuto: fp16; the others run in fp32
+  std::string weights_cache;               ///< of kCuda: a folder, see ModelOptions
 };
 
 /// The network: normalised pixels in, raw heads out. The contract of every backend.

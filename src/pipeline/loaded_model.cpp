@@ -108,6 +108,7 @@ void load_model(const std::string& path, const ModelOptions& options, LoadedMode
   engine_options.cuda_device = choice.cuda_device;
   engine_options.precision = choice.precision;
   engine_options.threads = options.threads;
+  engine_options.weights_cache = options.weights_cache;
   model.engine = create_engine(checkpoint.config, *checkpoint.weights, engine_options);
   model.pack_ms = milliseconds_since(pack_start);
 

@@ -142,6 +142,27 @@ TEST_F(VerbsTest, BenchGivesEveryStage) {
   EXPECT_GT(bench["load_ms"].get<double>(), 0);
 }
 
+TEST_F(VerbsTest, TheGpusKernelsAreNotTimedOnTheCpu) {
+  const auto bench = run({"bench", "-m", model(), "--kernels", "--device", "cpu"});
+  EXPECT_EQ(bench.code, 5);
+  EXPECT_NE(bench.err.find("--device cuda"), std::string::npos) << bench.err;
+  EXPECT_EQ(bench.out, "");
+}
+
+TEST_F(VerbsTest, AblateSaysWhatItTakes) {
+  const auto expect_usage = [&](const std::vector<std::string>& words, const char* named) {
+    const auto result = run(words);
+    EXPECT_EQ(result.code, 2) << words.back();
+    EXPECT_NE(result.err.find(named), std::string::npos) << result.err;
+    EXPECT_EQ(result.out, "");
+  };
+  expect_usage({"ablate", "--queries", "100,ten"}, "--queries");
+  expect_usage({"ablate", "--queries", "0"}, "--queries");
+  expect_usage({"ablate", "--image-size", "12xx"}, "--image-size");
+  expect_usage({"ablate", "-m", model()}, "--image");
+  expect_usage({"ablate", "--device", "cpu"}, "--device");
+}
+
 TEST_F(VerbsTest, CompletionNamesVerbsAndOptions) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const auto result = run({"completion", shell});

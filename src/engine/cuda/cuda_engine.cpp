@@ -58,8 +58,8 @@ class Implementation final : public CudaEngine {
         options_(options),
         proposals_(make_proposals(config)),
         math_(math_of(options.precision)),
-        weights_(
-            std::make_shared<const Weights>(config, source, proposals_, math_, options.threads)) {}
+        weights_(std::make_shared<const Weights>(config, source, proposals_, math_, options.threads,
+                                                 options.weights_cache)) {}
   /// With the same weights.
   Implementation(const Implementation& other)
       : config_(other.config_),

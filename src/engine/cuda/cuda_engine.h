@@ -77,6 +77,7 @@ struct CudaEngineOptions {
   int device = 0;
   Precision precision = Precision::kAuto;  ///< kAuto: fp16
   int threads = 1;                         ///< for reading the weights
+  std::string weights_cache;               ///< a folder, see ModelOptions; empty: none
   bool graphs = true;                      ///< off: kernels are launched one by one
   bool overlap = true;                     ///< programmatic dependent launch, where the GPU has it
   bool two_streams = true;

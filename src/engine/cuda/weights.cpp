@@ -9,11 +9,13 @@
 #include <string>
 
 #include "core/half.h"
+#include "core/log.h"
 #include "engine/cpu/thread_team.h"
 #include "engine/cuda/small_kernels.h"
 #include "engine/mask_projection.h"
 #include "engine/model_weights.h"
 #include "engine/position.h"
+#include "engine/weight_cache.h"
 #include "rfseg/error.h"
 
 namespace rfseg::cuda {
@@ -33,7 +35,7 @@ class Loader {
         proposals_(proposals),
         half_(math == Math::kFp16) {}
 
-  void run(int threads) {
+  void run(int threads, const std::string& cache) {
     encoder();
     w_.levels.resize(config_.levels.size());
     for (std::size_t i = 0; i < w_.levels.size(); ++i) level(static_cast<int>(i));
@@ -44,13 +46,52 @@ class Loader {
     w_.memory.reserve(size_);
     for (const auto& set : slots_) set(w_.memory.data());
     image_.resize(size_);
-    cpu::ThreadTeam team(threads);
-    team.run(static_cast<int>(jobs_.size()), [&](int job, int) { jobs_[job](); });
+    fill(threads, cache);
     check(cudaMemcpy(w_.memory.data(), image_.data(), size_, cudaMemcpyHostToDevice),
           "uploading the weights");
   }
 
  private:
+  /// Everything that decides the image's bytes.
+  std::string key(const std::string& fingerprint) const {
+    // To be raised when the same weights are laid out or folded in another way.
+    constexpr int kLayout = 1;
+    const ModelConfig& c = config_;
+    std::string levels;
+    for (const Level level : c.levels) levels += std::to_string(static_cast<int>(level));
+    for (const int tap : c.taps) levels += fmt::format(" {}", tap);
+    return fmt::format(
+        "layout {}, {}, {}, {} bytes in {} pieces; {}x{} patch {} grid {} windows {} encoder {} {} "
+        "{} decoder {} {} {} {} {} {} {} levels {} masks {} classes {}",
+        kLayout, half_ ? "fp16" : "fp32", fingerprint, size_, slots_.size(), c.height, c.width,
+        c.patch, c.pos_grid, c.windows, c.enc_dim, c.enc_heads, c.enc_layers, c.dec_layers,
+        c.queries, c.dim, c.sa_heads, c.ca_heads, c.points, c.ffn_dim, levels, c.seg, c.logits);
+  }
+
+  /// The image, from the cache where there is one.
+  void fill(int threads, const std::string& cache) {
+    const std::string fingerprint = cache.empty() ? std::string() : source_.fingerprint();
+    const std::string name = fingerprint.empty() ? fingerprint : key(fingerprint);
+    const std::string path = name.empty() ? name : weight_cache_path(cache, name);
+    if (!path.empty()) {
+      std::string why;
+      if (read_weight_cache(path, name, image_, &why)) {
+        log_debug(fmt::format("{}: weights as packed before", path));
+        return;
+      }
+      if (!why.empty()) log_info(fmt::format("{}: {}; it is made anew", path, why));
+      std::fill(image_.begin(), image_.end(), std::byte{0});
+    }
+    cpu::ThreadTeam team(threads);
+    team.run(static_cast<int>(jobs_.size()), [&](int job, int) { jobs_[job](); });
+    if (path.empty()) return;
+    try {
+      write_weight_cache(path, name, image_);
+    } catch (const Error& error) {
+      log_warning(fmt::format("{}; the next start packs the weights again", error.what()));
+    }
+  }
+
   template <class T>
   std::size_t place(const T*& slot, std::size_t bytes) {
     const std::size_t offset = size_;
@@ -379,8 +420,8 @@ class Loader {
 }  // namespace
 
 Weights::Weights(const ModelConfig& config, const WeightSource& source, const Proposals& proposals,
-                 Math math, int threads) {
-  Loader(*this, config, source, proposals, math).run(threads);
+                 Math math, int threads, const std::string& cache) {
+  Loader(*this, config, source, proposals, math).run(threads, cache);
 }
 
 }  // namespace rfseg::cuda

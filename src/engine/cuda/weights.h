@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/cuda/device.h"
@@ -104,10 +105,11 @@ struct Weights {
   DecoderWeights decoder;
   SegmentationWeights segmentation;
 
-  /// Reads, packs and uploads everything with `threads` host threads. Throws Error(kModel) for
+  /// Reads, packs and uploads everything with `threads` host threads; what was packed is kept in
+  /// the folder `cache`, and taken from there, if that is not empty. Throws Error(kModel) for
   /// weights that do not fit (also in fp16), Error(kDevice) for a GPU that is out of memory.
   Weights(const ModelConfig& config, const WeightSource& source, const Proposals& proposals,
-          Math math, int threads);
+          Math math, int threads, const std::string& cache = {});
 };
 
 }  // namespace rfseg::cuda
