@@ -1,31 +1,40 @@
 #include "engine/cuda/network.h"
 
+#include "core/cuda/range.h"
 #include "engine/cuda/pass.h"
 
 namespace rfseg::cuda {
 
 void Pass::run() {
-  encode();
-  int first = 0;
-  for (std::size_t i = 0; i < c_.levels.size(); ++i) first += project(static_cast<int>(i), first);
+  const auto named = [](const char* name, const auto& part) {
+    const Range range(name);
+    part();
+  };
+  named("network: encoder", [&] { encode(); });
+  named("network: projector", [&] {
+    int first = 0;
+    for (std::size_t i = 0; i < c_.levels.size(); ++i) first += project(static_cast<int>(i), first);
+  });
   const bool split = lanes_.side != lanes_.main;
   if (split) {
     main_.record(lanes_.fork);
     side_.wait(lanes_.fork);
   }
   Lane& aside = split ? side_ : main_;
-  project_values(aside);
+  named("network: values", [&] { project_values(aside); });
   if (split) aside.record(lanes_.values);
-  if (c_.seg) make_spatial(aside);
+  if (c_.seg) named("network: mask features", [&] { make_spatial(aside); });
   if (split) aside.record(lanes_.spatial);
 
-  select_queries();
+  named("network: selection", [&] { select_queries(); });
   if (split) main_.wait(lanes_.values);
-  decode();
-  heads();
-  if (c_.seg) describe_masks();
+  named("network: decoder", [&] { decode(); });
+  named("network: heads", [&] {
+    heads();
+    if (c_.seg) describe_masks();
+  });
   if (split) main_.wait(lanes_.spatial);  // also where there are no masks: the streams must join
-  if (c_.seg) predict_masks();
+  if (c_.seg) named("network: masks", [&] { predict_masks(); });
 }
 
 void run_network(const ModelConfig& config, const Proposals& proposals, const Weights& weights,
