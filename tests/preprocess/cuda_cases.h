@@ -70,13 +70,13 @@ inline TestFrame make_frame(CaseRandom& random, PixelFormat format, int width, i
     const int rows = i == 0 ? height : (height + 1) / 2;
     std::ptrdiff_t stride = row;
     if (plain || random.one_in(3)) {
-      stride = (row + 15) / 16 * 16;
+      stride = (row + 15) / 16 * 16 + (random.one_in(3) ? 16 * random.range(1, 3) : 0);
       end = (end + 15) / 16 * 16;
     } else {
       if (random.one_in(2)) stride += random.range(0, 40);
       end += static_cast<std::size_t>(random.range(0, 20));
     }
-    const bool up = !plain && random.one_in(4);
+    const bool up = random.one_in(4);
     frame.offsets[i] = end + static_cast<std::size_t>(up ? stride * (rows - 1) : 0);
     v.strides[i] = up ? -stride : stride;
     end += static_cast<std::size_t>(stride * (rows - 1) + row);
@@ -107,6 +107,12 @@ inline int random_side(CaseRandom& random, int most) {
   if (kind == 0) return random.range(1, 3);
   if (kind < 7) return random.range(1, most / 4 + 1);
   return random.range(1, most);
+}
+
+/// A frame's width: often a multiple of 16, whose rows are read as they are.
+inline int random_width(CaseRandom& random, int most) {
+  const int side = random_side(random, most);
+  return random.one_in(2) ? (side + 15) / 16 * 16 : side;
 }
 
 inline PreprocessSpec random_spec(CaseRandom& random, int most) {

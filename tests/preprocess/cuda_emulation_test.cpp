@@ -21,24 +21,25 @@ template <bool half>
 void launch(const cuda::PreprocessArguments& a, int blocks) {
   using namespace cuda;
   const std::size_t pil = sizeof(PilShared) + static_cast<std::size_t>(a.row_bytes);
-  emulator::launch(blocks, 1, kPreprocessThreads, 1,
-                   a.kernel == ResizeKernel::kPil ? pil : sizeof(AntialiasShared),
-                   [&](void* shared) {
-                     switch (a.kernel) {
-                       case ResizeKernel::kPil:
-                         return pil_kernel<half>(a, *static_cast<PilShared*>(shared));
-                       case ResizeKernel::kBilinear:
-                         return bilinear_kernel<half>(a);
-                       case ResizeKernel::kAntialias:
-                         return antialias_kernel<half>(a, *static_cast<AntialiasShared*>(shared));
-                     }
-                   });
+  emulator::launch(
+      blocks, 1, kPreprocessThreads, 1,
+      a.kernel == ResizeKernel::kPil ? pil : sizeof(AntialiasShared), [&](void* shared) {
+        switch (a.kernel) {
+          case ResizeKernel::kPil:
+            return a.direct ? pil_kernel<half, true>(a, *static_cast<PilShared*>(shared))
+                            : pil_kernel<half, false>(a, *static_cast<PilShared*>(shared));
+          case ResizeKernel::kBilinear:
+            return bilinear_kernel<half>(a);
+          case ResizeKernel::kAntialias:
+            return antialias_kernel<half>(a, *static_cast<AntialiasShared*>(shared));
+        }
+      });
 }
 
-/// The tensor, in bytes.
+/// The tensor, in bytes. `apart`: never by the kernel for frames that are read directly.
 std::vector<uint8_t> emulate(cuda::Planner& planner, std::span<const ImageView> frames,
                              const PreprocessSpec& spec, bool half, const cuda::PlanLimits& limits,
-                             int blocks) {
+                             int blocks, bool apart = false) {
   for (const ImageView& frame : frames) cuda::check_frame(frame, spec);
   cuda::PreprocessArguments a =
       launch_arguments(cuda::launch_shape(frames.size(), spec, half), limits);
@@ -50,6 +51,7 @@ std::vector<uint8_t> emulate(cuda::Planner& planner, std::span<const ImageView> 
   AlignedVector<uint8_t> parameters(block.bytes.size());
   std::memcpy(parameters.data(), block.bytes.data(), parameters.size());
   a.parameters = reinterpret_cast<const std::byte*>(parameters.data());
+  a.direct = block.direct && !apart;
   half ? launch<true>(a, blocks) : launch<false>(a, blocks);
   for (std::size_t i = elements * (half ? 2 : 4); i < tensor.size(); ++i) {
     EXPECT_EQ(tensor[i], 0xee) << "written past the tensor";
@@ -63,7 +65,7 @@ void run_case(uint64_t seed, int most, cuda::Planner& planner, std::size_t& comp
   std::vector<TestFrame> frames;
   for (int i = random.one_in(4) ? 2 : 1; i > 0; --i) {
     const bool plain = random.one_in(3);
-    frames.push_back(make_frame(random, random_format(random), random_side(random, most),
+    frames.push_back(make_frame(random, random_format(random), random_width(random, most),
                                 random_side(random, most), plain));
   }
   std::vector<ImageView> views;
@@ -78,11 +80,12 @@ void run_case(uint64_t seed, int most, cuda::Planner& planner, std::size_t& comp
   limits.processors = random.range(1, 20);
   // With little memory for rows, wide windows come in strips.
   limits.row_bytes =
-      random.one_in(3) ? cuda::kPartialBytes + 96 * (48 + 32 * random.range(1, 6)) : 160000;
+      random.one_in(3) ? 16 * (128 + 64 * random.range(0, 8)) : 16000 * random.range(1, 10);
   if (random.one_in(3)) limits.tile_rows = random.range(1, 16);
   const bool half = random.one_in(4);
+  const int blocks = random.range(1, 3);
   const std::vector<uint8_t> found =
-      emulate(planner, views, spec, half, limits, random.range(1, 3));
+      emulate(planner, views, spec, half, limits, blocks, random.one_in(4));
   ASSERT_EQ(count_differences(expected, found.data(), half), 0u)
       << "seed " << seed << ": " << describe(views[0], spec) << ", batch " << views.size()
       << ", row bytes " << limits.row_bytes << ", tile rows " << limits.tile_rows;

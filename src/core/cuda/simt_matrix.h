@@ -74,17 +74,41 @@ void multiply_bytes(int32_t (&c)[4], const uint32_t (&a)[depth / 8],
 
 }  // namespace emulator
 
-// A row barrier is one warp's: copies are done at once.
+// Copies are done at once. The word: arrivals that end a phase, and those so far.
 struct RowBarrier {
   uint64_t word;
 };
-inline void make_row_barrier(RowBarrier&) {}
+inline void make_row_barrier(RowBarrier& barrier, uint32_t warps) {
+  barrier.word = static_cast<uint64_t>(warps) << 32;
+}
 inline void expect_row(RowBarrier&, uint32_t) {}
 inline void copy_row(void* to, const void* from, uint32_t bytes, RowBarrier&) {
   if (thread_index() % 32 == 0) std::memcpy(to, from, bytes);
 }
+inline void row_started(RowBarrier& barrier) {
+  warp_sync();
+  if (thread_index() % 32 == 0) ++barrier.word;
+}
 inline void row_written() {}
-inline void wait_row(RowBarrier&, uint32_t) { warp_sync(); }
+inline void wait_row(RowBarrier& barrier, uint32_t phase) {
+  const auto pending = [&] {
+    return ((barrier.word & 0xffffffffu) / (barrier.word >> 32) & 1) == phase;
+  };
+  while (warp_ballot(pending()) != 0) {
+  }
+}
+
+/// See the other implementation.
+inline uint32_t transpose_pairs(uint32_t row) {
+  const uint64_t* rows = emulator::warp_exchange(row);
+  const int lane = thread_index() % 32;
+  uint32_t column = 0;
+  for (int i = 0; i < 2; ++i) {
+    const int from = (lane % 4 * 2 + i) * 4 + lane / 4 / 2;
+    column |= static_cast<uint32_t>(rows[from] >> (lane / 4 % 2 * 16) & 0xffffu) << (16 * i);
+  }
+  return column;
+}
 
 inline void multiply_bytes_32(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   emulator::multiply_bytes<32>(c, a, b);
@@ -115,8 +139,9 @@ RFSEG_DEVICE uint32_t shift_words(uint32_t low, uint32_t high, int bits) {
   return __funnelshift_r(low, high, static_cast<unsigned>(bits));
 }
 
-/// Tells a warp when copies into shared memory that it has started are complete. Each of its
-/// phases, 0 and 1 in turn, ends with the bytes expected. All lanes call each function.
+/// Tells when copies into shared memory that warps have started are complete. Each of its phases, 0
+/// and 1 in turn, ends once so many warps have begun theirs and all their bytes are there. A warp
+/// calls expect_row, copy_row for each piece, row_started; all lanes call each function.
 struct alignas(8) RowBarrier {
   uint64_t word;
 };
@@ -125,9 +150,10 @@ struct alignas(8) RowBarrier {
 RFSEG_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
-/// Once, by one lane; the warp's others see it after warp_sync().
-RFSEG_DEVICE void make_row_barrier(RowBarrier& barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&barrier)) : "memory");
+/// Once, by one lane; others see it after a barrier. `warps` begin copies in a phase.
+RFSEG_DEVICE void make_row_barrier(RowBarrier& barrier, uint32_t warps) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(warps)
+               : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 /// Before the phase's copies.
@@ -149,6 +175,7 @@ RFSEG_DEVICE void copy_row(void* to, const void* from, uint32_t bytes, RowBarrie
         : "memory");
   }
 }
+RFSEG_DEVICE void row_started(RowBarrier&) {}
 /// After ordinary stores to where copies will be made, too.
 RFSEG_DEVICE void row_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 RFSEG_DEVICE void wait_row(RowBarrier& barrier, uint32_t phase) {
@@ -164,16 +191,42 @@ RFSEG_DEVICE void wait_row(RowBarrier& barrier, uint32_t phase) {
   }
   __syncwarp();
 }
-#else
-RFSEG_DEVICE void make_row_barrier(RowBarrier&) {}
+#else  // the warps copy themselves
+RFSEG_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+RFSEG_DEVICE void make_row_barrier(RowBarrier& barrier, uint32_t warps) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(warps)
+               : "memory");
+}
 RFSEG_DEVICE void expect_row(RowBarrier&, uint32_t) {}
 RFSEG_DEVICE void copy_row(void* to, const void* from, uint32_t bytes, RowBarrier&) {
   for (uint32_t i = threadIdx.x % 32; i < bytes / 16; i += 32) {
     static_cast<uint4*>(to)[i] = __ldg(static_cast<const uint4*>(from) + i);
   }
 }
+RFSEG_DEVICE void row_started(RowBarrier& barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(
+                     shared_address(&barrier))
+                 : "memory");
+  }
+}
 RFSEG_DEVICE void row_written() {}
-RFSEG_DEVICE void wait_row(RowBarrier&, uint32_t) { __syncwarp(); }
+RFSEG_DEVICE void wait_row(RowBarrier& barrier, uint32_t phase) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(shared_address(&barrier)), "r"(phase)
+        : "memory");
+  }
+  __syncwarp();
+}
 #endif
 
 /// c += a * b for a of 16 rows x 32 unsigned bytes, b of 32 x 8, c of 16 x 8, spread over a warp as
@@ -192,6 +245,13 @@ RFSEG_DEVICE void multiply_bytes_16(int32_t (&c)[4], const uint32_t (&a)[2],
       "{%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
+/// Of an 8 x 8 matrix of 16-bit elements, of which lane 4r + c has elements 2c and 2c + 1 of row r,
+/// the same two of column r.
+RFSEG_DEVICE uint32_t transpose_pairs(uint32_t row) {
+  uint32_t column;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(column) : "r"(row));
+  return column;
 }
 
 #endif

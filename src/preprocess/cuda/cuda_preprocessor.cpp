@@ -47,6 +47,7 @@ struct CudaPreprocessor::Impl {
   };
 
   int device = 0;
+  bool early = false;  ///< a kernel may start before the end of the one before
   cuda::PlanLimits limits;
   Counters counters;
   uint64_t generation = 0;
@@ -168,6 +169,10 @@ struct CudaPreprocessor::Impl {
 
   void bring_parameters(const PreprocessSpec& spec, void* tensor, cudaStream_t stream) {
     const cuda::Planner::Block block = planner.build(arguments, views, spec, tensor);
+    if (!block.direct && arguments.direct) {  // for good, so that graphs are captured anew but once
+      arguments.direct = false;
+      ++generation;
+    }
     const std::size_t bytes = block.bytes.size();
     if (bytes > parameters.size()) {
       constexpr std::size_t kForTables = std::size_t{1} << 20, kOfFrame = std::size_t{1} << 19;
@@ -206,7 +211,8 @@ CudaPreprocessor::CudaPreprocessor(int device, const Limits& limits) {
   impl_->name = properties.name;
   impl_->limits.processors = properties.multiProcessorCount;
   impl_->limits.tile_rows = std::clamp(limits.tile_rows, 0, cuda::kMaxTileRows);
-  check(cuda::configure_preprocess(&impl_->limits.row_bytes), "loading the resize kernels");
+  check(cuda::configure_preprocess(&impl_->limits.row_bytes, &impl_->early),
+        "loading the resize kernels");
   impl_->own_stream.emplace();
 }
 
@@ -230,6 +236,7 @@ void CudaPreprocessor::prepare(std::span<const CudaFrame> frames, const Preproce
   if (!(shape == impl.shape)) {
     impl.shape = shape;
     impl.arguments = cuda::launch_arguments(shape, impl.limits);
+    impl.arguments.direct = shape.kernel == cuda::ResizeKernel::kPil;
     impl.in_force.clear();
     ++impl.generation;
   }
@@ -244,7 +251,7 @@ void CudaPreprocessor::prepare(std::span<const CudaFrame> frames, const Preproce
 void CudaPreprocessor::enqueue(CUstream_st* stream) {
   Impl& impl = *impl_;
   impl.arguments.parameters = impl.parameters.data();
-  check(cuda::launch_preprocess(impl.arguments, impl.limits.processors, stream),
+  check(cuda::launch_preprocess(impl.arguments, impl.limits.processors, impl.early, stream),
         "launching the resize kernel");
   ++impl.counters.launches;
 }

@@ -31,7 +31,9 @@ struct CudaFrame {
 ///
 /// A call is prepare, then enqueue. What enqueue launches may be captured into a CUDA graph: sizes,
 /// pointers, formats, tables and the tensor's address are read from device memory, which prepare
-/// writes before each replay. generation() tells when a captured graph has to be captured again.
+/// writes before each replay. generation() tells when a captured graph has to be captured again:
+/// for another batch, network or tensor type, for tables that have outgrown their memory, and once
+/// when the first frame comes that the Pillow kernel of aligned three-byte pixels does not serve.
 class CudaPreprocessor {
  public:
   struct Limits {

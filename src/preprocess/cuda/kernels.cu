@@ -10,10 +10,10 @@ namespace {
 
 extern __shared__ uint4 dynamic_shared[];
 
-template <bool half>
+template <bool half, bool direct>
 __global__ void __launch_bounds__(kPreprocessThreads, 1)
     rfseg_resize_pil(const __grid_constant__ PreprocessArguments arguments) {
-  pil_kernel<half>(arguments, *reinterpret_cast<PilShared*>(dynamic_shared));
+  pil_kernel<half, direct>(arguments, *reinterpret_cast<PilShared*>(dynamic_shared));
 }
 template <bool half>
 __global__ void __launch_bounds__(kPreprocessThreads, 2)
@@ -31,7 +31,8 @@ using Kernel = void (*)(PreprocessArguments);
 Kernel kernel_of(const PreprocessArguments& a) {
   switch (a.kernel) {
     case ResizeKernel::kPil:
-      return a.half ? rfseg_resize_pil<true> : rfseg_resize_pil<false>;
+      if (a.direct) return a.half ? rfseg_resize_pil<true, true> : rfseg_resize_pil<false, true>;
+      return a.half ? rfseg_resize_pil<true, false> : rfseg_resize_pil<false, false>;
     case ResizeKernel::kBilinear:
       return a.half ? rfseg_resize_bilinear<true> : rfseg_resize_bilinear<false>;
     default:
@@ -48,20 +49,25 @@ int total_tiles(const PreprocessArguments& a) { return a.batch * a.tiles_per_fra
 
 }  // namespace
 
-cudaError_t configure_preprocess(int* row_bytes) {
+cudaError_t configure_preprocess(int* row_bytes, bool* early) {
   int device = 0, most = 0;
   cudaError_t status = cudaGetDevice(&device);
   if (status != cudaSuccess) return status;
   status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (status != cudaSuccess) return status;
+  cudaFuncAttributes attributes;
+  status = cudaFuncGetAttributes(&attributes, rfseg_resize_pil<false, false>);
+  if (status != cudaSuccess) return status;
+  *early = attributes.ptxVersion >= 90;
   constexpr int kEnough = 192000;
   *row_bytes = std::min(kEnough, (most - static_cast<int>(sizeof(PilShared))) / 16 * 16);
   PreprocessArguments a;
   a.row_bytes = *row_bytes;
   for (const ResizeKernel kernel : {ResizeKernel::kPil, ResizeKernel::kAntialias}) {
-    for (const bool half : {false, true}) {
+    for (const int variant : {0, 1, 2, 3}) {
       a.kernel = kernel;
-      a.half = half;
+      a.half = variant % 2 != 0;
+      a.direct = variant / 2 != 0;
       status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel_of(a)),
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes(a));
       if (status != cudaSuccess) return status;
@@ -70,13 +76,19 @@ cudaError_t configure_preprocess(int* row_bytes) {
   return cudaSuccess;
 }
 
-cudaError_t launch_preprocess(const PreprocessArguments& a, int processors, cudaStream_t stream) {
+cudaError_t launch_preprocess(const PreprocessArguments& a, int processors, bool early,
+                              cudaStream_t stream) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   const int most = processors * (a.kernel == ResizeKernel::kPil ? 1 : 2);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(std::min(total_tiles(a), most)));
   config.blockDim = dim3(kPreprocessThreads);
   config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes(a));
   config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = early && a.kernel == ResizeKernel::kPil ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel_of(a), a);
 }
 

@@ -1,423 +1,463 @@
 #pragma once
 
+#include <cstddef>
+
+#include "preprocess/cuda/row_products.h"
 #include "preprocess/cuda/source_rows.h"
 #include "preprocess/cuda/tensor_writer.h"
 
-// Pillow's resize as products of 8-bit matrices. A weight has 22 bits and a pixel 8: the weights'
-// three bytes are three matrices, and the sums of the three products, shifted and added in 32 bits,
-// are Pillow's sums. Both passes of a tile run in one block: 16 source rows after the other come
-// into shared memory as bytes of one channel; a warp multiplies them with the weights of 8 output
-// columns, rounds to bytes as Pillow does, and keeps them by columns; after four such rounds, or
-// the last, the same is done with the weights of the output rows.
+// Pillow's resize. A tile is 64 columns x up to 16 rows of outputs; its source rows come into
+// shared memory in rounds of 16. Eight column groups times two shares are the 16 warps of a block:
+// of a group, share 0 takes the even rounds and share 1 the odd ones, each both passes of them
+// (row_products.h), and in the end the two add what they have and write the outputs. So a warp
+// waits for its rows and, once a tile, for the other share. Rows of the next tile are asked for
+// before this one is begun, where both have room.
 //
 // Where Pillow runs the vertical pass first, the frame is `swapped`: what is called a column here
 // is a row of the picture.
 
 namespace rfseg::cuda {
 
-constexpr int kPilBitsOfWeight = 22;
-constexpr int kGroupRounds = 4;            ///< rounds of source rows between two vertical products
-constexpr int kNarrowPitch = 80;           ///< bytes of a column of 64; free of bank conflicts
-constexpr int kItems = 3 * kColumnGroups;  ///< products of a round
+constexpr int kShares = 2;
+static_assert(kShares * kColumnGroups == kWarps);
 
-struct PilShared {
+/// What a tile is.
+struct alignas(16) TileRecords {
   FrameRecord frame;
   ColumnWindow window;
   RowWindow rows;
+  int32_t frame_index, across, down, unused;
+};
+
+/// What the shares give each other: one channel, and half of the one in the middle.
+struct SharedSums {
+  Words4 channel[kShares][kColumnGroups][kWarp];
+  Words2 middle[kShares][kColumnGroups][kWarp];
+};
+
+struct PilShared {
+  TileRecords tiles[4];  ///< the one before, the one at work and the next two
   BatchHeader header;
-  int32_t frame_index, across, down;  ///< the tile's place
-  RowBarriers barriers;
-  uint8_t
-      narrow[3 * kTileColumns * kNarrowPitch];  ///< after the first pass, [channel][column][row]
-  Words2 row_weights[kGroupRounds * kDigits * kWarp];
-  Words4 partial[kItems * kWarp];  ///< sums of the second pass, where there is more than one
-  alignas(16) float normalised[3][256];
-  /// PreprocessArguments::row_bytes of them: rows by channels, then copied rows, or the sums of a
-  /// strip.
+  SlotBarriers slots[2];  ///< a tile with room in half the memory has one half of them
+  SharedSums sums[2];
+  alignas(16) float normalised[kChannels][256];
+  /// PreprocessArguments::row_bytes of them: copied rows of kDirect; else rows of pixels, and then
+  /// copied rows.
   alignas(16) uint8_t source[16];
 };
 
-/// Sums of the three digits' products, as Pillow's 32-bit sums without its half.
-RFSEG_DEVICE uint32_t add_digits(int32_t low, int32_t middle, int32_t high) {
-  return static_cast<uint32_t>(low) + (static_cast<uint32_t>(middle) << 8) +
-         (static_cast<uint32_t>(high) << 16);
-}
-RFSEG_DEVICE uint32_t round_to_byte(uint32_t sum) {
-  const uint32_t value = (sum + (1u << (kPilBitsOfWeight - 1))) >> kPilBitsOfWeight;
-  return value > 255 ? 255 : value;
-}
-
-RFSEG_DEVICE uint32_t shared_word(const uint8_t* p) {
-  return *reinterpret_cast<const uint32_t*>(p);
-}
-
-/// Weights of the column group that a warp works on; `held` steps of them stay in registers.
-template <int held>
-struct ColumnWeights {
-  const Words2* table = nullptr;
-  Words2 words[held > 0 ? held* kDigits : 1];
-
-  RFSEG_DEVICE void load(const Words2* from, int steps) {
-    table = from;
-    RFSEG_UNROLL
-    for (int i = 0; i < held * kDigits; ++i) {
-      if (i < steps * kDigits) words[i] = load_constant(from + i * kWarp);
-    }
-  }
-};
-
-/// products += rows of pixels * weights, for `steps` times 32 inputs. `pixels`: row lane / 4 of the
-/// round, at the 4 inputs of lane % 4.
-template <int held>
-RFSEG_DEVICE void multiply_rows(const uint8_t* pixels, int pitch,
-                                const ColumnWeights<held>& weights, int from, int end,
-                                int32_t (&sums)[kDigits][4]) {
-  const auto step = [&](const uint8_t* p, const Words2* w) {
-    const uint32_t a[4] = {shared_word(p), shared_word(p + 8 * pitch), shared_word(p + 16),
-                           shared_word(p + 8 * pitch + 16)};
-    RFSEG_UNROLL
-    for (int d = 0; d < kDigits; ++d) {
-      const uint32_t b[2] = {w[d].w[0], w[d].w[1]};
-      multiply_bytes_32(sums[d], a, b);
-    }
-  };
-  if constexpr (held > 0) {
-    RFSEG_UNROLL
-    for (int s = 0; s < held; ++s) {
-      if (s < end) step(pixels + 32 * s, weights.words + s * kDigits);
-    }
-  } else {
-    RFSEG_NO_UNROLL
-    for (int s = from; s < end; ++s) {
-      Words2 w[kDigits];
-      RFSEG_UNROLL
-      for (int d = 0; d < kDigits; ++d) {
-        w[d] = load_constant(weights.table + (s * kDigits + d) * kWarp);
-      }
-      step(pixels + 32 * s, w);
-    }
-  }
-}
-
-/// Keeps 16 rows x 8 columns of one channel, as bytes by columns.
-RFSEG_DEVICE void store_narrow(PilShared& shared, int lane, int channel, int group, int round,
-                               const uint32_t (&values)[4]) {
-  uint8_t* const to =
-      shared.narrow +
-      (channel * kTileColumns + group * kColumnGroup + lane % 4 * 2) * kNarrowPitch +
-      round % kGroupRounds * kRound + lane / 4;
-  to[0] = static_cast<uint8_t>(values[0]);
-  to[kNarrowPitch] = static_cast<uint8_t>(values[1]);
-  to[8] = static_cast<uint8_t>(values[2]);
-  to[kNarrowPitch + 8] = static_cast<uint8_t>(values[3]);
-}
-
-template <bool half>
 class PilTile {
  public:
-  /// The tile whose records lie in shared memory.
-  RFSEG_DEVICE PilTile(const PreprocessArguments& a, PilShared& shared, uint32_t phases)
-      : a_(a),
-        shared_(shared),
-        in_{shared.frame,
-            reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + shared.frame_index,
-            a.parameters,
-            shared.window.range.first,
-            shared.window.range.end - shared.window.range.first,
-            shared.rows.first,
-            shared.rows.count,
-            opaque(thread_index()),
-            shared.source},
-        phases_(phases) {
-    const bool swapped = in_.f.swapped != 0;
-    columns_ = (swapped ? a.height : a.width) - shared_.across * kTileColumns;
+  /// `turn`: of the block's tiles this is the turn-th.
+  RFSEG_DEVICE PilTile(const PreprocessArguments& a, PilShared& shared, const TileRecords& tile,
+                       int turn)
+      : a_(a), shared_(shared), tile_(tile), f_(tile.frame), thread_(opaque(thread_index())) {
+    const bool swapped = f_.swapped != 0;
+    columns_ = (swapped ? a.height : a.width) - tile.across * kTileColumns;
     if (columns_ > kTileColumns) columns_ = kTileColumns;
-    out_rows_ = (swapped ? a.width : a.height) - shared_.down * a.tile_rows;
-    if (out_rows_ > a.tile_rows) out_rows_ = a.tile_rows;
-    rounds_ = (in_.rows + kRound - 1) / kRound;
+    rounds_ = (tile.rows.count + kRound - 1) / kRound;
+    half_ = f_.half != 0 ? turn & 1 : 0;
+    turn_ = turn & 1;
+    const int warp = thread_ / kWarp;
+    group_ = warp % kColumnGroups;
+    share_ = warp / kColumnGroups;
+    active_ = group_ * kColumnGroup < columns_;
+    RFSEG_UNROLL
+    for (int c = 0; c < kChannels; ++c) {
+      RFSEG_UNROLL
+      for (int i = 0; i < 4; ++i) totals_[c].w[i] = share_ == 0 ? uint32_t{kHalfOfByte} : 0u;
+    }
   }
 
-  /// Returns the phases that the barriers are in afterwards.
-  RFSEG_DEVICE uint32_t run() {
-    if (in_.f.reading == Reading::kStaged) {
-      in_.f.steps <= 2 ? run_rounds<StagedReader, 2>() : run_rounds<StagedReader, 0>();
-    } else if (in_.f.reading == Reading::kGeneral) {
-      run_rounds<GeneralReader, 0>();
-    } else {
-      run_strips();
+  /// Of kDirect: begins the copies of this warp's rows for as many rounds as have room.
+  RFSEG_DEVICE void start_direct() const {
+    const int depth = f_.depth;
+    start_rounds(0, rounds_ < depth ? rounds_ : depth, 0);
+  }
+
+  /// Of kDirect, after start_direct(): the products of all rounds. `phases`: of shared.slots, a bit
+  /// each; returns those afterwards.
+  template <int held, bool all_have_room>
+  RFSEG_DEVICE uint32_t multiply_direct(uint32_t phases) {
+    const int steps = f_.steps, depth = all_have_room ? kSlots : f_.depth, pitch = f_.pitch,
+              row_steps = f_.row_steps;
+    const int round_bytes = kRound * pitch, first_bit = half_ * kSlots;
+    ColumnWeights<held> weights;
+    RowWeights row_weights;
+    const Words2* rows = row_table(row_steps) + share_ * kDigits * kWarp;
+    if (active_) {
+      weights.load(column_table(steps), steps);
+      if (share_ < rounds_) row_weights.load(rows);
     }
-    return phases_;
+    const uint8_t* const pixels = slot_rows(0) + lane_offset(pitch);
+    int slot = 0;
+    RFSEG_NO_UNROLL
+    for (int round = 0; round < rounds_; ++round) {
+      if (active_ && round % kShares == share_) {
+        wait_row(shared_.slots[half_][slot], phases >> (first_bit + slot) & 1);
+        multiply_round(pixels + slot * round_bytes, pitch, steps, weights, row_weights);
+        rows += kShares * kDigits * kWarp;
+        if (round + kShares < rounds_) row_weights.load(rows);
+      }
+      phases ^= 1u << (first_bit + slot);
+      if (!all_have_room && rounds_ > depth) {
+        block_sync();
+        if (round + depth < rounds_) start_rounds(round + depth, round + depth + 1, slot);
+      }
+      slot = slot + 1 < depth ? slot + 1 : 0;
+    }
+    return phases;
+  }
+
+  /// The products of all rounds, of all other ways to read.
+  RFSEG_DEVICE uint32_t multiply_otherwise(uint32_t phases) {
+    const TileInput in{
+        f_,
+        reinterpret_cast<const FrameRecord*>(a_.parameters + a_.frames) + tile_.frame_index,
+        a_.parameters,
+        tile_.window.range.first,
+        tile_.window.range.end - tile_.window.range.first,
+        tile_.rows.first,
+        tile_.rows.count,
+        thread_,
+        shared_.source};
+    if (f_.reading == Reading::kStaged) {
+      phases = f_.steps <= 2 ? run_rounds<StagedReader, 2>(in, phases)
+                             : run_rounds<StagedReader, 0>(in, phases);
+    } else if (f_.reading == Reading::kGeneral) {
+      phases = run_rounds<GeneralReader, 0>(in, phases);
+    } else {
+      run_strips(in);
+    }
+    row_written();  // copies of the next tile may come to the same place
+    return phases;
+  }
+
+  /// Before the block's barrier: what the other share needs.
+  RFSEG_DEVICE void give_sums() const {
+    const bool first = share_ == 0;
+    SharedSums& to = shared_.sums[turn_];
+    const int lane = thread_ % kWarp;
+    Words4 channel;
+    Words2 middle;
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) channel.w[i] = first ? totals_[2].w[i] : totals_[0].w[i];
+    RFSEG_UNROLL
+    for (int i = 0; i < 2; ++i) middle.w[i] = first ? totals_[1].w[2 + i] : totals_[1].w[i];
+    to.channel[share_][group_][lane] = channel;
+    to.middle[share_][group_][lane] = middle;
+  }
+
+  /// After it: share 0 writes channel 0 and rows 0 to 7 of channel 1, share 1 the others.
+  template <bool half>
+  RFSEG_DEVICE void write() const {
+    const int lane = thread_ % kWarp, column = group_ * kColumnGroup + lane % 4 * 2;
+    if (column >= columns_) return;
+    const bool first = share_ == 0, swapped = f_.swapped != 0;
+    const SharedSums& from = shared_.sums[turn_];
+    Words4 channel = from.channel[share_ ^ 1][group_][lane];
+    Words2 middle = from.middle[share_ ^ 1][group_][lane];
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) channel.w[i] += first ? totals_[0].w[i] : totals_[2].w[i];
+    RFSEG_UNROLL
+    for (int i = 0; i < 2; ++i) middle.w[i] += first ? totals_[1].w[i] : totals_[1].w[2 + i];
+
+    const int tile_row = tile_.down * a_.tile_rows, row = lane / 4;
+    int rows = (swapped ? a_.width : a_.height) - tile_row;
+    if (rows > a_.tile_rows) rows = a_.tile_rows;
+    const int row_step = swapped ? 1 : a_.width, column_step = swapped ? a_.width : 1;
+    const int64_t plane = static_cast<int64_t>(a_.height) * a_.width;
+    const int64_t at = tile_.frame_index * kChannels * plane +
+                       static_cast<int64_t>(tile_row + row) * row_step +
+                       static_cast<int64_t>(tile_.across * kTileColumns + column) * column_step;
+    const TensorWriter<half> writer{shared_.header.tensor};
+    const bool pairs = !swapped && a_.width % 2 == 0, both = column + 1 < columns_;
+    const auto write_two = [&](int to_channel, int below, uint32_t one, uint32_t two) {
+      if (row + below >= rows) return;
+      const int64_t to = at + to_channel * plane + below * row_step;
+      const float value = shared_.normalised[to_channel][one >> 24];
+      const float other = shared_.normalised[to_channel][two >> 24];
+      if (pairs) {
+        writer.two(to, value, other);
+      } else {
+        writer.one(to, value);
+        if (both) writer.one(to + column_step, other);
+      }
+    };
+    const int own = (f_.reversed != 0) == first ? 2 : 0;
+    write_two(own, 0, channel.w[0], channel.w[1]);
+    write_two(own, 8, channel.w[2], channel.w[3]);
+    write_two(1, first ? 0 : 8, middle.w[0], middle.w[1]);
   }
 
  private:
-  /// Weights of the output rows for the four rounds from `round`, a piece a thread.
-  RFSEG_DEVICE Words4 row_weights(int round) const {
-    const Words4* const table = reinterpret_cast<const Words4*>(a_.parameters + in_.f.row_table) +
-                                (shared_.down * in_.f.row_steps + round) * (kDigits * kWarp / 2);
-    const int t = in_.thread;
-    const int pieces = kGroupRounds * kDigits * kWarp / 2;
-    return t < pieces && round + t / (kDigits * kWarp / 2) < rounds_ ? load_constant(table + t)
-                                                                     : Words4{};
+  /// Where slot `slot` of kDirect is.
+  RFSEG_DEVICE uint8_t* slot_rows(int slot) const {
+    return shared_.source + half_ * (a_.row_bytes / 32 * 16) + slot * kRound * f_.pitch;
   }
-  RFSEG_DEVICE void keep_row_weights(const Words4& piece) {
-    if (in_.thread < kGroupRounds * kDigits * kWarp / 2) {
-      reinterpret_cast<Words4*>(shared_.row_weights)[in_.thread] = piece;
+
+  /// Begins the copies of this warp's rows of rounds [round, end), the first to `slot`.
+  RFSEG_DEVICE void start_rounds(int round, int end, int slot) const {
+    const int warp = thread_ / kWarp, pitch = f_.pitch;
+    const int first = tile_.window.range.first, rows = tile_.rows.count;
+    const uint32_t bytes =
+        static_cast<uint32_t>(kChannels * (tile_.window.range.end - first) + 15) & ~15u;
+    const int64_t stride = f_.strides[0];
+    int row = round * kRound + warp;
+    const uint8_t* from = f_.planes[0] + (f_.origin_y + tile_.rows.first + row) * stride +
+                          kChannels * (f_.origin_x + first);
+    uint8_t* to = slot_rows(slot) + warp * pitch;
+    RFSEG_NO_UNROLL
+    for (; round < end; ++round, ++slot) {
+      RowBarrier& barrier = shared_.slots[half_][slot];
+      expect_row(barrier, row < rows ? bytes : 0);
+      if (row < rows) copy_row(to, from, bytes, barrier);
+      row_started(barrier);
+      row += kRound;
+      from += kRound * stride;
+      to += kRound * pitch;
     }
   }
 
+  /// Weights of the output rows, for the tile's first round.
+  RFSEG_DEVICE const Words2* row_table(int row_steps) const {
+    return reinterpret_cast<const Words2*>(a_.parameters + f_.row_table) +
+           tile_.down * row_steps * kDigits * kWarp + thread_ % kWarp;
+  }
+  RFSEG_DEVICE const Words2* column_table(int steps) const {
+    return reinterpret_cast<const Words2*>(a_.parameters + f_.column_table) +
+           (tile_.across * kColumnGroups + group_) * steps * kDigits * kWarp + thread_ % kWarp;
+  }
+  /// Where this lane begins to read rows of pixels.
+  RFSEG_DEVICE int lane_offset(int pitch) const {
+    const int lane = thread_ % kWarp;
+    return lane / 4 * pitch +
+           kChannels * (tile_.window.start[group_] - tile_.window.range.first + lane % 4 * 8);
+  }
+
+  /// Both passes of a round.
+  template <int held>
+  RFSEG_DEVICE void multiply_round(const uint8_t* pixels, int pitch, int steps,
+                                   const ColumnWeights<held>& weights,
+                                   const RowWeights& row_weights) {
+    DigitSums sums;
+    begin_sums(sums);
+    multiply_rows(pixels, pitch, weights, 0, steps, sums);
+    multiply_columns(sums, row_weights, totals_);
+  }
+
   template <class Reader, int held>
-  RFSEG_DEVICE void run_rounds() {
-    Reader reader(in_, shared_.source + 2 * 3 * kRound * in_.f.pitch, shared_.barriers, phases_);
-    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
-    // A warp keeps one column group; two warps share its three channels.
-    const int group = warp % kColumnGroups, share = warp / kColumnGroups;
-    const bool active = group * kColumnGroup < columns_;
+  RFSEG_DEVICE uint32_t run_rounds(const TileInput& in, uint32_t phases) {
+    Reader reader(in, shared_.source + 2 * kRound * f_.pitch, shared_.slots[0], phases);
     ColumnWeights<held> weights;
-    int start = 0;
-    const int steps = in_.f.steps;
+    RowWeights row_weights;
+    const int offset = lane_offset(f_.pitch), steps = f_.steps;
+    const Words2* const rows = row_table(f_.row_steps);
     // The loop begins with rounds that only start copies, so that their code stands once.
-    const int ahead = in_.f.depth > 0 ? in_.f.depth - 1 : 0;
+    const int ahead = f_.depth > 0 ? f_.depth - 1 : 0;
     RFSEG_NO_UNROLL
     for (int round = -ahead; round < rounds_; ++round) {
       if (round + ahead < rounds_) reader.start(round + ahead);
       if (round < 0) continue;
-      if (round == 0 && active) {
-        const int number = shared_.across * kColumnGroups + group;
-        weights.load(reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
-                         number * steps * kDigits * kWarp + lane,
-                     steps);
-        start = shared_.window.start[group] - in_.column;
-      }
-      Words4 piece;
-      if (round % kGroupRounds == 0) piece = row_weights(round);
+      if (round == 0 && active_) weights.load(column_table(steps), steps);
+      const bool mine = active_ && round % kShares == share_;
+      if (mine) row_weights.load(rows + round * kDigits * kWarp);
       reader.store(round);
       block_sync();
-      if (round % kGroupRounds == 0) keep_row_weights(piece);
-      if (active) {
-        RFSEG_NO_UNROLL
-        for (int turn = 0; turn < 2; ++turn) {
-          if (turn == 1 && (round + share) % 2 != 0) break;
-          narrow_channel(weights, start, steps, group, turn == 0 ? share : 2, round);
-        }
-      }
-      second_pass(round);
-    }
-    phases_ = reader.phases();
-  }
-
-  template <int held>
-  RFSEG_DEVICE void narrow_channel(const ColumnWeights<held>& weights, int start, int steps,
-                                   int group, int channel, int round) {
-    const int lane = in_.thread % kWarp;
-    int32_t sums[kDigits][4] = {};
-    multiply_rows(in_.channel_row(round, channel, lane / 4) + start + lane % 4 * 4, in_.f.pitch,
-                  weights, 0, steps, sums);
-    uint32_t values[4];
-    RFSEG_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      values[i] = round_to_byte(add_digits(sums[0][i], sums[1][i], sums[2][i]));
-    }
-    store_narrow(shared_, lane, channel, group, round, values);
-  }
-
-  /// After four rounds, or the last: adds their part of the outputs, or finishes them.
-  RFSEG_DEVICE void second_pass(int round) {
-    const bool last = round == rounds_ - 1;
-    if (round % kGroupRounds != kGroupRounds - 1 && !last) return;
-    block_sync();
-    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
-    const int count = round % kGroupRounds + 1;
-    RFSEG_NO_UNROLL
-    for (int item = warp; item < kItems; item += kWarps) {
-      const int channel = item / kColumnGroups, group = item % kColumnGroups;
-      if (group * kColumnGroup >= columns_) continue;
-      const uint8_t* const narrow =
-          shared_.narrow +
-          (channel * kTileColumns + group * kColumnGroup + lane / 4) * kNarrowPitch + lane % 4 * 4;
-      int32_t products[kDigits][4] = {};
-      RFSEG_UNROLL
-      for (int k = 0; k < kGroupRounds; ++k) {
-        if (k >= count) break;
-        const uint32_t b[1] = {shared_word(narrow + k * kRound)};
-        RFSEG_UNROLL
-        for (int d = 0; d < kDigits; ++d) {
-          const Words2 w = shared_.row_weights[(k * kDigits + d) * kWarp + lane];
-          const uint32_t a[2] = {w.w[0], w.w[1]};
-          multiply_bytes_16(products[d], a, b);
-        }
-      }
-      Words4& partial = shared_.partial[item * kWarp + lane];
-      Words4 sums = round < kGroupRounds ? Words4{} : partial;
-      RFSEG_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        sums.w[i] += add_digits(products[0][i], products[1][i], products[2][i]);
-      }
-      if (last) {
-        write(channel, group, sums);
-      } else {
-        partial = sums;
+      if (mine) {
+        multiply_round(in.pixel_row(round, 0) + offset, f_.pitch, steps, weights, row_weights);
       }
     }
-  }
-
-  /// Rows lane / 4 and + 8, two columns each.
-  RFSEG_DEVICE void write(int channel, int group, const Words4& sums) const {
-    const TensorWriter<half> writer{shared_.header.tensor};
-    const int lane = in_.thread % kWarp;
-    const bool swapped = in_.f.swapped != 0;
-    const bool pairs = !swapped && a_.width % 2 == 0;
-    const int column = group * kColumnGroup + lane % 4 * 2;
-    const int64_t row_step = swapped ? 1 : a_.width, column_step = swapped ? a_.width : 1;
-    int64_t at = (static_cast<int64_t>(shared_.frame_index) * 3 + channel) * a_.height * a_.width +
-                 (shared_.down * a_.tile_rows + lane / 4) * row_step +
-                 (shared_.across * kTileColumns + column) * column_step;
-    const float* const normalised = shared_.normalised[channel];
-    RFSEG_UNROLL
-    for (int i = 0; i < 4; i += 2) {
-      if (lane / 4 + i * 4 < out_rows_ && column < columns_) {
-        const float first = normalised[round_to_byte(sums.w[i])];
-        const float second = normalised[round_to_byte(sums.w[i + 1])];
-        if (pairs) {
-          writer.two(at, first, second);
-        } else {
-          writer.one(at, first);
-          if (column + 1 < columns_) writer.one(at + column_step, second);
-        }
-      }
-      at += 8 * row_step;
-    }
+    return reader.phases();
   }
 
   /// Windows too wide for shared memory: a round's rows come in strips, one after the other. A
   /// strip has all inputs of the products that begin in its first `strip_advance` ones.
-  RFSEG_DEVICE void run_strips() {
-    const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
-    const int advance = in_.f.strip_advance, columns = in_.columns, first = in_.column;
+  RFSEG_DEVICE void run_strips(const TileInput& in) {
+    const int advance = f_.strip_advance, columns = in.columns;
+    ColumnWeights<0> weights;
+    weights.table = active_ ? column_table(f_.steps) : nullptr;
+    const int warp = thread_ / kWarp, lane = thread_ % kWarp;
+    const int lane_place = lane / 4 * f_.pitch + kChannels * (lane % 4 * 8);
     RFSEG_NO_UNROLL
     for (int round = 0; round < rounds_; ++round) {
+      DigitSums sums;
+      begin_sums(sums);
+      const bool mine = active_ && round % kShares == share_;
       RFSEG_NO_UNROLL
       for (int at = 0; at < columns; at += advance) {
-        const bool begin = at == 0, end = at + advance >= columns;
         block_sync();
-        if (round % kGroupRounds == 0 && begin) keep_row_weights(row_weights(round));
-        store_general(in_, round, at, at + in_.f.strip < columns ? at + in_.f.strip : columns);
+        store_general(in, in.pixel_row(0, warp), round * kRound + warp, at,
+                      at + f_.strip < columns ? at + f_.strip : columns);
         block_sync();
-        RFSEG_NO_UNROLL
-        for (int item = warp; item < kItems; item += kWarps) {
-          const int channel = item / kColumnGroups, group = item % kColumnGroups;
-          if (group * kColumnGroup >= columns_) continue;
-          ColumnWeights<0> weights;
-          weights.table = reinterpret_cast<const Words2*>(a_.parameters + in_.f.column_table) +
-                          (shared_.across * kColumnGroups + group) * in_.f.steps * kDigits * kWarp +
-                          lane;
-          // Steps whose first input lies in [at, at + advance).
-          const int start = shared_.window.start[group] - first - at;
-          const int low = start >= 0 ? 0 : (-start + 31) / 32;
-          int high = start >= advance ? 0 : (advance - start + 31) / 32;
-          if (high > in_.f.steps) high = in_.f.steps;
-          int32_t products[kDigits][4] = {};
-          multiply_rows(in_.channel_row(round, channel, lane / 4) + start + lane % 4 * 4,
-                        in_.f.pitch, weights, low, high, products);
-          Words4& partial = reinterpret_cast<Words4*>(
-              shared_.source + 2 * 3 * kRound * in_.f.pitch)[item * kWarp + lane];
-          uint32_t values[4];
-          for (int i = 0; i < 4; ++i) {
-            values[i] = add_digits(products[0][i], products[1][i], products[2][i]) +
-                        (begin ? 0 : partial.w[i]);
-            partial.w[i] = values[i];
-            values[i] = round_to_byte(values[i]);
-          }
-          if (end) store_narrow(shared_, lane, channel, group, round, values);
-        }
+        if (!mine) continue;
+        // Steps whose first input lies in [at, at + advance).
+        const int start = tile_.window.start[group_] - in.column - at;
+        const int low = start >= 0 ? 0 : (-start + 31) / 32;
+        int high = start >= advance ? 0 : (advance - start + 31) / 32;
+        if (high > f_.steps) high = f_.steps;
+        multiply_rows(in.pixel_row(0, 0) + lane_place + kChannels * start, f_.pitch, weights, low,
+                      high, sums);
       }
-      second_pass(round);
+      if (!mine) continue;
+      RowWeights row_weights;
+      row_weights.load(row_table(f_.row_steps) + round * kDigits * kWarp);
+      multiply_columns(sums, row_weights, totals_);
     }
   }
 
   const PreprocessArguments& a_;
   PilShared& shared_;
-  TileInput in_;
-  int columns_, out_rows_, rounds_;
-  uint32_t phases_;
+  const TileRecords& tile_;
+  const FrameRecord& f_;
+  int thread_;  ///< not to be computed with ahead of the tile
+  int columns_, rounds_, half_, turn_, group_, share_;
+  bool active_;  ///< the group has columns
+  Words4 totals_[kChannels];
 };
 
-/// Brings the records of a tile into shared memory, each thread 16 bytes.
-RFSEG_DEVICE void load_records(const PreprocessArguments& a, PilShared& shared, int frame,
-                               int across, int down) {
-  const int pieces = sizeof(FrameRecord) / sizeof(Words4);
-  const int window_pieces = sizeof(ColumnWindow) / sizeof(Words4);
-  const int header_pieces = sizeof(BatchHeader) / sizeof(Words4);
-  static_assert(pieces <= kWarp && window_pieces + 1 + header_pieces <= kWarp);
-  const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-  const auto copy = [](void* to, const void* from, int i) {
-    static_cast<Words4*>(to)[i] = load_constant(static_cast<const Words4*>(from) + i);
-  };
-  if (thread_index() == kPreprocessThreads - 1) {
-    shared.frame_index = frame;
-    shared.across = across;
-    shared.down = down;
-  }
-  if (warp == 0 && lane < pieces) {
-    copy(&shared.frame, reinterpret_cast<const FrameRecord*>(a.parameters + a.frames) + frame,
-         lane);
-  }
-  // The 3 x 256 values that a rounded byte can become.
-  const int value = thread_index() - kPreprocessThreads / 2;
-  const int value_pieces = sizeof(shared.normalised) / sizeof(Words4);
-  static_assert(value_pieces <= kPreprocessThreads / 2);
-  if (value >= 0 && value < value_pieces)
-    copy(shared.normalised, a.parameters + a.normalised, value);
-  if (warp != 1) return;
-  if (lane < window_pieces) {
-    copy(&shared.window,
-         reinterpret_cast<const ColumnWindow*>(a.parameters + a.columns) +
-             frame * a.column_windows + across,
-         lane);
-  } else if (lane == window_pieces) {
-    copy(&shared.rows,
-         reinterpret_cast<const RowWindow*>(a.parameters + a.rows) + frame * a.row_windows + down,
-         0);
-  } else if (lane - window_pieces - 1 < header_pieces) {
-    copy(&shared.header, a.parameters, lane - window_pieces - 1);
-  }
-}
+/// Which tile has number `number`.
+struct TilePlace {
+  int frame = 0, across = 0, down = 0;
 
-template <bool half>
-RFSEG_DEVICE void pil_kernel(const PreprocessArguments& a, PilShared& shared) {
-  const int tiles = a.batch * a.tiles_per_frame;
-  uint32_t phases = 0;
-  RFSEG_NO_UNROLL
-  for (int number = block_x(); number < tiles; number += grid_x()) {
-    int frame = 0, tile = number;
+  /// As if the frame were not swapped.
+  RFSEG_DEVICE TilePlace(const PreprocessArguments& a, int number) {
+    int tile = number;
     if (tile >= a.tiles_per_frame) {
       frame = tile / a.tiles_per_frame;
       tile -= frame * a.tiles_per_frame;
     }
-    // All records are loaded at once, as if the frame were not swapped.
-    int down = static_cast<int>(static_cast<float>(tile) * a.across_reciprocal);
-    int across = tile - down * a.tiles_across;
+    down = static_cast<int>(static_cast<float>(tile) * a.across_reciprocal);
+    across = tile - down * a.tiles_across;
     if (across < 0) --down, across += a.tiles_across;
     if (across >= a.tiles_across) ++down, across -= a.tiles_across;
-    if (number != block_x()) block_sync();
-    load_records(a, shared, frame, across, down < a.row_windows ? down : a.row_windows - 1);
-    if (number == block_x()) {
-      const int lane = thread_index() % kWarp;
-      if (lane < kMaxDepth) make_row_barrier(shared.barriers[lane][thread_index() / kWarp]);
-      warp_sync();
+  }
+  /// Of a frame that is swapped, for a network that is not square.
+  RFSEG_DEVICE void swap(const PreprocessArguments& a, int number, int tiles_across) {
+    const int tile = number - frame * a.tiles_per_frame;
+    down = tile / tiles_across;
+    across = tile - down * tiles_across;
+  }
+};
+
+// A tile's records come by one warp, a piece a lane.
+constexpr int kFramePieces = sizeof(FrameRecord) / sizeof(Words4);
+constexpr int kRecordPieces = offsetof(TileRecords, frame_index) / sizeof(Words4);
+static_assert(kRecordPieces < kWarp - 1 && sizeof(RowWindow) == sizeof(Words4));
+
+RFSEG_DEVICE Words4 fetch_piece(const PreprocessArguments& a, const TilePlace& place, int lane) {
+  const int down = place.down < a.row_windows ? place.down : a.row_windows - 1;
+  uint32_t from = a.frames + static_cast<uint32_t>(place.frame * int{sizeof(FrameRecord)});
+  int piece = lane;
+  if (lane >= kFramePieces) {
+    from = a.columns + static_cast<uint32_t>((place.frame * a.column_windows + place.across) *
+                                             int{sizeof(ColumnWindow)});
+    piece = lane - kFramePieces;
+  }
+  if (lane >= kRecordPieces - 1) {
+    from = a.rows +
+           static_cast<uint32_t>((place.frame * a.row_windows + down) * int{sizeof(RowWindow)});
+    piece = 0;
+  }
+  return load_constant(reinterpret_cast<const Words4*>(a.parameters + from) + piece);
+}
+
+RFSEG_DEVICE void keep_piece(TileRecords& to, const TilePlace& place, int lane,
+                             const Words4& piece) {
+  if (lane < kRecordPieces) {
+    reinterpret_cast<Words4*>(&to)[lane] = piece;
+  } else if (lane == kWarp - 1) {
+    to.frame_index = place.frame;
+    to.across = place.across;
+    to.down = place.down;
+  }
+}
+
+/// What a block needs before its first tile: its records and the next tile's, and what is common to
+/// all.
+RFSEG_DEVICE void begin_tiles(const PreprocessArguments& a, PilShared& shared, int tiles) {
+  const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
+  // The 3 x 256 values that a byte can become.
+  constexpr int kValues = sizeof(shared.normalised) / sizeof(Words4);
+  constexpr int kHeader = sizeof(BatchHeader) / sizeof(Words4);
+  static_assert(2 * kWarp + kValues + kHeader <= kPreprocessThreads);
+  const int number = block_x() + warp * grid_x(), value = thread - 2 * kWarp;
+  if (warp < 2) {
+    if (number < tiles) {
+      const TilePlace place(a, number);
+      keep_piece(shared.tiles[warp], place, lane, fetch_piece(a, place, lane));
     }
-    block_sync();
-    if (shared.frame.swapped != 0 && a.width != a.height) {
-      const int tiles_across = shared.frame.tiles_across;
-      down = tile / tiles_across;
-      across = tile - down * tiles_across;
-      if (down < shared.frame.tiles_down) {
+  } else if (value < kValues + kHeader) {
+    const bool is_header = value >= kValues;
+    const auto from =
+        reinterpret_cast<const Words4*>(a.parameters + (is_header ? 0 : a.normalised));
+    Words4* const to = is_header ? reinterpret_cast<Words4*>(&shared.header)
+                                 : reinterpret_cast<Words4*>(shared.normalised);
+    const int i = is_header ? value - kValues : value;
+    to[i] = load_constant(from + i);
+  }
+  // A warp makes one: different lanes would take turns.
+  static_assert(2 * kSlots == kWarps);
+  if (lane == 0) make_row_barrier(shared.slots[warp / kSlots][warp % kSlots], kWarps);
+  block_sync();
+}
+
+/// Any number of blocks of kPreprocessThreads. `direct`: all frames are read so, with their tiles
+/// in half the memory and up to kHeldSteps steps; a kernel of its own, for it has a third of the
+/// registers and a tenth of the instructions of the others.
+template <bool half, bool direct>
+RFSEG_DEVICE void pil_kernel(const PreprocessArguments& a, PilShared& shared) {
+  const int tiles = a.batch * a.tiles_per_frame;
+  const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+  begin_tiles(a, shared, tiles);
+  release_next_kernel();
+  await_previous_kernel();
+  uint32_t phases = 0;
+  bool started = false;
+  int turn = 0;
+  RFSEG_NO_UNROLL
+  for (int number = block_x(); number < tiles; number += grid_x(), ++turn) {
+    TileRecords& records = shared.tiles[turn & 3];
+    const TileRecords& next = shared.tiles[(turn + 1) & 3];
+    TileRecords& after_next = shared.tiles[(turn + 2) & 3];
+    bool valid = records.down < records.frame.tiles_down;
+    if (!direct && records.frame.swapped != 0 && a.width != a.height) {
+      TilePlace place(a, number);
+      place.swap(a, number, records.frame.tiles_across);
+      valid = place.down < records.frame.tiles_down;
+      if (valid) {
         block_sync();
-        load_records(a, shared, frame, across, down);
+        if (warp == 0) keep_piece(records, place, lane, fetch_piece(a, place, lane));
         block_sync();
       }
     }
-    if (down >= shared.frame.tiles_down) continue;
-    phases = PilTile<half>(a, shared, phases).run();
+    const bool more = number + grid_x() < tiles;
+    const bool start_next = more && records.frame.half != 0 && next.frame.half != 0 &&
+                            next.down < next.frame.tiles_down;
+    const int later = number + 2 * grid_x();
+    const bool fetches = warp == kWarps - 1 && later < tiles;
+    Words4 piece;
+    if (fetches) piece = fetch_piece(a, TilePlace(a, later), lane);
+    if (valid) {
+      PilTile tile(a, shared, records, turn);
+      if (direct || records.frame.reading == Reading::kDirect) {
+        if (!started) tile.start_direct();
+        if (start_next) PilTile(a, shared, next, turn + 1).start_direct();
+        phases = direct || records.frame.steps <= kHeldSteps
+                     ? tile.multiply_direct<kHeldSteps, direct>(phases)
+                     : tile.multiply_direct<0, direct>(phases);
+      } else {
+        phases = tile.multiply_otherwise(phases);
+      }
+      if (fetches) keep_piece(after_next, TilePlace(a, later), lane, piece);
+      tile.give_sums();
+      block_sync();
+      tile.write<half>();
+    } else {
+      if (fetches) keep_piece(after_next, TilePlace(a, later), lane, piece);
+      block_sync();
+    }
+    started = valid && start_next;
   }
 }
 

@@ -33,7 +33,7 @@ using FrameView = ImageView;
 
 LaunchShape launch_shape(std::size_t batch, const PreprocessSpec& spec, bool half);
 
-/// Fills in all but `parameters`.
+/// Fills in all but `parameters` and `direct`.
 PreprocessArguments launch_arguments(const LaunchShape& shape, const PlanLimits& limits);
 int total_tiles(const PreprocessArguments& arguments);
 
@@ -65,6 +65,7 @@ class Planner {
     std::span<const std::byte> bytes;
     std::size_t fixed = 0;
     bool tables_changed = false;
+    bool direct = false;  ///< the kernel of PreprocessArguments::direct serves these frames
   };
   Block build(const PreprocessArguments& arguments, std::span<const FrameView> frames,
               const PreprocessSpec& spec, void* tensor);

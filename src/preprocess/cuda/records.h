@@ -21,6 +21,18 @@ constexpr int kColumnGroups = kTileColumns / kColumnGroup;
 constexpr int kMaxTileRows = 16;
 constexpr int kRound = 16;  ///< source rows taken together
 constexpr int kDigits = 3;  ///< bytes of a weight
+constexpr int kChannels = 3;
+constexpr int kSlots = 8;      ///< most rounds of a tile whose rows are under way together
+constexpr int kHeldSteps = 2;  ///< of FrameRecord::steps, whose weights stay in registers
+
+/// Inputs of a product: byte k of a lane's word in the first and in the second half of 32 is pixel
+/// kColumnOrder[half][k] of the lane's 8.
+constexpr int kColumnOrder[2][4] = {{0, 1, 4, 5}, {2, 3, 6, 7}};
+/// Byte k of lane c's word of 16 rows is row 2 c + kRowOrder[k].
+constexpr int kRowOrder[4] = {0, 8, 1, 9};
+
+constexpr int32_t kHalfOfByte = 1 << 23;  ///< of four times the weights' sums
+
 // Tiles of the resizes in float.
 constexpr int kFloatTileColumns = 32;
 constexpr int kFloatTileRows = 16;
@@ -30,7 +42,8 @@ enum class FrameFormat : int32_t { kRgb, kBgr, kRgba, kGray, kNv12, kI420, kP010
 /// How source rows come into shared memory.
 enum class Reading : int32_t {
   kGeneral,  ///< pixel by pixel
-  kStaged,   ///< copied as they are, some rounds ahead
+  kStaged,   ///< copied as they are, some rounds ahead, and then made into pixels
+  kDirect,   ///< copied as they are, and used so
   kStrips    ///< pixel by pixel, a row in strips
 };
 enum class Scaling : int32_t { kNone, kLinear, kHalve };
@@ -58,11 +71,13 @@ struct alignas(16) FrameRecord {
   uint32_t scale_columns, scale_rows;  ///< tables of CvTaps
   int32_t swapped;
   int32_t tiles_across, tiles_down;
-  int32_t pitch;          ///< bytes between rows of a channel in shared memory
+  int32_t pitch;          ///< bytes between rows of pixels in shared memory
+  int32_t reversed;       ///< pixels come there as B, G, R
+  int32_t half;           ///< of kDirect: all rounds of a tile have room in half the memory
   int32_t strip;          ///< of kStrips: inputs of an output row that are taken together
   int32_t strip_advance;  ///< first inputs of a product from strip to strip
+  int32_t depth;          ///< of kDirect and kStaged: rounds that are under way together
   int32_t planes_used;    ///< of kStaged, with what follows
-  int32_t depth;          ///< rounds that are under way together
   int32_t raw_pitch;      ///< bytes between copied rows
   int32_t segments[3];    ///< where a plane's part of a copied row begins
   int32_t unit_bytes[3];  ///< of a plane for 16 pixels of a row
@@ -73,7 +88,7 @@ struct alignas(16) FrameRecord {
   int32_t column_taps, row_taps;  ///< of the tables in float
 };
 
-/// Window of a tile in the inputs of the first pass. `start` of a group is a multiple of 4.
+/// Window of a tile in the inputs of the first pass. `start` of a group is a multiple of 8.
 struct alignas(16) ColumnRange {
   int32_t first, end;  ///< `first` is a multiple of 16
   int32_t unused[2];
@@ -97,8 +112,6 @@ struct alignas(8) TapRange {
   int32_t first, count;
 };
 
-constexpr int kPartialBytes = 3 * kColumnGroups * 32 * 16;  ///< of kStrips, of the memory for rows
-
 /// Arguments of a launch: what a captured graph cannot change.
 struct PreprocessArguments {
   const std::byte* parameters = nullptr;
@@ -106,6 +119,7 @@ struct PreprocessArguments {
   int32_t height = 0, width = 0;  ///< of the network's input
   ResizeKernel kernel = ResizeKernel::kPil;
   bool half = false;            ///< the tensor's type: float16 or float32
+  bool direct = false;          ///< of kPil: the kernel for frames that are all read directly
   int32_t tile_rows = 0;        ///< of a tile in matrix products
   int32_t tiles_per_frame = 0;  ///< the most that any frame may need
   int32_t tiles_across = 0;     ///< of a frame that is not swapped

@@ -2,15 +2,14 @@
 
 #include "preprocess/cuda/pixel.h"
 
-// How source rows come into shared memory. A round is 16 rows, one a warp. What the first pass
-// reads are rows of one channel's bytes; either pixels are put there one by one, or the rows'
-// memory is copied to shared memory as it is, some rounds ahead, and taken apart there, 16 pixels
-// at a time.
+// How source rows come into shared memory. A round is 16 rows, one a warp. What the products read
+// are rows of pixels of three bytes; either pixels are put there one by one, or the rows' memory is
+// copied to shared memory as it is, some rounds ahead. Where that is no row of pixels at an address
+// that is a multiple of 16, it is made into one.
 
 namespace rfseg::cuda {
 
-constexpr int kMaxDepth = 4;  ///< rounds ahead
-using RowBarriers = RowBarrier[kMaxDepth][kWarps];
+using SlotBarriers = RowBarrier[kSlots];  ///< one for the rows of a round
 
 /// What all readers need of a tile.
 struct TileInput {
@@ -19,11 +18,11 @@ struct TileInput {
   const std::byte* parameters;
   int column, columns;  ///< first input of the window, and their number
   int row, rows;
-  int thread;         ///< thread_index(), not to be computed with ahead of the tile
-  uint8_t* channels;  ///< [2 rounds][3 channels][16 rows][pitch]
+  int thread;       ///< thread_index(), not to be computed with ahead of the tile
+  uint8_t* pixels;  ///< [2 rounds][16 rows][pitch]
 
-  RFSEG_DEVICE uint8_t* channel_row(int round, int channel, int row_in_round) const {
-    return channels + (((round & 1) * 3 + channel) * kRound + row_in_round) * f.pitch;
+  RFSEG_DEVICE uint8_t* pixel_row(int round, int row_in_round) const {
+    return pixels + ((round & 1) * kRound + row_in_round) * f.pitch;
   }
   RFSEG_DEVICE uint32_t pixel(int c, int r) const {
     return f.swapped != 0 ? input_pixel(*frame, parameters, row + r, column + c)
@@ -31,10 +30,19 @@ struct TileInput {
   }
 };
 
-/// Pixels one by one: inputs [from, end) of the row that this warp takes in a round.
-RFSEG_DEVICE void store_general(const TileInput& in, int round, int from, int end) {
-  const int warp = in.thread / kWarp, lane = in.thread % kWarp;
-  const int r = round * kRound + warp;
+/// Keeps 4 pixels, given by channels.
+RFSEG_DEVICE void keep_pixels(uint8_t* to, uint32_t red, uint32_t green, uint32_t blue) {
+  const uint32_t low = permute_bytes(red, green, 0x5140);   // r0 g0 r1 g1
+  const uint32_t high = permute_bytes(red, green, 0x7362);  // r2 g2 r3 g3
+  uint32_t* const words = reinterpret_cast<uint32_t*>(to);
+  words[0] = permute_bytes(low, blue, 0x2410);
+  words[1] = permute_bytes(permute_bytes(low, blue, 0x0053), high, 0x5410);
+  words[2] = permute_bytes(high, blue, 0x7326);
+}
+
+/// Pixels one by one, by a warp: inputs [from, end) of row r.
+RFSEG_DEVICE void store_general(const TileInput& in, uint8_t* to, int r, int from, int end) {
+  const int lane = in.thread % kWarp;
   if (r >= in.rows) return;
   RFSEG_NO_UNROLL
   for (int c = from + lane * 4; c < end; c += kWarp * 4) {
@@ -46,19 +54,19 @@ RFSEG_DEVICE void store_general(const TileInput& in, int round, int from, int en
       words[1] |= (p >> 8 & 255) << (8 * i);
       words[2] |= (p >> 16 & 255) << (8 * i);
     }
-    for (int channel = 0; channel < 3; ++channel) {
-      *reinterpret_cast<uint32_t*>(in.channel_row(round, channel, warp) + c - from) =
-          words[channel];
-    }
+    keep_pixels(to + 3 * (c - from), words[0], words[1], words[2]);
   }
 }
 
 class GeneralReader {
  public:
-  RFSEG_DEVICE GeneralReader(const TileInput& in, uint8_t*, RowBarriers&, uint32_t phases)
+  RFSEG_DEVICE GeneralReader(const TileInput& in, uint8_t*, SlotBarriers&, uint32_t phases)
       : in_(in), phases_(phases) {}
   RFSEG_DEVICE void start(int) {}
-  RFSEG_DEVICE void store(int round) const { store_general(in_, round, 0, in_.columns); }
+  RFSEG_DEVICE void store(int round) const {
+    const int warp = in_.thread / kWarp;
+    store_general(in_, in_.pixel_row(round, warp), round * kRound + warp, 0, in_.columns);
+  }
   RFSEG_DEVICE uint32_t phases() const { return phases_; }
 
  private:
@@ -93,7 +101,7 @@ class StagedReader {
  public:
   /// `raw`: [depth][16 rows][raw_pitch]; `phases`: a bit a barrier, those that the next wait is
   /// for.
-  RFSEG_DEVICE StagedReader(const TileInput& in, uint8_t* raw, RowBarriers& barriers,
+  RFSEG_DEVICE StagedReader(const TileInput& in, uint8_t* raw, SlotBarriers& barriers,
                             uint32_t phases)
       : in_(in), barriers_(barriers), phases_(phases) {
     raw_ = raw + in.thread / kWarp * in.f.raw_pitch;
@@ -105,11 +113,15 @@ class StagedReader {
 
   /// Begins the copies of this warp's row of a round.
   RFSEG_DEVICE void start(int round) {
-    if (round * kRound + in_.thread / kWarp >= in_.rows) return;
-    warp_sync();  // the row that is overwritten has been taken apart
-    RowBarrier& barrier = barriers_[fill_][in_.thread / kWarp];
+    warp_sync();  // the row that is overwritten has been made pixels
+    RowBarrier& barrier = barriers_[fill_];
     uint8_t* const to = raw_ + fill_ * kRound * in_.f.raw_pitch;
     fill_ = fill_ + 1 < in_.f.depth ? fill_ + 1 : 0;
+    if (round * kRound + in_.thread / kWarp >= in_.rows) {
+      expect_row(barrier, 0);
+      row_started(barrier);
+      return;
+    }
     const int y = y_ + round * kRound;
     Segment segments[3];
     uint32_t bytes = 0;
@@ -128,28 +140,28 @@ class StagedReader {
       if (s.bytes > 0) copy_row(place + s.skipped, s.from, s.bytes, barrier);
       if (s.edge) copy_edges(s, place);
     }
+    row_started(barrier);
   }
 
-  /// Waits for it and takes it apart.
+  /// Waits for it and makes it pixels.
   RFSEG_DEVICE void store(int round) {
     const int warp = in_.thread / kWarp, lane = in_.thread % kWarp;
-    if (round * kRound + warp >= in_.rows) return;
-    wait_row(barriers_[drain_][warp], phases_ >> drain_ & 1);
+    wait_row(barriers_[drain_], phases_ >> drain_ & 1);
     const uint8_t* const raw = raw_ + drain_ * kRound * in_.f.raw_pitch;
     phases_ ^= 1u << drain_;
     drain_ = drain_ + 1 < in_.f.depth ? drain_ + 1 : 0;
+    if (round * kRound + warp >= in_.rows) return;
     const int y = y_ + round * kRound;
     const uint8_t* planes[3];
     RFSEG_UNROLL
     for (int i = 0; i < 3; ++i) planes[i] = raw + in_.f.segments[i] + (offset_in_row(i, y) & 15);
-    uint8_t* const red = in_.channel_row(round, 0, warp);
-    const int plane = kRound * in_.f.pitch;
+    uint8_t* const to = in_.pixel_row(round, warp);
     if (in_.f.format == FrameFormat::kRgb || in_.f.format == FrameFormat::kBgr) {
-      const bool reversed = in_.f.format == FrameFormat::kBgr;
       RFSEG_NO_UNROLL
-      for (int unit = lane; unit * 16 < in_.columns; unit += kWarp) {
-        take_triples(planes[0] + unit * 48, red + unit * 16 + (reversed ? 2 * plane : 0),
-                     red + unit * 16 + plane, red + unit * 16 + (reversed ? 0 : 2 * plane));
+      for (int at = lane * 16; at < 3 * in_.columns; at += kWarp * 16) {
+        Words4 words;
+        shared_words(planes[0] + at, words.w);
+        *reinterpret_cast<Words4*>(to + at) = words;
       }
       return;
     }
@@ -165,10 +177,7 @@ class StagedReader {
       } else {
         take_yuv(planes, at, rgb);
       }
-      RFSEG_UNROLL
-      for (int channel = 0; channel < 3; ++channel) {
-        *reinterpret_cast<uint32_t*>(red + channel * plane + at) = rgb[channel];
-      }
+      keep_pixels(to + 3 * at, rgb[0], rgb[1], rgb[2]);
     }
   }
 
@@ -224,24 +233,6 @@ class StagedReader {
       place[past + i] = load_constant(s.first + i);
     }
     row_written();
-  }
-
-  /// 16 pixels of three bytes.
-  RFSEG_DEVICE static void take_triples(const uint8_t* p, uint8_t* red, uint8_t* green,
-                                        uint8_t* blue) {
-    uint32_t w[12];
-    shared_words(p, w);
-    Words4 r, g, b;
-    RFSEG_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t x = w[3 * i], y = w[3 * i + 1], z = w[3 * i + 2];
-      r.w[i] = permute_bytes(permute_bytes(x, y, 0x0630), z, 0x5210);
-      g.w[i] = permute_bytes(permute_bytes(x, y, 0x0741), z, 0x6210);
-      b.w[i] = permute_bytes(permute_bytes(x, y, 0x0052), z, 0x7410);
-    }
-    *reinterpret_cast<Words4*>(red) = r;
-    *reinterpret_cast<Words4*>(green) = g;
-    *reinterpret_cast<Words4*>(blue) = b;
   }
 
   /// 4 pixels of four bytes.
@@ -303,7 +294,7 @@ class StagedReader {
   }
 
   const TileInput& in_;
-  RowBarriers& barriers_;
+  SlotBarriers& barriers_;
   uint32_t phases_;
   uint8_t* raw_;
   int x_, y_;
