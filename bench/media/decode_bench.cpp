@@ -1,9 +1,12 @@
 // Frames a second of decoding alone, and the processor time that it takes.
 //   bench_decode FILE cpu:THREADS[:STREAMS] nvdec[:STREAMS] ...
 // Every stream decodes the file on a thread of its own; a frame counts when its pixels are there.
+// The steady rate leaves out what a stream takes up to its first frame (of the slowest stream,
+// printed) and after its last.
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -51,32 +54,50 @@ Setting parse(const std::string& text) {
   return setting;
 }
 
-int64_t decode(const std::string& path, const VideoOptions& options) {
-  const std::unique_ptr<VideoReader> reader = open_video(path, options);
-  VideoFrame frame;
+using Clock = std::chrono::steady_clock;
+
+double seconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+struct Stream {
   int64_t frames = 0;
-  for (; reader->read(frame); ++frames) {
+  Clock::time_point opened, first, last;
+  double processor_first = 0, processor_last = 0;  // of the whole process
+};
+
+Stream decode(const std::string& path, const VideoOptions& options) {
+  Stream stream;
+  const std::unique_ptr<VideoReader> reader = open_video(path, options);
+  stream.opened = Clock::now();
+  for (VideoFrame frame; reader->read(frame);) {
     if (frame.held.on_device() != (options.decoder == VideoDecoder::kNvdec)) {
       throw Error(ErrorCode::kInput, path + ": was not decoded where it should have been");
     }
     if (frame.held.ready != nullptr) {
       cuda::check(cudaEventSynchronize(frame.held.ready), "waiting for a frame");
     }
+    if (stream.frames++ == 0) {
+      stream.first = Clock::now();
+      stream.processor_first = processor_seconds();
+    }
   }
-  return frames;
+  stream.last = Clock::now();
+  stream.processor_last = processor_seconds();
+  return stream;
 }
 
 void measure(const std::string& path, const Setting& setting) {
-  std::atomic<int64_t> frames = 0;
+  std::vector<Stream> streams(static_cast<std::size_t>(setting.streams));
   std::exception_ptr failure;
   std::atomic<bool> failed = false;
   const double processor = processor_seconds();
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   std::vector<std::thread> threads;
-  for (int i = 0; i < setting.streams; ++i) {
+  for (Stream& stream : streams) {
     threads.emplace_back([&] {
       try {
-        frames += decode(path, setting.options);
+        stream = decode(path, setting.options);
       } catch (...) {
         if (!failed.exchange(true)) failure = std::current_exception();
       }
@@ -84,12 +105,25 @@ void measure(const std::string& path, const Setting& setting) {
   }
   for (std::thread& thread : threads) thread.join();
   if (failure) std::rethrow_exception(failure);
-  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+  const double wall = seconds(start, Clock::now());
   const double used = processor_seconds() - processor;
-  const auto n = static_cast<double>(frames.load());
+  double frames = 0, steady = 0, to_open = 0, to_first = 0;
+  for (const Stream& stream : streams) {
+    frames += static_cast<double>(stream.frames);
+    to_open = std::max(to_open, seconds(start, stream.opened));
+    to_first = std::max(to_first, seconds(start, stream.first));
+  }
+  for (const Stream& stream : streams) {
+    steady += static_cast<double>(stream.frames - 1) / seconds(stream.first, stream.last);
+  }
+  const Stream& one = streams[0];
+  const double steady_ms =
+      1000 * (one.processor_last - one.processor_first) / (seconds(one.first, one.last) * steady);
   std::printf(
-      "%-12s %6.0f frames  %7.1f frames/s  %6.3f ms of processor a frame  %5.2f processors\n",
-      setting.name.c_str(), n, n / wall.count(), 1000 * used / n, used / wall.count());
+      "%-10s %6.0f frames  %7.1f/s whole  %7.1f/s steady  %7.3f ms of processor a frame whole  "
+      "%6.3f steady  open %4.0f ms, first frame %4.0f, all %5.0f\n",
+      setting.name.c_str(), frames, frames / wall, steady, 1000 * used / frames, steady_ms,
+      1000 * to_open, 1000 * to_first, 1000 * wall);
   std::fflush(stdout);
 }
 

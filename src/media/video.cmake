@@ -1,5 +1,6 @@
 # Video: the part of the media stage that knows no FFmpeg, and the module that does.
 target_sources(rfseg_media PRIVATE
+  ${CMAKE_CURRENT_LIST_DIR}/live_reader.cpp
   ${CMAKE_CURRENT_LIST_DIR}/video_io.cpp
   ${CMAKE_CURRENT_LIST_DIR}/video_module.cpp
   ${CMAKE_CURRENT_LIST_DIR}/video_encoder_thread.cpp)

@@ -11,6 +11,7 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "media/gpu_frames.h"
+#include "media/live_reader.h"
 #include "media/video_module.h"
 #include "rfseg/error.h"
 
@@ -42,6 +43,9 @@ class ModuleReader final : public VideoReader {
     reader_options.every = options.every;
     reader_options.start_s = options.start_s;
     reader_options.end_s = options.end_s;
+    reader_options.timeout_s = options.timeout_s;
+    reader_options.width = options.width;
+    reader_options.height = options.height;
     reader_options.threads =
         options.threads > 0 ? options.threads : std::min(available_cpus(), kMostDecoderThreads);
     if (options.decoder != VideoDecoder::kCpu) {
@@ -218,7 +222,15 @@ std::unique_ptr<VideoReader> open_video(const std::string& path, const VideoOpti
   if (!std::isfinite(options.start_s) || std::isnan(options.end_s)) {
     throw Error(ErrorCode::kUsage, "start and end are seconds from the start of the video");
   }
-  return std::make_unique<ModuleReader>(path, options, std::move(cancelled));
+  if (!(options.timeout_s > 0) || !(options.reconnect_s >= 0)) {
+    throw Error(ErrorCode::kUsage, "the time-out of a stream is more than 0 seconds");
+  }
+  const OpenStream open = [path, cancelled](const VideoOptions& with) {
+    return std::make_unique<ModuleReader>(path, with, cancelled);
+  };
+  std::unique_ptr<VideoReader> reader = open(options);
+  if (!reader->info().live || options.reconnect_s <= 0) return reader;
+  return keep_connected(path, std::move(reader), open, options, cancelled);
 }
 
 std::unique_ptr<VideoWriter> create_video(const std::string& path, int width, int height,

@@ -36,7 +36,10 @@ struct VideoOptions {
   int threads = 0;      ///< decoder threads on the CPU, 0 = all processors, at most 16
   int frames_held = 0;  ///< that the caller keeps (VideoFrame::held) beside the last one read
   VideoDecoder decoder = VideoDecoder::kCpu;
-  int cuda_device = 0;  ///< for the GPU's decoder
+  int cuda_device = 0;        ///< for the GPU's decoder
+  double timeout_s = 30;      ///< streams and devices: silence that counts as broken off
+  double reconnect_s = 30;    ///< live inputs: connect again for as long without a frame; 0 = never
+  int width = 0, height = 0;  ///< scale to this size, upright; 0 = that of the first frame
 };
 
 /// One decoded frame. The view is valid until the next call on the reader, or as long as
@@ -60,6 +63,8 @@ class VideoReader {
   /// Error(kCancelled).
   virtual bool read(VideoFrame& frame) = 0;
   virtual int64_t broken_frames() const = 0;
+  /// How often a live input was connected again.
+  virtual int64_t reconnects() const { return 0; }
 };
 
 /// Writes H.264 (libx264) or, where that is missing, MPEG-4 Part 2 into an MP4. Complete or absent:
@@ -76,8 +81,8 @@ class VideoWriter {
 
 /// FFmpeg is loaded when the first of these is called (the module rfseg_libav beside the program or
 /// library). Throws Error(kInput) saying how to get it where it is missing. `path` is a file, a URL
-/// or /dev/videoN. `cancelled` is polled during blocking reads, possibly from FFmpeg's threads; may
-/// be empty.
+/// or /dev/videoN; a live one is connected again when it breaks off. `cancelled` is polled during
+/// blocking reads, possibly from FFmpeg's threads; may be empty.
 std::unique_ptr<VideoReader> open_video(const std::string& path, const VideoOptions& options = {},
                                         std::function<bool()> cancelled = {});
 std::unique_ptr<VideoWriter> create_video(const std::string& path, int width, int height,

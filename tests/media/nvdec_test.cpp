@@ -128,7 +128,7 @@ TEST_F(Nvdec, GivesWhatFfmpegGives) {
     EXPECT_EQ(static_cast<int64_t>(found.indices.size()), frames);
     EXPECT_EQ(found.hash, hash);
     if (name.rfind("large_", 0) == 0) {
-      EXPECT_EQ(found.on_gpu, frames);
+      EXPECT_EQ(found.on_gpu, frames) << g_warnings;
       EXPECT_TRUE(found.info.nvdec);
       ++large;
     }

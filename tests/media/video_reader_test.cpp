@@ -1,7 +1,4 @@
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -14,6 +11,7 @@
 #include <thread>
 
 #include "core/log.h"
+#include "media/loopback_server.h"
 #include "media/video_io.h"
 #include "media/video_test_support.h"
 #include "rfseg/error.h"
@@ -326,41 +324,6 @@ TEST(VideoReader, StopsWhenAsked) {
   }
 }
 
-/// A TCP server on this machine that gives every client to `serve`, one after the other.
-class Server {
- public:
-  explicit Server(std::function<void(int client)> serve) : serve_(std::move(serve)) {
-    setenv("no_proxy", "127.0.0.1", 1);  // whatever proxy the environment names
-    socket_ = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(bind(socket_, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(listen(socket_, 8), 0);
-    EXPECT_EQ(getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size), 0);
-    port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this] {
-      for (int client; (client = accept(socket_, nullptr, nullptr)) >= 0; close(client)) {
-        serve_(client);
-      }
-    });
-  }
-  ~Server() {
-    shutdown(socket_, SHUT_RDWR);
-    thread_.join();
-    close(socket_);
-  }
-  std::string url(const std::string& name) const {
-    return "http://127.0.0.1:" + std::to_string(port_) + "/" + name;
-  }
-
- private:
-  std::function<void(int)> serve_;
-  int socket_ = -1, port_ = 0;
-  std::thread thread_;
-};
-
 TEST(VideoReader, ReadsOverHttp) {
   const std::vector<char> body = read_bytes(kFixtures + "stream.ts");
   const Server server([&](int client) {
@@ -371,11 +334,7 @@ TEST(VideoReader, ReadsOverHttp) {
         "Content-Length: " +
         std::to_string(body.size()) + "\r\n\r\n";
     reply.append(body.begin(), body.end());
-    for (std::size_t at = 0; at < reply.size();) {
-      const ssize_t sent = send(client, reply.data() + at, reply.size() - at, MSG_NOSIGNAL);
-      if (sent <= 0) return;
-      at += static_cast<std::size_t>(sent);
-    }
+    send_all(client, reply);
   });
   const Decoded over_http = decode(server.url("stream.ts"));
   EXPECT_EQ(over_http.hashes, decode(kFixtures + "stream.ts").hashes);

@@ -11,7 +11,7 @@
 namespace rfseg::libav {
 
 /// Changes with every change of a struct or a meaning below.
-inline constexpr int kAbiVersion = 2;
+inline constexpr int kAbiVersion = 3;
 /// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
 /// Returns nullptr when it was built for another version.
 inline constexpr const char* kEntryPoint = "rfseg_libav_api";
@@ -33,6 +33,8 @@ struct ReaderOptions {
   double start_s = 0;
   double end_s = -1;
   int threads = 1;
+  double timeout_s = 30;      ///< networks and devices, for opening and for each read
+  int width = 0, height = 0;  ///< frames are scaled to this upright size; 0: the stream's
   /// A CUstream of the context that is current on the calling thread: frames are decoded by the GPU
   /// where it can, and written on this stream, which outlives the reader and its surfaces. nullptr:
   /// on the CPU.

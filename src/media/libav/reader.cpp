@@ -17,7 +17,6 @@ namespace {
 
 // 8192 x 8192: twice 8K. A decoder holds up to 20 such frames.
 constexpr int64_t kMaxPixels = int64_t{1} << 26;
-constexpr double kOpenTimeout = 30, kReadTimeout = 30;  // seconds, networks and devices
 // Packets and errors that give no frame before a stream is given up.
 constexpr int kMostFailuresInARow = 10000;
 // A decoder asks where to decode with the first picture that it reads the head of.
@@ -43,6 +42,12 @@ int64_t now_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+std::string seconds_text(double seconds) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", seconds);
+  return text;
 }
 
 void check_file(const std::string& name) {
@@ -118,12 +123,12 @@ void StreamReader::open_input() {
     av_dict_set(&raw, "protocol_whitelist", "http,https,tcp,tls,rtp,udp,rtsp,crypto,data,httpproxy",
                 0);
     av_dict_set(&raw, "rtsp_transport", "tcp", 0);
-    av_dict_set_int(&raw, "rw_timeout", static_cast<int64_t>(kReadTimeout * 1e6), 0);
+    av_dict_set_int(&raw, "rw_timeout", static_cast<int64_t>(options_.timeout_s * 1e6), 0);
     if (starts_with(name_, "rtsp")) {
-      av_dict_set_int(&raw, "timeout", static_cast<int64_t>(kReadTimeout * 1e6), 0);
+      av_dict_set_int(&raw, "timeout", static_cast<int64_t>(options_.timeout_s * 1e6), 0);
     }
   }
-  watch_->arm(source_ == Source::kFile ? 0 : kOpenTimeout);
+  watch_->arm(source_ == Source::kFile ? 0 : options_.timeout_s);
   const int result = avformat_open_input(&context, url.c_str(), input_format, &raw);
   const AvPtr<AVDictionary> left(raw);
   if (result < 0) fail_read("cannot be read as a video", result);  // and `context` is freed
@@ -178,8 +183,11 @@ void StreamReader::open_stream() {
   if (rate.num <= 0 || rate.den <= 0) rate = stream_->r_frame_rate;
   if (rate.num > 0 && rate.den > 0) frame_rate_ = av_q2d(rate);
   zero_time_ = source_ == Source::kFile ? stream_->start_time : AV_NOPTS_VALUE;
-  converter_ =
-      std::make_unique<FrameConverter>(name_, width, height, turn_of(display_matrix(*stream_)));
+  const Turn turn = turn_of(display_matrix(*stream_));
+  width_ = options_.width > 0 ? options_.width : turn.transpose ? height : width;
+  height_ = options_.height > 0 ? options_.height : turn.transpose ? width : height;
+  converter_ = std::make_unique<FrameConverter>(name_, turn.transpose ? height_ : width_,
+                                                turn.transpose ? width_ : height_, turn);
 }
 
 void StreamReader::open_decoder() {
@@ -272,9 +280,8 @@ void StreamReader::decode_on_cpu_instead() {
 
 StreamInfo StreamReader::info() const {
   StreamInfo info;
-  info.width = stream_->codecpar->width;
-  info.height = stream_->codecpar->height;
-  if (turn_of(display_matrix(*stream_)).transpose) std::swap(info.width, info.height);
+  info.width = width_;
+  info.height = height_;
   info.frame_rate = frame_rate_;
   if (stream_->duration != AV_NOPTS_VALUE && stream_->duration > 0) {
     info.duration_s = static_cast<double>(stream_->duration) * av_q2d(stream_->time_base);
@@ -284,7 +291,10 @@ StreamInfo StreamReader::info() const {
   info.frames = stream_->nb_frames > 0
                     ? stream_->nb_frames
                     : static_cast<int64_t>(std::llround(info.duration_s * frame_rate_));
-  info.live = source_ == Source::kDevice || (source_ == Source::kNetwork && info.duration_s <= 0);
+  // A reply with a length is a file, even where its duration cannot be told without going back.
+  const bool sized = format_->pb != nullptr && avio_size(format_->pb) > 0;
+  info.live =
+      source_ == Source::kDevice || (source_ == Source::kNetwork && info.duration_s <= 0 && !sized);
   info.on_gpu = gpu_ != nullptr;
   std::snprintf(info.codec, sizeof info.codec, "%s", avcodec_get_name(codec_->id));
   return info;
@@ -298,8 +308,8 @@ double StreamReader::to_seconds(int64_t timestamp) const {
 void StreamReader::fail_read(const std::string& what, int error) {
   if (watch_->cancelled()) throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
   if (watch_->expired()) {
-    throw Error(ErrorCode::kInput, name_ + ": nothing came within " +
-                                       std::to_string(static_cast<int>(kReadTimeout)) + " seconds");
+    throw Error(ErrorCode::kInput,
+                name_ + ": nothing came within " + seconds_text(options_.timeout_s) + " seconds");
   }
   fail(ErrorCode::kInput, name_, what, error);
 }
@@ -308,7 +318,7 @@ void StreamReader::fail_read(const std::string& what, int error) {
 bool StreamReader::read_packet(AVPacket& packet) {
   for (;;) {
     av_packet_unref(&packet);
-    watch_->arm(source_ == Source::kFile ? 0 : kReadTimeout);
+    watch_->arm(source_ == Source::kFile ? 0 : options_.timeout_s);
     int result = av_read_frame(format_.get(), &packet);
     while (result == AVERROR(EAGAIN)) {  // a device without a picture yet
       if (Watch::on_interrupt(watch_.get()) != 0) fail_read("cannot be read", AVERROR_EXIT);
@@ -325,7 +335,19 @@ bool StreamReader::read_packet(AVPacket& packet) {
       continue;
     }
     if (result == AVERROR_INVALIDDATA) return false;
-    fail_read("cannot be read any further", result);
+    // A reply without a length ends with its connection; FFmpeg misses the rest of 2^64 bytes.
+    const bool sized = format_->pb != nullptr && avio_size(format_->pb) > 0;
+    if (source_ == Source::kNetwork && result == AVERROR(EIO) && !sized && !watch_->expired() &&
+        !watch_->cancelled()) {
+      return false;
+    }
+    try {
+      fail_read("cannot be read any further", result);
+    } catch (const Error& error) {
+      if (source_ == Source::kFile || error.code() == ErrorCode::kCancelled) throw;
+      broken_off_ = std::current_exception();  // once the decoder has given what it holds
+      return false;
+    }
   }
 }
 
@@ -508,6 +530,7 @@ bool StreamReader::read(FrameView& view) {
     view.time_s = time;
     return true;
   }
+  if (broken_off_) std::rethrow_exception(broken_off_);
   if (decoded_ == 0 && options_.start_s <= 0) {
     throw Error(ErrorCode::kInput,
                 name_ + ": no frame could be decoded" +

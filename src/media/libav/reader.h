@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <string>
 
@@ -69,6 +70,7 @@ class StreamReader {
   std::unique_ptr<Watch> watch_;
   AvPtr<AVFormatContext> format_;
   AVStream* stream_ = nullptr;
+  int width_ = 0, height_ = 0;  // of the frames given out
   const AVCodec* codec_ = nullptr;
   AvPtr<AVBufferRef> gpu_;  // set while decoder_ is to decode on the GPU
   bool gpu_refused_ = false;
@@ -89,6 +91,7 @@ class StreamReader {
   bool input_ended_ = false;
   bool ended_ = false;
   bool cut_short_ = false;
+  std::exception_ptr broken_off_;  // what ended the input, thrown after its last frame
 };
 
 }  // namespace rfseg::libav

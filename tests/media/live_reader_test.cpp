@@ -1,0 +1,221 @@
+// Live streams over real connections on the loopback address: peers that go away, fall silent, come
+// back on the same port, or stay away.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/log.h"
+#include "media/loopback_server.h"
+#include "media/video_io.h"
+#include "media/video_test_support.h"
+#include "rfseg/error.h"
+
+namespace rfseg {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::string bytes_of(const std::string& path) {
+  const std::vector<char> bytes = read_bytes(path);
+  return {bytes.begin(), bytes.end()};
+}
+
+/// A camera that sends one JPEG after another (multipart/x-mixed-replace).
+void send_motion_jpeg(int client, int pictures, std::chrono::milliseconds pace,
+                      const std::string& jpeg) {
+  if (!take_request(client)) return;
+  send_all(client, stream_head("multipart/x-mixed-replace;boundary=frame"));
+  for (int i = 0; i < pictures; ++i) {
+    if (!send_all(client, "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: " +
+                              std::to_string(jpeg.size()) + "\r\n\r\n" + jpeg + "\r\n")) {
+      return;
+    }
+    std::this_thread::sleep_for(pace);
+  }
+}
+
+std::string a_jpeg() { return bytes_of(RFSEG_SOURCE_DIR "/tests/media/images/orientation_1.jpg"); }
+
+class LiveReader : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::lock_guard lock(mutex_);
+    log_.clear();
+    set_log_sink([](LogLevel level, const std::string& message) {
+      const std::lock_guard guard(mutex_);
+      if (level <= LogLevel::kWarning) log_ += message + "\n";
+    });
+  }
+  void TearDown() override { set_log_sink(nullptr); }
+  static std::string warnings() {
+    const std::lock_guard lock(mutex_);
+    return log_;
+  }
+  static std::mutex mutex_;
+  static std::string log_;
+};
+std::mutex LiveReader::mutex_;
+std::string LiveReader::log_;
+
+VideoOptions patient(double seconds) {
+  VideoOptions options;
+  options.threads = 1;
+  options.timeout_s = 2;
+  options.reconnect_s = seconds;
+  return options;
+}
+
+// Three connections of MPEG-TS, each cut by the peer; then nobody is there any more.
+TEST_F(LiveReader, ConnectsAgainAndGivesUp) {
+  const std::string body = bytes_of(kFixtures + "stream.ts");
+  std::atomic<int> connections{0};
+  Server server([&](int client) {
+    if (!take_request(client)) return;
+    ++connections;
+    send_all(client, stream_head("video/mp2t") + body);
+  });
+  const auto started = Clock::now();
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("live.ts"), patient(1));
+  EXPECT_TRUE(reader->info().live);
+  int64_t last_index = -1;
+  double last_time = -1;
+  int frames = 0;
+  for (VideoFrame frame; reader->read(frame); ++frames) {
+    EXPECT_EQ(frame.index, last_index + 1);
+    EXPECT_GE(frame.time_s, last_time);
+    EXPECT_EQ(frame.image.width, 96);
+    last_index = frame.index;
+    last_time = frame.time_s;
+    if (connections == 3 && frames >= 45) server.stop();
+  }
+  EXPECT_FALSE([&] {
+    VideoFrame frame;
+    return reader->read(frame);
+  }()) << "a frame after the end";
+  EXPECT_GE(connections, 3);
+  EXPECT_EQ(reader->reconnects(), connections - 1);
+  EXPECT_EQ(frames, 20 * connections);
+  EXPECT_NE(warnings().find("the stream ended; connecting again"), std::string::npos) << warnings();
+  EXPECT_NE(warnings().find("given up after 1 seconds"), std::string::npos) << warnings();
+  EXPECT_LT(Clock::now() - started, std::chrono::seconds(20));
+}
+
+// The camera is restarted on its port: refused connections in between are no end.
+TEST_F(LiveReader, OutlivesARestartOfThePeer) {
+  const std::string jpeg = a_jpeg();
+  const auto serve = [&](int client) {
+    send_motion_jpeg(client, 8, std::chrono::milliseconds(10), jpeg);
+  };
+  auto server = std::make_unique<Server>(serve);
+  const int port = server->port();
+  const std::unique_ptr<VideoReader> reader = open_video(server->url("camera"), patient(20));
+  EXPECT_TRUE(reader->info().live);
+  EXPECT_EQ(reader->info().codec, "mjpeg");
+  VideoFrame frame;
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(reader->read(frame)) << i;
+  const double before = frame.time_s;
+  server.reset();
+  std::thread restart([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(700));
+    server = std::make_unique<Server>(serve, port);
+  });
+  for (int64_t i = 8; i < 14; ++i) {
+    ASSERT_TRUE(reader->read(frame)) << i;
+    EXPECT_EQ(frame.index, i);
+  }
+  restart.join();
+  EXPECT_EQ(reader->reconnects(), 1);
+  EXPECT_GE(frame.time_s, before + 0.5) << "the time without a picture has passed";
+  EXPECT_LT(frame.time_s, before + 15);
+}
+
+// A peer that keeps the connection but sends nothing any more.
+TEST_F(LiveReader, SilenceCountsAsBrokenOff) {
+  const std::string jpeg = a_jpeg();
+  std::atomic<int> connections{0};
+  std::atomic<bool> done{false};
+  Server server([&](int client) {
+    ++connections;
+    send_motion_jpeg(client, 6, std::chrono::milliseconds(5), jpeg);
+    if (connections == 1) {
+      char byte;
+      recv(client, &byte, 1, 0);  // until the reader has gone
+    } else {
+      while (!done && send_all(client, " "))
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  });
+  VideoOptions options = patient(10);
+  options.timeout_s = 0.5;
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("camera"), options);
+  VideoFrame frame;
+  for (int i = 0; i < 9; ++i) ASSERT_TRUE(reader->read(frame)) << i << "\n" << warnings();
+  done = true;
+  EXPECT_EQ(connections, 2);
+  EXPECT_NE(warnings().find("nothing came within 0.5 seconds; connecting again"), std::string::npos)
+      << warnings();
+}
+
+TEST_F(LiveReader, StopsWhenAskedWhileItWaits) {
+  const std::string jpeg = a_jpeg();
+  Server server(
+      [&](int client) { send_motion_jpeg(client, 6, std::chrono::milliseconds(1), jpeg); });
+  std::atomic<bool> stop{false};
+  const std::unique_ptr<VideoReader> reader =
+      open_video(server.url("camera"), patient(60), [&] { return stop.load(); });
+  server.stop();
+  std::thread later([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(600));
+    stop = true;
+  });
+  const auto started = Clock::now();
+  try {
+    for (VideoFrame frame; reader->read(frame);) {
+    }
+    ADD_FAILURE() << "not stopped";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled) << error.what();
+  }
+  later.join();
+  EXPECT_LT(Clock::now() - started, std::chrono::seconds(10));
+}
+
+TEST_F(LiveReader, EndsWithItsStreamWhereNoneIsToBeConnectedAgain) {
+  const std::string jpeg = a_jpeg();
+  Server server(
+      [&](int client) { send_motion_jpeg(client, 6, std::chrono::milliseconds(1), jpeg); });
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("camera"), patient(0));
+  int frames = 0;
+  for (VideoFrame frame; reader->read(frame);) ++frames;
+  EXPECT_EQ(frames, 6);
+  EXPECT_EQ(reader->reconnects(), 0);
+}
+
+// The size is that of the first connection.
+TEST_F(LiveReader, ScalesWhatComesBackInAnotherSize) {
+  const std::string first = bytes_of(kFixtures + "stream.ts"),
+                    second = bytes_of(kFixtures + "size_change.h264");
+  std::atomic<int> connections{0};
+  Server server([&](int client) {
+    if (!take_request(client)) return;
+    send_all(client, stream_head("video/mp2t") + (connections++ == 0 ? first : second));
+  });
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("live"), patient(1));
+  VideoFrame frame;
+  for (int i = 0; i < 25; ++i) {
+    ASSERT_TRUE(reader->read(frame)) << i;
+    EXPECT_EQ(frame.image.width, 96);
+    EXPECT_EQ(frame.image.height, 64);
+  }
+  EXPECT_GE(connections, 2);
+}
+
+}  // namespace
+}  // namespace rfseg
