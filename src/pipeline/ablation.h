@@ -9,6 +9,7 @@
 #include "core/model_config.h"
 #include "core/weights.h"
 #include "pipeline/cases.h"
+#include "pipeline/conventions.h"
 
 // One piece of work done in several ways on a GPU, each a step further from separate operations, so
 // that a table shows what each step gains. All ways take turns in one run.
@@ -25,8 +26,8 @@ struct AblationRow {
   int launches = 0;            ///< calls that start them: a graph is one
   int synchronisations = 0;    ///< the host waits for the GPU
   uint64_t bytes_to_host = 0;  ///< copied or written there in a call
-  std::string precision;       ///< network only
-  Detections answer;           ///< network only: the picture's
+  std::string precision;       ///< of the network; empty without
+  Detections answer;           ///< of ways with a network: the picture's
 };
 
 struct AblationOptions {
@@ -56,5 +57,11 @@ std::vector<AblationRow> ablate_postprocess(const RecordedCase& recorded,
 std::vector<AblationRow> ablate_network(const ModelConfig& config, const WeightSource& weights,
                                         const float* input, const PostprocessSpec& spec,
                                         const AblationOptions& options);
+
+/// A picture in host memory to its detections: stage by stage, and as the one graph that the
+/// pipeline launches. `answer` is each way's. Throws Error(kDevice) without a usable GPU.
+std::vector<AblationRow> ablate_frame(const ModelConfig& config, const WeightSource& weights,
+                                      const ImageView& picture, const ResolvedOptions& resolved,
+                                      const AblationOptions& options);
 
 }  // namespace rfseg

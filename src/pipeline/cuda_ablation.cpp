@@ -7,8 +7,10 @@
 #include "core/cuda/device.h"
 #include "engine/cuda/cuda_engine.h"
 #include "pipeline/ablation.h"
+#include "pipeline/cuda_batch_runner.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 #include "postprocess/cuda/stepwise.h"
+#include "preprocess/cuda/cuda_preprocessor.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -56,6 +58,19 @@ std::vector<AblationRow> rows_of(std::vector<std::unique_ptr<Way>>& ways) {
   return rows;
 }
 
+/// Of run lengths.
+uint64_t result_bytes(const Detections& detections) {
+  uint64_t bytes = sizeof(cuda::ResultHeader) + sizeof(cuda::PictureRecord);
+  const Mask* last = nullptr;
+  for (const Detection& d : detections.items) {
+    bytes += sizeof(cuda::DetectionRecord);
+    if (d.mask == nullptr || d.mask.get() == last) continue;
+    bytes += sizeof(cuda::MaskRecord) + d.mask->counts.size();
+    last = d.mask.get();
+  }
+  return bytes;
+}
+
 // ---- Post-processing
 
 /// What all ways read.
@@ -100,18 +115,22 @@ class PostprocessWay : public Way {
 
 class Stepwise final : public PostprocessWay {
  public:
-  Stepwise(const Uploaded& input, int device)
-      : PostprocessWay("operation by operation, run lengths on the host", input),
-        processor_(device) {}
+  Stepwise(std::string name, const Uploaded& input, int device, bool on_device)
+      : PostprocessWay(std::move(name), input), processor_(device), on_device_(on_device) {}
   void run() override {
-    answer = processor_.run(input_.outputs, input_.spec, input_.stream);
+    answer = on_device_ ? processor_.run_on_device(input_.outputs, input_.spec, input_.stream)
+                        : processor_.run(input_.outputs, input_.spec, input_.stream);
     row.kernels = row.launches = processor_.counters().kernels;
     row.synchronisations = processor_.counters().synchronisations;
     row.bytes_to_host = processor_.counters().bytes_to_host;
   }
+  void complete() override {
+    if (on_device_) answer = processor_.run(input_.outputs, input_.spec, input_.stream);
+  }
 
  private:
   StepwisePostprocessor processor_;
+  bool on_device_;
 };
 
 class Fused : public PostprocessWay {
@@ -161,18 +180,11 @@ class Fused : public PostprocessWay {
 
   void collect() {
     answer = std::move(processor_.results().at(0));
-    row.bytes_to_host = sizeof(cuda::ResultHeader);
     if (limits_.mask_bytes == MaskBytes::kRle) {
-      row.bytes_to_host += sizeof(cuda::PictureRecord);
-      const Mask* last = nullptr;
-      for (const Detection& d : answer.items) {
-        row.bytes_to_host += sizeof(cuda::DetectionRecord);
-        if (d.mask == nullptr || d.mask.get() == last) continue;
-        row.bytes_to_host += sizeof(cuda::MaskRecord) + d.mask->counts.size();
-        last = d.mask.get();
-      }
+      row.bytes_to_host = result_bytes(answer);
       return;
     }
+    row.bytes_to_host = sizeof(cuda::ResultHeader);
     encode();
   }
 
@@ -274,6 +286,94 @@ class NetworkWay final : public Way {
   Stream stream_;
 };
 
+// ---- Whole frames
+
+/// What both ways of a frame need.
+struct FrameInput {
+  CudaEngine& engine;
+  const ImageView picture;
+  const ResolvedOptions& resolved;
+};
+
+class FrameByStages final : public Way {
+ public:
+  explicit FrameByStages(const FrameInput& input)
+      : Way("stage by stage, a wait after each"),
+        input_(input),
+        preprocessor_(input.engine.device()),
+        postprocessor_(input.engine.device()) {
+    input_.engine.prepare(1);
+    run();
+    Graph counted;
+    counted.capture(stream_, [&] {
+      preprocessor_.enqueue(stream_);
+      postprocessor_.enqueue(outputs_, stream_);
+    });
+    row.kernels = counted.kernels() + input_.engine.launches(1);
+    row.launches = counted.kernels() + 1;
+    row.synchronisations = 3;
+    row.precision = input_.engine.precision();
+  }
+  void run() override {
+    const CudaFrame frame{input_.picture, FrameMemory::kPageable};
+    CudaEngine& engine = input_.engine;
+    preprocessor_.prepare({&frame, 1}, input_.resolved.preprocess, engine.input(), false, stream_);
+    preprocessor_.enqueue(stream_);
+    stream_.synchronize("resizing a picture");
+    const DeviceHeads heads = engine.enqueue(1, stream_);
+    stream_.synchronize("running the network");
+    const ModelConfig& config = engine.config();
+    outputs_.batch = 1;
+    outputs_.queries = config.queries;
+    outputs_.classes = config.logits;
+    outputs_.boxes = heads.boxes;
+    outputs_.logits = heads.logits;
+    if (config.seg && input_.resolved.postprocess.masks != MaskFormat::kNone) {
+      outputs_.masks = heads.masks;
+      outputs_.masks_type = heads.masks_half ? cuda::Number::kFloat16 : cuda::Number::kFloat32;
+      outputs_.mask_rows = config.mask_rows();
+      outputs_.mask_cols = config.mask_cols();
+    }
+    row.answer = std::move(
+        postprocessor_
+            .run(outputs_, input_.resolved.postprocess, preprocessor_.geometries(), stream_)
+            .at(0));
+    row.bytes_to_host = result_bytes(row.answer);
+  }
+
+ private:
+  const FrameInput& input_;
+  Stream stream_;
+  CudaPreprocessor preprocessor_;
+  CudaPostprocessor postprocessor_;
+  DeviceOutputs outputs_;
+};
+
+class FrameInOneGraph final : public Way {
+ public:
+  FrameInOneGraph(const FrameInput& input, int kernels)
+      : Way("one graph: upload, resize, network, masks, results"),
+        input_(input),
+        runner_(std::move(make_cuda_batch_runners(input.engine, input.resolved, {}).at(0))) {
+    row.kernels = kernels;
+    row.launches = row.synchronisations = 1;
+    row.precision = input_.engine.precision();
+  }
+  void run() override {
+    runner_->add(input_.picture, {});
+    runner_->seal();
+    runner_->infer();
+    runner_->finish();
+    row.answer = runner_->detections(0);
+    runner_->clear();
+    row.bytes_to_host = result_bytes(row.answer);
+  }
+
+ private:
+  const FrameInput& input_;
+  std::unique_ptr<CudaBatchRunner> runner_;
+};
+
 }  // namespace
 
 std::vector<AblationRow> ablate_postprocess(const RecordedCase& recorded,
@@ -285,8 +385,12 @@ std::vector<AblationRow> ablate_postprocess(const RecordedCase& recorded,
   const auto fused = [&](const char* name, MaskBytes format, Place place, bool graph) {
     add(std::make_unique<Fused>(name, input, options.device, format, place, graph));
   };
-  add(std::make_unique<Stepwise>(input, options.device));
+  const auto stepwise = [&](const char* name, bool on_device) {
+    add(std::make_unique<Stepwise>(name, input, options.device, on_device));
+  };
+  stepwise("operation by operation, run lengths on the host", false);
   if (!recorded.masks.empty()) {
+    stepwise("operation by operation, masks of pixels left on the GPU", true);
     fused("masks of pixels by one kernel, run lengths on the host", MaskBytes::kDense, Place::kHost,
           false);
     fused("masks of pixels by one kernel, left on the GPU", MaskBytes::kDense, Place::kDevice,
@@ -330,6 +434,21 @@ std::vector<AblationRow> ablate_network(const ModelConfig& config, const WeightS
   add("the same in fp32");
   measure(ways, options);
   for (const auto& way : ways) static_cast<NetworkWay&>(*way).answer(input, spec);
+  return rows_of(ways);
+}
+
+std::vector<AblationRow> ablate_frame(const ModelConfig& config, const WeightSource& weights,
+                                      const ImageView& picture, const ResolvedOptions& resolved,
+                                      const AblationOptions& options) {
+  cuda::open_device(options.device);
+  CudaEngineOptions engine_options;
+  engine_options.device = options.device;
+  const auto engine = create_cuda_engine(config, weights, engine_options);
+  const FrameInput input{*engine, picture, resolved};
+  std::vector<std::unique_ptr<Way>> ways;
+  ways.push_back(std::make_unique<FrameByStages>(input));
+  ways.push_back(std::make_unique<FrameInOneGraph>(input, ways[0]->row.kernels));
+  measure(ways, options);
   return rows_of(ways);
 }
 

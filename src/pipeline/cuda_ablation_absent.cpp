@@ -22,4 +22,9 @@ std::vector<AblationRow> ablate_network(const ModelConfig&, const WeightSource&,
   refuse();
 }
 
+std::vector<AblationRow> ablate_frame(const ModelConfig&, const WeightSource&, const ImageView&,
+                                      const ResolvedOptions&, const AblationOptions&) {
+  refuse();
+}
+
 }  // namespace rfseg

@@ -161,10 +161,15 @@ class Ablate {
     Group group{fmt::format("network, {} on {} ({} detections)", config.variant, arguments_.image,
                             expected.items.size()),
                 ablate_network(config, *checkpoint.weights, input.data(), spec, options_)};
-    for (AblationRow& row : group.rows) {
-      row.difference = judge(expected, row.answer, resolved);
-    }
     groups_.push_back(std::move(group));
+    groups_.push_back(
+        {fmt::format("frame, {} of {}x{}", arguments_.image, picture.height, picture.width),
+         ablate_frame(config, *checkpoint.weights, picture.view(), resolved, options_)});
+    for (std::size_t i = groups_.size() - 2; i < groups_.size(); ++i) {
+      for (AblationRow& row : groups_[i].rows) {
+        row.difference = judge(expected, row.answer, resolved);
+      }
+    }
   }
 
   /// By the bounds that fp16 is held to everywhere.

@@ -209,7 +209,8 @@ struct StepwisePostprocessor::Impl {
     return std::min(*host_count_.as<int32_t>(), spec.max_detections);
   }
 
-  Detections run(const DeviceOutputs& outputs, const PostprocessSpec& spec) {
+  /// `fetch_masks`: the masks come to the host, and their run lengths are found.
+  Detections run(const DeviceOutputs& outputs, const PostprocessSpec& spec, bool fetch_masks) {
     const int n = select(outputs, spec);
     Detections detections;
     detections.width = spec.geometry.original_width;
@@ -250,7 +251,7 @@ struct StepwisePostprocessor::Impl {
       each(n * picture, interpolate, static_cast<const float*>(grids), geometry.x, geometry.y,
            values, n * picture);
       each(n * picture, above_zero, static_cast<const float*>(values), pixels, n * picture);
-      download(host_pixels_, pixels, static_cast<std::size_t>(n * picture));
+      if (fetch_masks) download(host_pixels_, pixels, static_cast<std::size_t>(n * picture));
     }
     const auto count = static_cast<std::size_t>(n);
     download(host_scores_, scores, count * sizeof(float));
@@ -265,7 +266,7 @@ struct StepwisePostprocessor::Impl {
       d.score = host_scores_.as<float>()[i];
       d.query = host_query_.as<int32_t>()[i];
       std::copy_n(host_boxes_.as<float>() + 4 * i, 4, d.box_xyxy);
-      if (with_masks) {
+      if (with_masks && fetch_masks) {
         Mask mask;
         mask.height = detections.height;
         mask.width = detections.width;
@@ -323,8 +324,8 @@ struct StepwisePostprocessor::Impl {
 StepwisePostprocessor::StepwisePostprocessor(int device) : impl_(std::make_unique<Impl>(device)) {}
 StepwisePostprocessor::~StepwisePostprocessor() = default;
 
-Detections StepwisePostprocessor::run(const DeviceOutputs& outputs, const PostprocessSpec& spec,
-                                      CUstream_st* stream) {
+void StepwisePostprocessor::begin(const DeviceOutputs& outputs, const PostprocessSpec& spec,
+                                  CUstream_st* stream) {
   if (outputs.batch != 1 || outputs.boxes_type != cuda::Number::kFloat32 ||
       outputs.logits_type != cuda::Number::kFloat32 ||
       outputs.masks_type != cuda::Number::kFloat32 || spec.like == Convention::kInference) {
@@ -335,7 +336,18 @@ Detections StepwisePostprocessor::run(const DeviceOutputs& outputs, const Postpr
   check(cudaSetDevice(impl_->device), "choosing the device");
   impl_->stream = stream;
   impl_->counters = {};
-  return impl_->run(outputs, spec);
+}
+
+Detections StepwisePostprocessor::run(const DeviceOutputs& outputs, const PostprocessSpec& spec,
+                                      CUstream_st* stream) {
+  begin(outputs, spec, stream);
+  return impl_->run(outputs, spec, true);
+}
+
+Detections StepwisePostprocessor::run_on_device(const DeviceOutputs& outputs,
+                                                const PostprocessSpec& spec, CUstream_st* stream) {
+  begin(outputs, spec, stream);
+  return impl_->run(outputs, spec, false);
 }
 
 const StepwisePostprocessor::Counters& StepwisePostprocessor::counters() const {

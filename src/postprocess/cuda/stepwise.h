@@ -28,9 +28,14 @@ class StepwisePostprocessor {
   /// `outputs`: one picture, float32. Throws Error(kUsage) for what it does not take: other types,
   /// batches, and conventions with antialiased masks.
   Detections run(const DeviceOutputs& outputs, const PostprocessSpec& spec, CUstream_st* stream);
+  /// The same up to masks of pixels on the GPU: detections without masks.
+  Detections run_on_device(const DeviceOutputs& outputs, const PostprocessSpec& spec,
+                           CUstream_st* stream);
   const Counters& counters() const;
 
  private:
+  void begin(const DeviceOutputs& outputs, const PostprocessSpec& spec, CUstream_st* stream);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
