@@ -1,8 +1,10 @@
 // Times whole passes of the network on the GPU: bench_network_cuda [--precision fp16|fp32|tf32]
-// [--rounds N] [--no-overlap] [--one-stream] [--portable] VARIANT:BATCH...
+// [--rounds N] [--no-overlap] [--one-stream] [--portable] [--steps] VARIANT:BATCH...
 // Weights and pictures are random (hashed); each round is one graph launch between two events, all
 // enqueued before the first is read. A line a case: median, p90, p99, pictures a second, and the
-// time a pass takes when they follow each other.
+// time a pass takes when they follow each other. --steps: each kind of step alone, too, with what
+// it reaches of the device's peak (of products or of memory, whichever is nearer) and cuBLASLt's
+// time.
 
 #include <fmt/format.h>
 
@@ -26,7 +28,27 @@ double percentile(std::vector<float> sorted, double p) {
   return sorted[static_cast<std::size_t>(p * static_cast<double>(sorted.size() - 1))];
 }
 
-void run_case(const std::string& name, int batch, const CudaEngineOptions& options, int rounds) {
+void print_steps(CudaEngine& engine, int batch) {
+  const DevicePeaks peaks = engine.peaks();
+  double sum = 0;
+  for (const StepTime& step : engine.time_steps(batch)) {
+    const double seconds = step.ms * 1e-3;
+    const double peak = std::max(step.flops / seconds / peaks.flops_per_s,
+                                 step.bytes / seconds / peaks.bytes_per_s);
+    sum += step.ms * step.count;
+    fmt::print("  {:<26} {:<50} {:>3} x {:>8.2f} us = {:>8.1f} us {:>5.1f} % of peak", step.kind,
+               step.shape, step.count, step.ms * 1e3, step.ms * step.count * 1e3, 100 * peak);
+    if (std::isnan(step.library_ms)) {
+      fmt::print("\n");
+    } else {
+      fmt::print(", cuBLASLt {:.2f}\n", step.library_ms * 1e3);
+    }
+  }
+  fmt::print("  {} launches, sum of the steps {:.3f} ms\n", engine.launches(batch), sum);
+}
+
+void run_case(const std::string& name, int batch, const CudaEngineOptions& options, int rounds,
+              bool steps) {
   const testing::Golden golden = testing::load_golden(name);
   const auto engine = create_cuda_engine(golden.config, golden.weights(), options);
   const Tensor input = testing::hash_input(golden.config, batch, 3);
@@ -58,6 +80,7 @@ void run_case(const std::string& name, int batch, const CudaEngineOptions& optio
              batch, engine->precision(), median, percentile(times, 0.9), percentile(times, 0.99),
              1000.0 * batch / median, total / rounds,
              static_cast<double>(engine->memory_bytes()) / 1e6);
+  if (steps) print_steps(*engine, batch);
   std::fflush(stdout);
 }
 
@@ -69,6 +92,7 @@ int main(int argc, char** argv) {
   CudaEngineOptions options;
   options.threads = 8;
   int rounds = 300;
+  bool steps = false;
   fmt::print("{:<18} {:>5} {:<5} {:>9} {:>9} {:>9} {:>10} {:>9} {:>8}\n", "variant", "batch", "",
              "median ms", "p90", "p99", "images/s", "chain ms", "MB");
   try {
@@ -85,12 +109,14 @@ int main(int argc, char** argv) {
         options.overlap = false;
       } else if (word == "--portable") {
         options.portable = true;
+      } else if (word == "--steps") {
+        steps = true;
       } else if (word == "--one-stream") {
         options.two_streams = false;
       } else {
         const std::size_t colon = word.find(':');
         const int batch = colon == std::string::npos ? 1 : std::atoi(word.c_str() + colon + 1);
-        run_case(word.substr(0, colon), std::max(1, batch), options, rounds);
+        run_case(word.substr(0, colon), std::max(1, batch), options, rounds, steps);
       }
     }
   } catch (const std::exception& error) {
