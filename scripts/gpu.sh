@@ -62,7 +62,9 @@ if [[ $stage == net ]]; then
         "$build/bench/bench_network_cuda" "${net_cases[@]}"
         "$build/bench/bench_network_cuda" --portable "${net_cases[@]}"
         [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/engine/peer_torch_cuda.py "${net_cases[@]}" ;;
-      kernels) "$build/rfseg" bench -m assets/demo/model.safetensors --device cuda --kernels --batch "${RFSEG_BATCHES:-1,32}" ;;
+      kernels)
+        "$build/bench/bench_network_cuda" --steps --rounds 100 "${net_cases[@]}"
+        "$build/rfseg" bench -m assets/demo/model.safetensors --device cuda --kernels --batch "${RFSEG_BATCHES:-1,32}" ;;
       ptx)
         ptx="${RFSEG_PTX_BUILD:-build/ptx}"
         if [[ ! -x "$ptx/test_engine_cuda" ]]; then
