@@ -8,6 +8,7 @@
 #include <istream>
 #include <system_error>
 
+#include "core/cpu.h"
 #include "core/log.h"
 #include "media/http_fetch.h"
 #include "rfseg/error.h"
@@ -149,6 +150,7 @@ bool InputSource::next_video_frame(SourceFrame& frame) {
   if (!video_->read(decoded)) {
     check_length(frame.file);
     broken_frames_ += video_->broken_frames();
+    reconnects_ += video_->reconnects();
     delivered_ += video_delivered_;
     video_.reset();
     return false;
@@ -168,6 +170,25 @@ Image InputSource::read_picture(const std::string& path) const {
   fetch.cancelled = options_.cancelled;
   const std::vector<uint8_t> bytes = fetch_url(path, fetch);
   return decode_image(bytes.data(), bytes.size(), path, options_.image);
+}
+
+// The pictures of a row of inputs are decoded at once; what follows a video waits for its end.
+Image InputSource::next_picture(std::size_t index) {
+  constexpr int kMostThreads = 16;
+  const int threads = options_.picture_threads > 0 ? options_.picture_threads
+                                                   : std::min(available_cpus(), kMostThreads);
+  const bool alone = index + 1 == inputs_.size() || inputs_[index + 1].kind != InputKind::kImage;
+  if (pictures_ == nullptr && (threads == 1 || alone)) return read_picture(inputs_[index].path);
+  if (pictures_ == nullptr) {
+    pictures_ = std::make_unique<PicturesAhead>(
+        [this](const std::string& path) { return read_picture(path); }, threads);
+  }
+  for (asked_ = std::max(asked_, index); asked_ < inputs_.size(); ++asked_) {
+    const Input& input = inputs_[asked_];
+    if (input.kind != InputKind::kImage || !pictures_->has_room()) break;
+    if (input.error.empty()) pictures_->ask(input.path);
+  }
+  return pictures_->take();
 }
 
 bool InputSource::next(SourceFrame& frame) {
@@ -195,7 +216,7 @@ bool InputSource::next(SourceFrame& frame) {
           estimate_total();
           continue;
         }
-        frame.storage = read_picture(input.path);
+        frame.storage = next_picture(at_ - 1);
         frame.view = frame.storage.view();
         ++delivered_;
         return true;

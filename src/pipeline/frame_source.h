@@ -12,6 +12,7 @@
 #include "core/held_pixels.h"
 #include "media/image_io.h"
 #include "media/video_io.h"
+#include "pipeline/pictures_ahead.h"
 #include "rfseg/image.h"
 
 namespace rfseg {
@@ -51,7 +52,9 @@ class FrameSource {
 struct InputOptions {
   DecodeOptions image;
   VideoOptions video;
-  std::function<bool()> cancelled;
+  int picture_threads =
+      0;  ///< that decode pictures ahead of their turn; 0 = processors, at most 16
+  std::function<bool()> cancelled;  ///< called from several threads
 };
 
 /// What an input argument is, decided by its name and, for files, by what the file system says.
@@ -78,21 +81,27 @@ class InputSource : public FrameSource {
   bool live() const override;
   /// Video frames that could not be decoded, of the videos that have ended.
   int64_t broken_frames() const { return broken_frames_; }
+  /// Times that live inputs were connected again, of those that have ended.
+  int64_t reconnects() const { return reconnects_; }
   /// Videos that ended long before the length that they state.
   int64_t cut_short() const { return cut_short_; }
 
  private:
   bool next_video_frame(SourceFrame& frame);
   Image read_picture(const std::string& path) const;
+  Image next_picture(std::size_t index);
   void estimate_total();
   void check_length(const std::string& file);
 
   std::vector<Input> inputs_;
   InputOptions options_;
   std::size_t at_ = 0;
+  std::size_t asked_ = 0;  // inputs before this one need not be asked of pictures_
+  std::unique_ptr<PicturesAhead> pictures_;
   std::unique_ptr<VideoReader> video_;
   int64_t broken_frames_ = 0;
   int64_t cut_short_ = 0;
+  int64_t reconnects_ = 0;
   int64_t delivered_ = 0;  // frames before the current video
   int64_t video_delivered_ = 0;
   int64_t last_frame_ = -1;  // of the current video, from 0

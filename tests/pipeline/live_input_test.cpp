@@ -1,0 +1,72 @@
+// A camera on the loopback address that is quicker than who watches it.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/files.h"
+#include "media/loopback_server.h"
+#include "pipeline/multi_source.h"
+
+namespace rfseg {
+namespace {
+
+// The camera sends 120 pictures, one each 5 ms, and a picture is looked at for 40 ms: the newest
+// are seen, the others counted, and no more than the queue holds wait.
+TEST(LiveInput, ASlowReaderSeesTheNewestFramesAndDropsAreCounted) {
+  constexpr int kPictures = 120;
+  const std::vector<uint8_t> bytes =
+      read_file(RFSEG_SOURCE_DIR "/tests/media/images/orientation_1.jpg");
+  const std::string jpeg(bytes.begin(), bytes.end());
+  std::atomic<int> sent{0};
+  Server server([&](int client) {
+    if (!take_request(client)) return;
+    send_all(client, stream_head("multipart/x-mixed-replace;boundary=frame"));
+    for (int i = 0; i < kPictures; ++i, ++sent) {
+      if (!send_all(client, "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: " +
+                                std::to_string(jpeg.size()) + "\r\n\r\n" + jpeg + "\r\n")) {
+        return;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  });
+  InputOptions options;
+  options.video.threads = 1;
+  options.video.reconnect_s = 0;
+  std::vector<std::unique_ptr<FrameSource>> sources;
+  sources.push_back(std::make_unique<InputSource>(
+      std::vector<Input>{{server.url("camera"), InputKind::kVideo, ""}}, options));
+  PicturePool pool({HeldPixels::Place::kHost, [](std::size_t bytes) {
+                      return std::shared_ptr<std::byte>(new std::byte[bytes],
+                                                        std::default_delete<std::byte[]>());
+                    }});
+  MultiSource::Options settings;
+  settings.queue = 2;
+  MultiSource multi(std::move(sources), std::move(pool), settings);
+  int64_t seen = 0, last = -1, skipped = 0;
+  for (SourceFrame frame; multi.next(frame); ++seen) {
+    ASSERT_EQ(frame.error, "");
+    ASSERT_TRUE(frame.frame.has_value());
+    EXPECT_GT(*frame.frame, last);
+    skipped += *frame.frame - last - 1;
+    last = *frame.frame;
+    EXPECT_EQ(frame.view.width, 21);
+    std::this_thread::sleep_for(std::chrono::milliseconds(40));
+    frame = {};
+  }
+  const MultiSource::StreamStats stats = multi.stats().at(0);
+  EXPECT_EQ(stats.frames, seen);
+  EXPECT_EQ(stats.dropped, skipped + kPictures - 1 - last);
+  EXPECT_EQ(stats.frames + stats.dropped, kPictures);
+  EXPECT_GT(stats.dropped, kPictures / 2);
+  EXPECT_LE(stats.max_queue, 2u);
+  EXPECT_GE(last, kPictures - 3) << "the newest frames are the ones kept";
+}
+
+}  // namespace
+}  // namespace rfseg
