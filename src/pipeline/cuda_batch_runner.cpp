@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <list>
-#include <map>
 #include <optional>
 #include <utility>
 
 #include "core/cuda/device.h"
 #include "pipeline/cuda_clock.h"
-#include "pipeline/cuda_frame_graph.h"
 #include "pipeline/picture_planes.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 #include "preprocess/cuda/cuda_preprocessor.h"
@@ -20,14 +18,12 @@ namespace {
 
 using cuda::Buffer;
 using cuda::check;
-using cuda::Event;
 using cuda::Stream;
 using Place = HeldPixels::Place;
 
 constexpr std::size_t kRowAlignment = 16;  ///< of rows in device memory
-constexpr std::size_t kPictureAlignment = 256;
-constexpr std::size_t kUnits = 4;   ///< batch sizes that a runner keeps graphs of
-constexpr std::size_t kGraphs = 4;  ///< of a batch size, by the number of uploads
+constexpr std::size_t kPlaneAlignment = 256;
+constexpr std::size_t kUnits = 4;  ///< batch sizes that a runner keeps graphs of
 
 std::size_t align(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
@@ -38,11 +34,27 @@ bool same_view(const ImageView& a, const ImageView& b) {
          a.matrix == b.matrix && a.range == b.range;
 }
 
-/// A picture of the batch under way, and where its planes will be.
-struct Picture {
-  ImageView view;  ///< planes: on the device, or offsets in the device's pixel buffer
+/// Waiting for it leaves the processor to others.
+class BlockingEvent {
+ public:
+  BlockingEvent() {
+    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | cudaEventBlockingSync),
+          "creating an event");
+  }
+  ~BlockingEvent() { cudaEventDestroy(event_); }
+  BlockingEvent(const BlockingEvent&) = delete;
+  BlockingEvent& operator=(const BlockingEvent&) = delete;
+  operator cudaEvent_t() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// A place in the batch, with the memory of whatever picture takes it.
+struct Seat {
+  Buffer staging{Buffer::Kind::kPinned}, pixels{Buffer::Kind::kDevice};
+  ImageView view;  ///< planes on the device
   HeldPixels held;
-  bool uploaded = false;
 };
 
 /// What depends on the size of the batch: graphs, and the stages' parameters and results that the
@@ -56,14 +68,18 @@ struct Unit {
   std::vector<ImageView> prepared;  ///< the preprocessor's parameters are these pictures'
   bool warm = false;                ///< has run once: its kernels are loaded, `outputs` is set
   uint64_t preprocessor_generation = 0, postprocessor_generation = 0, engine_generation = 0;
-  std::map<std::size_t, FrameGraph> graphs;  ///< by number of uploads
+  cuda::Graph graph;
 };
 
 class Runner final : public CudaBatchRunner {
  public:
   Runner(std::unique_ptr<CudaEngine> engine, const ResolvedOptions& resolved,
          const RunnerOptions& options)
-      : engine_(std::move(engine)), resolved_(resolved), device_(engine_->device()) {
+      : engine_(std::move(engine)),
+        resolved_(resolved),
+        device_(engine_->device()),
+        spinning_(options.spin),
+        seats_(static_cast<std::size_t>(options.batch)) {
     engine_->prepare(options.batch);
     if (options.stage_times || options.frame_times) clock_.emplace();
     every_stage_ = options.stage_times;
@@ -76,67 +92,54 @@ class Runner final : public CudaBatchRunner {
   void add(const ImageView& picture, const HeldPixels& held) override {
     use_device();
     preprocess_geometry(picture.height, picture.width, resolved_.preprocess);  // refuses bad ones
+    Seat& seat = seats_.at(taken_);
     if (held.on_device()) {
       if (held.device != device_) {
         throw Error(ErrorCode::kInput, "a frame lies on another GPU than the network");
       }
-      pictures_.push_back({picture, held, false});
-      return;
+      seat.view = picture;
+      seat.held = held;
+    } else {
+      upload(seat, picture, held);
     }
-    if (held.place == Place::kPinned && held.owner != nullptr && add_in_place(picture, held))
-      return;
-    const std::vector<Plane> planes = planes_of(picture);
-    std::size_t bytes = 0;
-    for (const Plane& plane : planes) bytes += pitch(plane) * static_cast<std::size_t>(plane.rows);
-    const std::size_t begin = staged_;
-    staged_ = align(begin + bytes, kPictureAlignment);
-    grow_staging(begin);
-    ImageView view = picture;
-    std::size_t at = begin;
-    for (std::size_t p = 0; p < planes.size(); ++p) {
-      const auto rows = static_cast<std::size_t>(planes[p].rows);
-      view.planes[p] = offset(at);
-      view.strides[p] = static_cast<std::ptrdiff_t>(pitch(planes[p]));
-      copy_plane(staging_.data() + at, view.strides[p], picture.planes[p], picture.strides[p],
-                 planes[p]);
-      at += pitch(planes[p]) * rows;
-    }
-    pictures_.push_back({view, {}, true});
+    ++taken_;
   }
-  std::size_t size() const override { return pictures_.size(); }
+  std::size_t size() const override { return taken_; }
   void seal() override {}
 
   void infer() override {
     use_device();
     busy_ = true;
-    Unit& unit = unit_of(static_cast<int>(pictures_.size()));
-    place_uploads();
+    Unit& unit = unit_of(static_cast<int>(taken_));
     // What the last batch left may be somewhere else by now.
     if (unit.engine_generation != engine_->counters().allocations) unit.warm = false;
     std::vector<CudaFrame> frames;
-    for (const Picture& picture : pictures_) {
-      frames.push_back({picture.view, FrameMemory::kDevice});
-      if (picture.held.ready != nullptr) {
-        check(cudaStreamWaitEvent(stream_, picture.held.ready, 0), "waiting for a frame");
+    for (std::size_t i = 0; i < taken_; ++i) {
+      frames.push_back({seats_[i].view, FrameMemory::kDevice});
+      if (seats_[i].held.ready != nullptr) {
+        check(cudaStreamWaitEvent(stream_, seats_[i].held.ready, 0), "waiting for a frame");
       }
     }
     prepare_resizing(unit, frames);
     if (unit.warm) {
       prepare_results(unit);
-      drop_stale_graphs(unit);
+      drop_stale_graph(unit);
       launch(unit);
     } else {
       run_alone(unit);
     }
+    if (!spinning_) check(cudaEventRecord(done_, stream_), "recording an event");
     current_ = &unit;
   }
 
   void finish() override {
     use_device();
     Unit& unit = *current_;
+    // A processor is worth more than some microseconds where other batches are in flight.
+    if (!spinning_) check(cudaEventSynchronize(done_), "waiting for a batch");
     unit.postprocessor.wait(stream_);
     busy_ = false;
-    for (Picture& picture : pictures_) picture.held = {};  // their makers may go on with them
+    for (Seat& seat : seats_) seat.held = {};  // their makers may go on with them
     results_ = unit.postprocessor.results();
   }
   Detections detections(std::size_t picture) override { return std::move(results_.at(picture)); }
@@ -151,93 +154,88 @@ class Runner final : public CudaBatchRunner {
     return clock_ && rounds_ > 0 ? interval(rounds_ - 1) : GpuInterval{};
   }
   void clear() override {
-    if (busy_) {  // an error came between infer and finish: pixels may still be read
+    if (busy_) {  // an error came on the way: pixels may still be read
       cudaSetDevice(device_);
       cudaStreamSynchronize(stream_);
       busy_ = false;
     }
-    pictures_.clear();
+    for (Seat& seat : seats_) seat.held = {};
     results_.clear();
-    pinned_copies_.clear();
-    staged_ = pinned_ = 0;
+    taken_ = 0;
     current_ = nullptr;
   }
 
   const Counters& counters() const override { return counters_; }
 
   void enqueue_replay() override {
-    if (current_ == nullptr || !current_->graphs.contains(0)) {
-      throw Error(ErrorCode::kInternal, "CUDA: no graph without uploads to replay");
+    if (current_ == nullptr || current_->graph.empty()) {
+      throw Error(ErrorCode::kInternal, "CUDA: no graph to replay");
     }
-    current_->graphs.at(0).launch(stream_, {});
+    current_->graph.launch(stream_);
     ++rounds_;
   }
   void wait() override { stream_.synchronize("replaying a frame"); }
 
  private:
-  static std::size_t pitch(const Plane& plane) { return align(plane.row_bytes, kRowAlignment); }
-  static const uint8_t* offset(std::size_t at) {
-    return reinterpret_cast<const uint8_t*>(static_cast<uintptr_t>(at));
-  }
   void use_device() const { check(cudaSetDevice(device_), "choosing the device"); }
 
   GpuInterval interval(uint32_t round) const {
     return {clock_->at(round, 0), clock_->at(round, cuda::Clock::kPoints - 1)};
   }
 
-  /// The GPU copies pinned planes by itself, each as one span. False where that would copy much
-  /// else.
-  bool add_in_place(const ImageView& picture, const HeldPixels& held) {
+  /// Brings a picture to the GPU, at once: while the rest of the batch is decoded, and while the
+  /// host prepares its launch. Pinned planes are copied from where they are, each as one span,
+  /// others through pinned memory.
+  void upload(Seat& seat, const ImageView& picture, const HeldPixels& held) {
     const std::vector<Plane> planes = planes_of(picture);
+    const bool in_place =
+        held.place == Place::kPinned && held.owner != nullptr && few_gaps(picture, planes);
+    seat.view = picture;
+    std::size_t offsets[4] = {};
     for (std::size_t p = 0; p < planes.size(); ++p) {
-      const std::ptrdiff_t stride = picture.strides[p];
-      if (stride < static_cast<std::ptrdiff_t>(planes[p].row_bytes) ||
-          stride > static_cast<std::ptrdiff_t>(2 * planes[p].row_bytes)) {
-        return false;
+      if (!in_place) {
+        seat.view.strides[p] =
+            static_cast<std::ptrdiff_t>(align(planes[p].row_bytes, kRowAlignment));
+      }
+      offsets[p + 1] = align(offsets[p] + span(planes[p], seat.view.strides[p]), kPlaneAlignment);
+    }
+    const std::size_t bytes = offsets[planes.size()];
+    // The batch before this one has been waited for: nothing reads what is freed here.
+    if (seat.pixels.size() < bytes)
+      seat.pixels.reserve(std::max(bytes, seat.pixels.size() * 3 / 2));
+    if (!in_place && seat.staging.size() < bytes) {
+      seat.staging.reserve(std::max(bytes, seat.staging.size() * 3 / 2));
+    }
+    busy_ = true;
+    for (std::size_t p = 0; p < planes.size(); ++p) {
+      std::byte* const to = seat.pixels.data() + offsets[p];
+      seat.view.planes[p] = reinterpret_cast<const uint8_t*>(to);
+      if (in_place) {
+        copy(to, picture.planes[p], span(planes[p], picture.strides[p]));
+      } else {
+        copy_plane(seat.staging.data() + offsets[p], seat.view.strides[p], picture.planes[p],
+                   picture.strides[p], planes[p]);
       }
     }
-    ImageView view = picture;
-    for (std::size_t p = 0; p < planes.size(); ++p) {
-      const std::size_t bytes = static_cast<std::size_t>(picture.strides[p]) *
-                                    static_cast<std::size_t>(planes[p].rows - 1) +
-                                planes[p].row_bytes;
-      // Behind the staged pictures, whose end is known when the batch is complete.
-      view.planes[p] = offset(pinned_);
-      pinned_copies_.push_back({const_cast<uint8_t*>(offset(pinned_)), picture.planes[p], bytes});
-      pinned_ = align(pinned_ + bytes, kPictureAlignment);
+    if (in_place) {
+      seat.held = held;
+    } else {
+      copy(seat.pixels.data(), seat.staging.data(), bytes);
     }
-    pictures_.push_back({view, held, true});
+  }
+  static std::size_t span(const Plane& plane, std::ptrdiff_t stride) {
+    return static_cast<std::size_t>(stride) * static_cast<std::size_t>(plane.rows - 1) +
+           plane.row_bytes;
+  }
+  static bool few_gaps(const ImageView& picture, const std::vector<Plane>& planes) {
+    for (std::size_t p = 0; p < planes.size(); ++p) {
+      const auto row = static_cast<std::ptrdiff_t>(planes[p].row_bytes);
+      if (picture.strides[p] < row || picture.strides[p] > 2 * row) return false;
+    }
     return true;
   }
-
-  void grow_staging(std::size_t used) {
-    if (staging_.size() >= staged_) return;
-    Buffer larger(Buffer::Kind::kPinned);
-    larger.reserve(std::max(staged_, 2 * staging_.size()));
-    if (used > 0) std::memcpy(larger.data(), staging_.data(), used);
-    std::swap(staging_, larger);
-  }
-
-  /// Gives uploads and views their addresses on the device.
-  void place_uploads() {
-    copies_.clear();
-    const std::size_t bytes = staged_ + pinned_;
-    // The batch before this one has been waited for: nothing reads what is freed here.
-    if (pixels_.size() < bytes) pixels_.reserve(std::max(bytes, pixels_.size() * 3 / 2));
-    std::byte* const base = pixels_.data();
-    if (staged_ > 0) copies_.push_back({base, staging_.data(), staged_});
-    for (const FrameGraph::Copy& copy : pinned_copies_) {
-      copies_.push_back(
-          {base + staged_ + reinterpret_cast<uintptr_t>(copy.to), copy.from, copy.bytes});
-    }
-    for (Picture& picture : pictures_) {
-      if (!picture.uploaded) continue;
-      const std::size_t from = picture.held.owner != nullptr ? staged_ : 0;
-      for (std::size_t p = 0; p < planes_of(picture.view).size(); ++p) {
-        picture.view.planes[p] = reinterpret_cast<const uint8_t*>(base) + from +
-                                 reinterpret_cast<uintptr_t>(picture.view.planes[p]);
-      }
-    }
+  void copy(void* to, const void* from, std::size_t bytes) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying a frame");
   }
 
   Unit& unit_of(int batch) {
@@ -268,24 +266,22 @@ class Runner final : public CudaBatchRunner {
                                stream_);
   }
 
-  void drop_stale_graphs(Unit& unit) {
+  void drop_stale_graph(Unit& unit) {
     if (unit.preprocessor.generation() == unit.preprocessor_generation &&
         unit.postprocessor.generation() == unit.postprocessor_generation) {
       return;
     }
-    unit.graphs.clear();
+    unit.graph.reset();
     unit.preprocessor_generation = unit.preprocessor.generation();
     unit.postprocessor_generation = unit.postprocessor.generation();
   }
 
   void launch(Unit& unit) {
-    if (!unit.graphs.contains(copies_.size()) && unit.graphs.size() == kGraphs) unit.graphs.clear();
-    FrameGraph& graph = unit.graphs[copies_.size()];
-    if (graph.empty()) {
-      graph.capture(stream_, copies_, [&] { enqueue_kernels(unit); });
+    if (unit.graph.empty()) {
+      unit.graph.capture(stream_, [&] { enqueue_kernels(unit); });
       ++counters_.captures;
     }
-    graph.launch(stream_, copies_);
+    unit.graph.launch(stream_);
     ++counters_.launches;
     ++rounds_;
   }
@@ -293,8 +289,7 @@ class Runner final : public CudaBatchRunner {
   /// The first batch of its size: kernels are loaded when they first run, which a capture does not
   /// allow, and where the network leaves its outputs is known after it.
   void run_alone(Unit& unit) {
-    unit.graphs.clear();
-    FrameGraph::enqueue(stream_, copies_);
+    unit.graph.reset();
     note(0);
     unit.preprocessor.enqueue(stream_);
     if (every_stage_) note(1);
@@ -346,11 +341,10 @@ class Runner final : public CudaBatchRunner {
   std::optional<cuda::Clock> clock_;
   bool every_stage_ = false;
   uint32_t rounds_ = 0;  ///< of the clock
-  Buffer staging_{Buffer::Kind::kPinned}, pixels_{Buffer::Kind::kDevice};
-  std::size_t staged_ = 0, pinned_ = 0;          ///< bytes of the batch so far
-  std::vector<FrameGraph::Copy> pinned_copies_;  ///< `to` counts from the end of the staged ones
-  std::vector<FrameGraph::Copy> copies_;
-  std::vector<Picture> pictures_;
+  bool spinning_;
+  BlockingEvent done_;
+  std::vector<Seat> seats_;
+  std::size_t taken_ = 0;  ///< of the seats
   std::list<Unit> units_;  ///< last used first
   Unit* current_ = nullptr;
   bool busy_ = false;

@@ -10,11 +10,11 @@
 
 namespace rfseg {
 
-/// A batch runner on the engine's GPU. Upload, resizing, network, selection and masks are one CUDA
-/// graph launch; what the host does of it is a copy of the pixels into pinned memory (where they
-/// are not there, or on the GPU, already), the launch and one wait. Nothing on the GPU is shared
-/// between runners but the weights: each has a stream, buffers and a workspace of the network of
-/// its own, so that batches of several runners run beside each other and none waits for another.
+/// A batch runner on the engine's GPU. Pictures are uploaded as they come; resizing, network,
+/// selection and masks of the batch are one CUDA graph launch, whose results kernels write into
+/// pinned memory; then the host waits once. Nothing on the GPU is shared between runners but the
+/// weights: each has a stream, buffers and a workspace of the network of its own, so that batches
+/// of several runners run beside each other and none waits for another.
 class CudaBatchRunner : public BatchRunner {
  public:
   struct Counters {

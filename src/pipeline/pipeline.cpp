@@ -307,6 +307,7 @@ PipelineStats run_pipeline(Engine& engine, FrameSource& source, const ResolvedOp
   } else {
     // One batch is being filled and one finished beside those that the queues hold.
     runners.count = options.depth + 2;
+    runners.spin = false;
     run_overlapped(stages, options.depth, make_batch_runners(engine, resolved, runners));
   }
   stages.stats().wall_ms = milliseconds(start, Clock::now());
