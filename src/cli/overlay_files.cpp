@@ -78,17 +78,20 @@ std::string OverlayFiles::unique_path(const std::string& file, const std::string
   return path;
 }
 
-void OverlayFiles::close_video() {
-  if (!video_) return;
-  video_->finish();
-  encode_ms_ += video_->stats().encode_seconds * 1000;
-  video_.reset();
+void OverlayFiles::close(Video& video) {
+  if (!video.writer) return;
+  video.writer->finish();
+  const AsyncVideoWriter::Stats stats = video.writer->stats();
+  encode_ms_ += stats.encode_seconds * 1000;
+  queue_max_ = std::max(queue_max_, stats.max_queue_depth);
+  video.writer.reset();
 }
 
-void OverlayFiles::write(Image image, const ResultRecord& record) {
+void OverlayFiles::write(Image image, const ResultRecord& record, int stream) {
   draw_detections(image, record.detections, class_names_);
+  Video& video = videos_[stream];
   if (!record.frame) {
-    close_video();
+    close(video);
     const std::string extension = picture_extension(record.file);
     const bool jpeg = extension != ".png";
     const std::string path = unique_path(record.file, extension);
@@ -99,22 +102,24 @@ void OverlayFiles::write(Image image, const ResultRecord& record) {
     return;
   }
   // A stream that changes its size goes on in a file of its own.
-  if (video_ && (video_file_ != record.file || video_width_ != image.width ||
-                 video_height_ != image.height || *record.frame <= last_frame_)) {
-    close_video();
+  if (video.file != record.file || video.width != image.width || video.height != image.height ||
+      *record.frame <= video.last_frame) {
+    close(video);
   }
-  if (!video_) {
-    video_file_ = record.file;
-    video_width_ = image.width;
-    video_height_ = image.height;
-    start_s_ = record.time_s.value_or(0);
-    video_ = std::make_unique<AsyncVideoWriter>(
+  if (!video.writer) {
+    video.file = record.file;
+    video.width = image.width;
+    video.height = image.height;
+    video.start_s = record.time_s.value_or(0);
+    video.writer = std::make_unique<AsyncVideoWriter>(
         create_video(unique_path(record.file, ".mp4"), image.width, image.height, kFrameRateHint));
   }
-  last_frame_ = *record.frame;
-  video_->write(std::move(image), record.time_s.value_or(0) - start_s_);
+  video.last_frame = *record.frame;
+  video.writer->write(std::move(image), record.time_s.value_or(0) - video.start_s);
 }
 
-void OverlayFiles::finish() { close_video(); }
+void OverlayFiles::finish() {
+  for (auto& [stream, video] : videos_) close(video);
+}
 
 }  // namespace rfseg::cli

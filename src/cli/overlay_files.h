@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -25,26 +26,34 @@ class OverlayFiles {
   ~OverlayFiles();
   /// Throws Error(kUsage) if the picture that `file` will give would overwrite an input.
   void check(const std::string& file, bool video) const;
-  /// Draws onto `image` and writes or encodes it; a video is closed when another input follows.
-  void write(Image image, const ResultRecord& record);
+  /// Draws onto `image` and writes or encodes it. `stream` is which of the inputs that are read at
+  /// once it is of; a video is closed when another input of the same stream follows.
+  void write(Image image, const ResultRecord& record, int stream = 0);
   void finish();
-  /// Time spent encoding video, on its own thread.
+  /// Time spent encoding video, on threads of its own.
   double encode_ms() const { return encode_ms_; }
+  /// Most frames that waited for an encoder.
+  int queue_max() const { return queue_max_; }
 
  private:
+  /// A video under way.
+  struct Video {
+    std::unique_ptr<AsyncVideoWriter> writer;
+    std::string file;
+    int width = 0, height = 0;
+    int64_t last_frame = -1;
+    double start_s = 0;  ///< time of its first frame: the annotated one starts at 0
+  };
   std::string unique_path(const std::string& file, const std::string& extension);
-  void close_video();
+  void close(Video& video);
 
   std::string folder_;
   std::vector<std::string> inputs_;
   std::vector<std::string> class_names_;
   std::set<std::string> taken_;
-  std::unique_ptr<AsyncVideoWriter> video_;
-  std::string video_file_;
-  int video_width_ = 0, video_height_ = 0;
-  int64_t last_frame_ = -1;
-  double start_s_ = 0;  // time of the video's first frame: the annotated one starts at 0
+  std::map<int, Video> videos_;  ///< by stream
   double encode_ms_ = 0;
+  int queue_max_ = 0;
 };
 
 }  // namespace rfseg::cli

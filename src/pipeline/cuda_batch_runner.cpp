@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <list>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <utility>
 
 #include "core/cuda/device.h"
@@ -24,6 +26,13 @@ using Place = HeldPixels::Place;
 constexpr std::size_t kRowAlignment = 16;  ///< of rows in device memory
 constexpr std::size_t kPlaneAlignment = 256;
 constexpr std::size_t kUnits = 4;  ///< batch sizes that a runner keeps graphs of
+
+/// While one thread captures, no other may wait for the whole device, as allocating stages do: that
+/// would break the capture and be refused. Captures hold it alone, everybody else shares it.
+std::shared_mutex& capture_mutex() {
+  static std::shared_mutex mutex;
+  return mutex;
+}
 
 std::size_t align(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
@@ -120,14 +129,20 @@ class Runner final : public CudaBatchRunner {
         check(cudaStreamWaitEvent(stream_, seats_[i].held.ready, 0), "waiting for a frame");
       }
     }
-    prepare_resizing(unit, frames);
-    if (unit.warm) {
-      prepare_results(unit);
-      drop_stale_graph(unit);
-      launch(unit);
-    } else {
-      run_alone(unit);
+    bool launched = true;
+    {
+      const std::shared_lock others_wait(capture_mutex());
+      prepare_resizing(unit, frames);
+      if (!unit.warm) {
+        run_alone(unit);
+      } else {
+        prepare_results(unit);
+        drop_stale_graph(unit);
+        launched = !unit.graph.empty();
+        if (launched) launch(unit);
+      }
     }
+    if (!launched) capture_and_launch(unit);
     if (!spinning_) check(cudaEventRecord(done_, stream_), "recording an event");
     current_ = &unit;
   }
@@ -136,7 +151,12 @@ class Runner final : public CudaBatchRunner {
     use_device();
     Unit& unit = *current_;
     // A processor is worth more than some microseconds where other batches are in flight.
-    if (!spinning_) check(cudaEventSynchronize(done_), "waiting for a batch");
+    if (spinning_) {
+      stream_.synchronize("running a batch");
+    } else {
+      check(cudaEventSynchronize(done_), "waiting for a batch");
+    }
+    const std::shared_lock others_wait(capture_mutex());
     unit.postprocessor.wait(stream_);
     busy_ = false;
     for (Seat& seat : seats_) seat.held = {};  // their makers may go on with them
@@ -244,6 +264,7 @@ class Runner final : public CudaBatchRunner {
     if (found != units_.end()) {
       units_.splice(units_.begin(), units_, found);
     } else {
+      const std::unique_lock alone(capture_mutex());
       if (units_.size() == kUnits) units_.pop_back();
       engine_->prepare(batch);
       units_.emplace_front(device_, batch);
@@ -277,13 +298,24 @@ class Runner final : public CudaBatchRunner {
   }
 
   void launch(Unit& unit) {
-    if (unit.graph.empty()) {
-      unit.graph.capture(stream_, [&] { enqueue_kernels(unit); });
-      ++counters_.captures;
-    }
     unit.graph.launch(stream_);
     ++counters_.launches;
     ++rounds_;
+  }
+
+  void capture_and_launch(Unit& unit) {
+    const std::unique_lock alone(capture_mutex());
+    try {
+      unit.graph.capture(stream_, [&] { enqueue_kernels(unit); });
+      ++counters_.captures;
+    } catch (const Error&) {
+      // Somebody else's code waited for the device meanwhile. The next batch tries again.
+      enqueue_kernels(unit);
+      ++counters_.alone;
+      ++rounds_;
+      return;
+    }
+    launch(unit);
   }
 
   /// The first batch of its size: kernels are loaded when they first run, which a capture does not
@@ -357,6 +389,7 @@ class Runner final : public CudaBatchRunner {
 std::vector<std::unique_ptr<CudaBatchRunner>> make_cuda_batch_runners(
     CudaEngine& engine, const ResolvedOptions& resolved, const RunnerOptions& options) {
   check(cudaSetDevice(engine.device()), "choosing the device");
+  const std::unique_lock alone(capture_mutex());
   std::vector<std::unique_ptr<CudaBatchRunner>> runners;
   while (runners.size() < static_cast<std::size_t>(options.count)) {
     try {

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -7,12 +8,14 @@
 
 #include "cli/common.h"
 #include "cli/image_ids.h"
+#include "cli/input_set.h"
 #include "cli/overlay_files.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "core/cpu.h"
 #include "core/files.h"
 #include "core/log.h"
+#include "core/statistics.h"
 #include "media/image_io.h"
 #include "output/dense_masks.h"
 #include "output/report.h"
@@ -35,6 +38,7 @@ struct PredictArguments {
       decoder = "auto";
   std::vector<std::string> read_files;  // by options
   bool no_exif = false;
+  int streams = 0;  // read at once; 0: all live ones
 };
 
 // A .json is always a COCO array and a .jsonl always JSON lines: whoever reads them relies on it.
@@ -90,9 +94,41 @@ nlohmann::json stage_json(const char* name, double total_ms, int64_t frames, dou
           {"share", wall_ms > 0 ? total_ms / wall_ms : 0}};
 }
 
+// What the GPU did, by its own clock, and whose memory is how much.
+nlohmann::json gpu_json(const Engine& engine, const PipelineStats& stats) {
+  const EngineDevice device = engine_device(engine);
+  nlohmann::json json = {{"name", device.name},
+                         {"kernels", device.kernels},
+                         {"memory_used_bytes", device.memory_used}};
+  if (!stats.gpu.measured()) return json;
+  const Distribution gaps = Distribution::of(stats.gpu.gaps_us);
+  json["busy_ms"] = stats.gpu.busy_ms;
+  json["busy_share"] = stats.wall_ms > 0 ? stats.gpu.busy_ms / stats.wall_ms : 0;
+  if (gaps.count > 0) {
+    json["idle_gap_us"] = {{"p50", gaps.p50}, {"p90", gaps.p90}, {"p99", gaps.p99}};
+  }
+  return json;
+}
+
+// The stage that all others wait for: the one that is at work most of the time. On a GPU its three
+// stages are one.
+std::string slowest_stage(const PipelineStats& stats, double encode_ms) {
+  std::vector<std::pair<double, std::string>> stages = {
+      {stats.busy.decode_ms, "decode"}, {stats.sink_ms, "output"}, {encode_ms, "encode"}};
+  if (stats.gpu.measured()) {
+    stages.emplace_back(stats.gpu.busy_ms, "gpu");
+  } else {
+    stages.emplace_back(stats.busy.preprocess_ms, "preprocess");
+    stages.emplace_back(stats.busy.network_ms, "network");
+    stages.emplace_back(stats.busy.postprocess_ms, "postprocess");
+  }
+  return std::max_element(stages.begin(), stages.end())->second;
+}
+
 std::string stats_text(const PredictArguments& arguments, const LoadedModel& model,
-                       const PipelineStats& stats, int64_t detections, int64_t broken_frames,
-                       double overlay_encode_ms) {
+                       const PipelineStats& stats, int64_t detections, const InputSet& inputs,
+                       const OverlayFiles* overlay) {
+  const double encode_ms = overlay != nullptr ? overlay->encode_ms() : 0;
   nlohmann::json json = runtime_json(model.info, arguments.common.model_options.threads);
   json["command"] = "predict";
   json["model"] = {{"variant", model.info.variant},
@@ -103,18 +139,33 @@ std::string stats_text(const PredictArguments& arguments, const LoadedModel& mod
                     {"failed", stats.failed},
                     {"detections", detections},
                     {"batches", stats.batches},
-                    {"broken_frames", broken_frames}};
+                    {"broken_frames", inputs.broken_frames()},
+                    {"dropped", inputs.dropped()},
+                    {"reconnects", inputs.reconnects()}};
   json["stages"] = {
       stage_json("load", model.open_ms + model.pack_ms, 1, stats.wall_ms),
       stage_json("decode", stats.busy.decode_ms, stats.frames, stats.wall_ms),
       stage_json("preprocess", stats.busy.preprocess_ms, stats.frames, stats.wall_ms),
       stage_json("network", stats.busy.network_ms, stats.frames, stats.wall_ms),
       stage_json("postprocess", stats.busy.postprocess_ms, stats.frames, stats.wall_ms),
-      stage_json("output", stats.sink_ms, stats.frames, stats.wall_ms)};
+      stage_json("output", stats.sink_ms, stats.frames, stats.wall_ms),
+      stage_json("encode", encode_ms, stats.frames, stats.wall_ms)};
+  json["slowest_stage"] = slowest_stage(stats, encode_ms);
   json["queues"] = {{"input_max", stats.input_queue.max},
+                    {"input_mean", stats.input_queue.mean},
                     {"output_max", stats.output_queue.max},
+                    {"output_mean", stats.output_queue.mean},
+                    {"encode_max", overlay != nullptr ? overlay->queue_max() : 0},
                     {"depth", arguments.pipeline.depth}};
-  json["overlay_encode_ms"] = overlay_encode_ms;
+  if (const nlohmann::json streams = inputs.streams(); !streams.empty()) json["streams"] = streams;
+  if (engine_device(*model.engine).gpu) json["gpu"] = gpu_json(*model.engine, stats);
+  json["memory"] = nlohmann::json::array();
+  for (const MemoryNote& note : stats.memory) {
+    json["memory"].push_back({{"frame", note.frame},
+                              {"host_bytes", note.host_bytes},
+                              {"device_bytes", note.device_bytes}});
+  }
+  json["overlay_encode_ms"] = encode_ms;
   json["wall_ms"] = stats.wall_ms;
   json["frames_per_s"] =
       stats.wall_ms > 0 ? 1000.0 * static_cast<double>(stats.frames) / stats.wall_ms : 0;
@@ -236,7 +287,10 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   arguments.pipeline.cancelled = interrupted;
   arguments.pipeline.keep_images = overlay != nullptr || report != nullptr;
   choose_decoder(arguments, *model.engine);
-  InputSource source(std::move(inputs), arguments.input);
+  arguments.pipeline.memory = stats_file != nullptr;
+  arguments.pipeline.stage_times = stats_file != nullptr || report != nullptr;
+  InputSet input_set(inputs, arguments.input, arguments.streams, *model.engine);
+  FrameSource& source = input_set.source();
   Progress progress("frames");
   int64_t done = 0, detections = 0, refused = 0;
   finish_work_on_interrupt();
@@ -265,11 +319,11 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
                        {"network", frame.times.network_ms},
                        {"postprocess", frame.times.postprocess_ms}});
         }
-        if (overlay) overlay->write(std::move(frame.image), frame.record);
+        if (overlay) overlay->write(std::move(frame.image), frame.record, frame.stream);
       });
   progress.clear();
   stats.frames -= refused;
-  stats.failed += refused + source.cut_short();
+  stats.failed += refused + input_set.cut_short();
   if (stats.frames == 0 && stats.failed > 0 && !interrupted()) {
     // Nothing could be read: what an earlier run left under these names is worth more.
     exit_code = static_cast<int>(ErrorCode::kInput);
@@ -279,12 +333,15 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   writer->finish();
   if (report) report->finish();
   if (stats_file) {
-    stats_file->write(stats_text(arguments, model, stats, detections, source.broken_frames(),
-                                 overlay ? overlay->encode_ms() : 0));
+    stats_file->write(stats_text(arguments, model, stats, detections, input_set, overlay.get()));
     stats_file->commit();
   }
-  if (source.broken_frames() > 0) {
-    log_warning(fmt::format("{} broken video frame(s) skipped", source.broken_frames()));
+  if (input_set.broken_frames() > 0) {
+    log_warning(fmt::format("{} broken video frame(s) skipped", input_set.broken_frames()));
+  }
+  if (input_set.dropped() > 0) {
+    log_warning(
+        fmt::format("{} frame(s) of live streams dropped for newer ones", input_set.dropped()));
   }
   log_info(fmt::format(
       "{} frame(s), {} detection(s) in {} ({:.1f}/s){}", stats.frames, detections,
@@ -320,6 +377,9 @@ void add_input_options(CLI::App& verb, PredictArguments& arguments) {
               "Pictures that go through the network together");
   add_integer(verb, "--depth", 1, 64, arguments.pipeline.depth,
               "Batches in flight (default 2; 1 = one stage after another)");
+  add_integer(verb, "--streams", 0, 1024, arguments.streams,
+              "Videos read at once, whose results then come as they are ready, each video's in its "
+              "order; default: all live streams, files one after another");
   add_integer(verb, "--max-wait-ms", 0, 1000000, arguments.pipeline.max_wait_ms,
               "Live streams: longest wait for a batch");
 }
