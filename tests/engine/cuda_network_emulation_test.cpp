@@ -25,6 +25,8 @@ void attention(const Queue&, Math math, const AttentionArguments& arguments) {
   plain::attention(math, arguments);
 }
 bool hopper::usable() { return false; }
+bool takes_mask_block(const Queue&, Math, int) { return false; }
+void mask_block(const Queue&, Math, const MaskBlockArguments&) {}
 
 }  // namespace rfseg::cuda
 

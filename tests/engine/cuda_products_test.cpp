@@ -38,6 +38,7 @@ GemmParts some_parts(unsigned choice) {
   parts.pad_a = choice % 3 == 1 ? 8 : 0;
   parts.pad_out = static_cast<int>(choice % 3 == 2 ? 5 : choice % 5 == 0 ? 16 : 0);
   parts.out_group = choice % 4 == 2 ? 7 : 0;
+  parts.residual_period = choice % 6 == 3 ? 5 : 0;
   return parts;
 }
 
@@ -149,6 +150,40 @@ TEST_P(CudaProducts, NormsOfWholeRows) {
       portable::gemm_norm(queue_, math(), c.g);
       finish();
       expect_norm(c);
+    }
+  }
+}
+
+#if defined(RFSEG_SIMT_EMULATION)
+constexpr bool kClusters = true;
+#else
+bool has_clusters() {
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "asking");
+  return major >= 9;
+}
+const bool kClusters = has_clusters();
+#endif
+
+TEST_P(CudaProducts, NormsOfWholeRowsByClusters) {
+  if (!kClusters) GTEST_SKIP() << "a GPU without clusters";
+  EXPECT_EQ(portable::gemm_norm_tiles(math(), RowSource::kRows) > 0, math() == Math::kFp16);
+  unsigned seed = 520;
+  for (const bool conv : {false, true}) {
+    const RowSource source = conv ? RowSource::kConv3x3 : RowSource::kRows;
+    for (int tile = 0; tile < portable::gemm_norm_tiles(math(), source); ++tile) {
+      int taken = 0;
+      for (const int n : {64, 128, 256, 384, 512, 72}) {
+        NormCase c;
+        ++seed;
+        make_norm(c, math(), source, 37, n, 264, seed, seed % 2 == 0,
+                  static_cast<Activation>(seed % 4), {1, 5, 7, 1, 40});
+        if (!portable::gemm_norm_by_cluster(queue_, math(), c.g, tile)) continue;
+        ++taken;
+        finish();
+        expect_norm(c);
+      }
+      EXPECT_GE(taken, 3);
     }
   }
 }

@@ -93,8 +93,9 @@ void gemm(Math math, const GemmArguments& g) {
         v = activate(g.activation, v);
         if (g.scale != nullptr) v *= g.scale[n];
         if (g.residual != nullptr) {
+          const int64_t from = g.residual_period > 0 ? to % g.residual_period : to;
           v += read(g.residual_float ? Math::kFp32 : math, g.residual,
-                    p * g.out_step + to * g.ldr + n);
+                    p * g.out_step + from * g.ldr + n);
         }
         write(g.out_float || math != Math::kFp16, g.out, p * g.out_step + to * g.ldo + n, v);
       }

@@ -116,6 +116,7 @@ void make_gemm(GemmCase& c, Math math, RowSource source, int m, int n, int k,
   g.out = c.out.device();
   if (parts.residual) {
     g.ldr = g.ldo;
+    g.residual_period = parts.residual_period;
     g.residual_float = parts.in_place ? parts.out_float : parts.residual_float;
     // In place: the same values, which `out` loses.
     c.residual = Values(math, out_size * batch, seed + 6, -1, 1, g.residual_float);
@@ -202,7 +203,10 @@ void expect_gemm(const GemmCase& c, int stride) {
         double factor = 1;
         if (g.scale != nullptr) v *= factor = c.scale[n];
         const int64_t at = batch * g.out_step + to * g.ldo + n;
-        if (g.residual != nullptr) v += c.residual[batch * g.out_step + to * g.ldr + n];
+        if (g.residual != nullptr) {
+          const int64_t from = g.residual_period > 0 ? to % g.residual_period : to;
+          v += c.residual[batch * g.out_step + from * g.ldr + n];
+        }
         const double got = out[static_cast<std::size_t>(at)];
         const double allowed =
             tolerance(c.math, c.out.half(), v, sum_scale * std::max(1.0, std::fabs(factor))) +

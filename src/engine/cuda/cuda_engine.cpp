@@ -216,6 +216,8 @@ class Implementation final : public CudaEngine {
                       fork_,
                       values_,
                       spatial_,
+                      decoded_,
+                      heads_,
                       options_.overlap && probe == nullptr && properties_.major >= 9,
                       options_.portable,
                       observer};
@@ -271,8 +273,8 @@ class Implementation final : public CudaEngine {
   Math math_;
   std::shared_ptr<const Weights> weights_;
   Stream stream_, side_;
-  Event fork_, values_, spatial_;  ///< between the two streams of a pass
-  Event free_;                     ///< recorded by end()
+  Event fork_, values_, spatial_, decoded_, heads_;  ///< between the two streams of a pass
+  Event free_;                                       ///< recorded by end()
   bool used_ = false;
   Buffer workspace_{Buffer::Kind::kDevice}, downloads_{Buffer::Kind::kDevice};
   Buffers buffers_;

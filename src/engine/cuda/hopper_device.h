@@ -120,6 +120,15 @@ RFSEG_DEVICE void load_tile(uint32_t to, const CUtensorMap* map, uint32_t barrie
       "l"(reinterpret_cast<uint64_t>(map)), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
+/// load_tile from a map of four dimensions.
+RFSEG_DEVICE void load_box(uint32_t to, const CUtensorMap* map, uint32_t barrier, int x, int y,
+                           int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
 /// load_tile to the same place of every block of the cluster in `blocks` (a bit each), each
 /// counting the bytes on its own barrier.
 RFSEG_DEVICE void load_tile_for_all(uint32_t to, const CUtensorMap* map, uint32_t barrier, int x,
@@ -147,6 +156,15 @@ RFSEG_DEVICE void store_tile(const CUtensorMap* map, uint32_t from, int x, int y
       "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
           reinterpret_cast<uint64_t>(map)),
       "r"(from), "r"(x), "r"(y), "r"(z)
+      : "memory");
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/// store_tile to a map of four dimensions.
+RFSEG_DEVICE void store_box(const CUtensorMap* map, uint32_t from, int x, int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::
+          "l"(reinterpret_cast<uint64_t>(map)),
+      "r"(from), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }

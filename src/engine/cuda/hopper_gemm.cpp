@@ -34,7 +34,7 @@ struct Plan {
 };
 
 Exit exit_of(const GemmArguments& g) {
-  const bool plain_rows = g.out_group == 0 && !g.row_bias;
+  const bool plain_rows = g.out_group == 0 && !g.row_bias && g.residual_period == 0;
   // The copy engine cuts what lies beyond the columns by 16 bytes.
   if (plain_rows && !g.out_float && !g.scale && g.n % 8 == 0 && g.ldo % 8 == 0 &&
       aligned(g.out, 16) && g.out_step % 8 == 0) {
@@ -73,7 +73,7 @@ bool plan(const GemmArguments& g, Plan* plan) {
   if (g.source == RowSource::kConv3x3 && (g.batch != 1 || g.split)) return false;
   if (g.split && !aligned(g.a2, 16)) return false;
   *plan = {g, exit_of(g), g.activation, nullptr};
-  return plan->exit != Exit::kAny || aligned(g.out, g.out_float ? 8 : 4);
+  return true;
 }
 
 bool plan(const GemmNormArguments& n, Plan* plan) {
@@ -145,7 +145,9 @@ double cycles(const Plan& p, const GemmVariant& v, int multiprocessors) {
     return kLaunch + v.columns * g.k / 25.0 + tiles * std::max(tile, (tile + exit) / v.groups) +
            exit;
   }
-  const double tile = std::max(std::max(multiply, shared) / 0.85, kStep) * k_blocks;
+  // Three stages do not cover the trip to memory.
+  const double late = stages_of(p, v) < 4 ? 1.2 : 1.0;
+  const double tile = std::max(std::max(multiply, shared) / 0.85, kStep) * k_blocks * late;
   const int64_t tiles =
       static_cast<int64_t>(n_tiles) * blocks_of(g.m, rows * v.cluster) * v.cluster * g.batch;
   const int places = v.cluster == 4 ? multiprocessors * 10 / 11 : multiprocessors;
@@ -201,7 +203,11 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   e.out_group = g.out_group;
   e.out_skip = g.out_skip;
   e.out_first = g.out_first;
+  e.residual_period = g.residual_period;
   e.residual_float = g.residual_float;
+  e.pairs = g.n % 2 == 0 && g.ldo % 2 == 0 && e.out_step % 2 == 0 &&
+            aligned(g.out, g.out_float ? 8 : 4) &&
+            (!g.residual || (g.ldr % 2 == 0 && aligned(g.residual, g.residual_float ? 8 : 4)));
   e.out_float = g.out_float;
   if (p.norm) {
     e.gamma = p.norm->gamma;

@@ -26,7 +26,8 @@ struct EpilogueArguments {
   void* out;
   int64_t ldr, ldo, out_step, row_bias_step;
   int m, n;
-  int out_group, out_skip, out_first;
+  int out_group, out_skip, out_first, residual_period;
+  bool pairs;  ///< kAny: columns, rows and residual can be moved two elements at a time
   bool residual_float, out_float;
   // kNorm; `out` as halves goes through the copy engine.
   const float* gamma;

@@ -47,6 +47,23 @@ bool matrix_map(CUtensorMap* map, const void* data, int64_t columns, int64_t row
                 kPromotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+bool cells_map(CUtensorMap* map, const void* data, int channels, int cols, int rows, int pictures,
+               int box_cols, int box_rows) {
+  static const auto encode =
+      driver_function<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
+  if (!encode) return false;
+  const auto size = [](int64_t v) { return static_cast<cuuint64_t>(v); };
+  const cuuint64_t sizes[4] = {size(channels), size(cols), size(rows), size(pictures)};
+  const cuuint64_t cell = size(channels) * 2;
+  const cuuint64_t strides[3] = {cell, cell * sizes[1], cell * sizes[1] * sizes[2]};
+  const cuuint32_t box[4] = {64, static_cast<cuuint32_t>(box_cols),
+                             static_cast<cuuint32_t>(box_rows), 1};
+  const cuuint32_t element_strides[4] = {1, 1, 1, 1};
+  return encode(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, const_cast<void*>(data), sizes, strides,
+                box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                kPromotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
 bool taps_map(CUtensorMap* map, const void* data, int64_t channels, int64_t ld, int map_cols,
               int map_rows, int pictures, int stride, int cells) {
   static const auto encode =

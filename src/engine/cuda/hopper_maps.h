@@ -16,6 +16,12 @@ namespace rfseg::cuda::hopper {
 bool matrix_map(CUtensorMap* map, const void* data, int64_t columns, int64_t rows, int64_t ld,
                 int64_t count, int64_t step, int box_columns, int box_rows, bool floats = false);
 
+/// A map of cells [pictures, rows, cols, channels] of halves, copied in boxes of 64 channels of
+/// box_rows x box_cols cells, swizzled by 128 bytes; cells beyond the edges count as zeros, and are
+/// not written.
+bool cells_map(CUtensorMap* map, const void* data, int channels, int cols, int rows, int pictures,
+               int box_cols, int box_rows);
+
 /// The cells under one tap of a 3x3 convolution with zero padding 1: a map
 /// [pictures, map_rows, map_cols, ld] of halves, read as `cells` successive output cells of 64
 /// channels.

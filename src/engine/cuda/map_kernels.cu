@@ -95,10 +95,9 @@ RFSEG_DEVICE void resize_body(const ResizeTask& task, void*) {
 constexpr int kDepthwiseThreads = 128;
 constexpr int kRun = 4;
 
-/// affine_norm of kRun rows at once.
+/// LayerNorm of kRun rows at once.
 template <int kVectors>
-RFSEG_DEVICE void affine_norms(float (&v)[kRun][kVectors][8], int channels, float eps,
-                               const float* gamma, const float* beta) {
+RFSEG_DEVICE void norms(float (&v)[kRun][kVectors][8], int channels, float eps) {
   const int lane = thread_index() % kWarp;
   const float share = 1.0f / static_cast<float>(channels);
   float mean[kRun], inverse[kRun];
@@ -138,13 +137,10 @@ RFSEG_DEVICE void affine_norms(float (&v)[kRun][kVectors][8], int channels, floa
   for (int i = 0; i < kVectors; ++i) {
     const int channel = 8 * (lane + kWarp * i);
     if (channel >= channels) continue;
-    float g[8], b[8];
-    read8(gamma + channel, g);
-    read8(beta + channel, b);
     RFSEG_UNROLL
     for (int c = 0; c < kRun; ++c) {
       RFSEG_UNROLL
-      for (int j = 0; j < 8; ++j) v[c][i][j] = (v[c][i][j] - mean[c]) * inverse[c] * g[j] + b[j];
+      for (int j = 0; j < 8; ++j) v[c][i][j] = (v[c][i][j] - mean[c]) * inverse[c];
     }
   }
 }
@@ -245,7 +241,7 @@ RFSEG_DEVICE void depthwise_body(const DepthwiseTask& task, void*) {
         here[c] = below[c];
       }
     }
-    affine_norms(sums, a.channels, a.eps, a.gamma, a.beta);
+    norms(sums, a.channels, a.eps);
     RFSEG_UNROLL
     for (int c = 0; c < kRun; ++c) {
       if (first + c < a.cols) {

@@ -29,12 +29,18 @@ void Pass::run() {
   named("network: selection", [&] { select_queries(); });
   if (split) main_.wait(lanes_.values);
   named("network: decoder", [&] { decode(); });
-  named("network: heads", [&] {
-    heads();
-    if (c_.seg) describe_masks();
-  });
-  if (split) main_.wait(lanes_.spatial);  // also where there are no masks: the streams must join
-  if (c_.seg) named("network: masks", [&] { predict_masks(); });
+  if (split) {
+    main_.record(lanes_.decoded);
+    side_.wait(lanes_.decoded);
+  }
+  named("network: heads", [&] { heads(aside); });
+  if (split) aside.record(lanes_.heads);
+  if (c_.seg) {
+    named("network: mask queries", [&] { describe_masks(); });
+    if (split) main_.wait(lanes_.spatial);
+    named("network: masks", [&] { predict_masks(); });
+  }
+  if (split) main_.wait(lanes_.heads);
 }
 
 void run_network(const ModelConfig& config, const Proposals& proposals, const Weights& weights,

@@ -29,6 +29,7 @@ struct Lanes {
   cudaStream_t main = nullptr;
   cudaStream_t side = nullptr;  ///< may be `main`
   cudaEvent_t fork = nullptr, values = nullptr, spatial = nullptr;
+  cudaEvent_t decoded = nullptr, heads = nullptr;
   bool overlap = false;                    ///< Queue::overlap
   bool portable = false;                   ///< Queue::portable
   const StepObserver* observer = nullptr;  ///< gets the steps; both lanes are one stream then

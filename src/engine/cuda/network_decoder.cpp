@@ -155,14 +155,14 @@ void Pass::decode() {
   trace("hs", {c_.queries, c}, b_.hs, PointType::kElement);
 }
 
-void Pass::heads() {
+void Pass::heads(Lane& lane) {
   const DecoderWeights& w = w_.decoder;
   const int q = batch_ * c_.queries;
-  linear(main_, b_.hs, q, w.classes, b_.logits, Activation::kNone, true);
-  linear(main_, b_.hs, q, w.box.layers[0], b_.mlp[0], Activation::kRelu);
-  linear(main_, b_.mlp[0], q, w.box.layers[1], b_.mlp[1], Activation::kRelu);
-  linear(main_, b_.mlp[1], q, w.box.layers[2], b_.delta, Activation::kNone, true);
-  refine_boxes(main_.next(), {b_.delta, b_.references, b_.boxes, q});
+  linear(lane, b_.hs, q, w.box.layers[0], b_.mlp[0], Activation::kRelu);
+  linear(lane, b_.mlp[0], q, w.box.layers[1], b_.mlp[1], Activation::kRelu);
+  linear(lane, b_.mlp[1], q, w.box.layers[2], b_.delta, Activation::kNone, true);
+  linear(lane, b_.hs, q, w.classes, b_.logits, Activation::kNone, true);
+  refine_boxes(lane.next(), {b_.delta, b_.references, b_.boxes, q});
 }
 
 }  // namespace rfseg::cuda

@@ -24,7 +24,8 @@ void Pass::encode() {
   embed(main_.next(), math_, e);
 
   GemmArguments g = product(b_.patches, patch.k, batch_ * cells, patch);
-  g.residual = b_.x;
+  g.residual = w_.encoder.start;
+  g.residual_period = layout_.tokens();
   g.ldr = d;
   g.out = b_.x;
   g.out_float = true;

@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "engine/cuda/pass.h"
 
 // Segmentation head: models/segmentation_head.py of roboflow/rf-detr 1.4.1.
@@ -18,26 +20,44 @@ void Pass::make_spatial(Lane& lane) {
   r.batch = batch_;
   r.channels = c;
   resize_map(lane.next(), math_, r);
+  features_ = b_.spatial;
+  void* other = b_.depthwise;
   for (const SegmentationBlock& block : w_.segmentation.blocks) {
+    if (takes_mask_block({nullptr, false, lanes_.portable}, math_, c)) {
+      MaskBlockArguments m;
+      m.map = features_;
+      m.out = other;
+      m.depthwise = block.depthwise;
+      m.depthwise_bias = block.depthwise_bias;
+      m.eps = kEncoderEps;
+      m.weight = block.pointwise.data;
+      m.bias = block.pointwise.bias;
+      m.row_sums = block.pointwise.row_sums;
+      m.batch = batch_;
+      m.rows = rows;
+      m.cols = cols;
+      m.channels = c;
+      mask_block(lane.next(), math_, m);
+      std::swap(features_, other);
+      continue;
+    }
     DepthwiseArguments d;
-    d.map = b_.spatial;
+    d.map = features_;
     d.weight = block.depthwise;
     d.bias = block.depthwise_bias;
-    d.gamma = block.norm.gamma;
-    d.beta = block.norm.beta;
     d.eps = kEncoderEps;
-    d.out = b_.depthwise;
+    d.out = other;
     d.batch = batch_;
     d.rows = rows;
     d.cols = cols;
     d.channels = c;
     depthwise_norm(lane.next(), math_, d);
-    GemmArguments g = product(b_.depthwise, c, batch_ * rows * cols, block.pointwise);
+    GemmArguments g = product(other, c, batch_ * rows * cols, block.pointwise);
     g.activation = Activation::kGelu;
-    g.residual = b_.spatial;
+    g.residual = features_;
     g.residual_float = false;
     g.ldr = c;
-    g.out = b_.spatial;
+    g.out = features_;
     g.ldo = c;
     gemm(lane.next(), math_, g);
   }
@@ -51,11 +71,11 @@ void Pass::describe_masks() {
   g.residual = b_.hs;
   g.residual_float = false;
   g.ldr = c;
-  g.out = b_.mlp[0];
+  g.out = b_.attended;  // free after the decoder; the boxes may be at mlp
   g.ldo = c;
   gemm(main_.next(), math_, g);
-  linear(main_, b_.mlp[0], q, w.query_mask, b_.query_mask);
-  linear(main_, b_.mlp[0], q, w.query_constant, b_.query_constant, Activation::kNone, true);
+  linear(main_, b_.attended, q, w.query_mask, b_.query_mask);
+  linear(main_, b_.attended, q, w.query_constant, b_.query_constant, Activation::kNone, true);
 }
 
 void Pass::predict_masks() {
@@ -64,7 +84,7 @@ void Pass::predict_masks() {
   m.a = b_.query_mask;
   m.lda = c;
   m.a_step = int64_t{c_.queries} * c;
-  m.b = b_.spatial;
+  m.b = features_;
   m.ldb = c;
   m.b_step = int64_t{pixels} * c;
   m.m = c_.queries;

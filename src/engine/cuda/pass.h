@@ -117,7 +117,7 @@ class Pass : private Steps {
   void select_queries();
   void project_values(Lane& lane);
   void decode();
-  void heads();
+  void heads(Lane& lane);
   /// queries = LayerNorm(queries + a B^T + bias), with its two Element forms.
   void add_to_queries(const void* a, const Matrix& b, const Norm& norm);
   void project_queries(const DecoderLayer& layer);
@@ -141,7 +141,8 @@ class Pass : private Steps {
   const Probe& probe_;
   Lane main_, side_;
   TokenLayout layout_;
-  int total_;  ///< N
+  int total_;                 ///< N
+  void* features_ = nullptr;  ///< of the masks' pixels: one of the two buffers
 };
 
 }  // namespace rfseg::cuda

@@ -16,6 +16,14 @@ int multiprocessors();
 void gemm(const Queue& queue, Math math, const GemmArguments& arguments);
 bool gemm_prefers_normed(Math math, int m, int n, int k);
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments);
+/// gemm_norm() in one kernel, on a GPU with clusters: for tests. Tiles as for gemm(); false if
+/// the tile does not take the arguments.
+int gemm_norm_tiles(Math math, RowSource source);
+bool gemm_norm_by_cluster(const Queue& queue, Math math, const GemmNormArguments& arguments,
+                          int tile);
+/// What gemm_norm() does to the product's sums, which another kernel has left in `scratch` (m x n,
+/// nothing added yet).
+void norm_of_sums(const Queue& queue, Math math, const GemmNormArguments& arguments);
 void attention(const Queue& queue, Math math, const AttentionArguments& arguments);
 
 /// gemm() and attention() by a tile of one's choice, for tests and benchmarks: 0 <= tile < the

@@ -77,6 +77,9 @@ RFSEG_DEVICE void store_eight(const float (&v)[8], void* row, bool is_float, int
 RFSEG_DEVICE int place_of_row(const GemmArguments& g, int row) {
   return g.out_group == 0 ? row : row + row / g.out_group * g.out_skip + g.out_first;
 }
+RFSEG_DEVICE int residual_row(const GemmArguments& g, int to) {
+  return g.residual_period == 0 ? to : to % g.residual_period;
+}
 RFSEG_DEVICE int64_t element_at(int row, int64_t ld, int col) {
   return static_cast<int64_t>(row) * static_cast<int>(ld) + col;
 }
@@ -96,9 +99,9 @@ RFSEG_DEVICE void request_residual(EarlyResidual& early, const ProductArguments&
   const GemmArguments& g = arguments.product;
   if (!residual_is_early<kMath>(arguments, row, col)) return;
   const bool is_float = g.residual_float || kMath != Math::kFp16;
-  const std::byte* p =
-      static_cast<const std::byte*>(g.residual) +
-      (batch * g.out_step + place_of_row(g, row) * g.ldr + col) * (is_float ? 4 : 2);
+  const std::byte* p = static_cast<const std::byte*>(g.residual) +
+                       (batch * g.out_step + residual_row(g, place_of_row(g, row)) * g.ldr + col) *
+                           (is_float ? 4 : 2);
   early.quad[0] = load_quad(p);
   if (is_float) early.quad[1] = load_quad(p + 16);
 }
@@ -144,7 +147,8 @@ RFSEG_DEVICE void finish_eight(const ProductArguments& arguments, const float* v
       take_residual<kMath>(r, early, g.residual_float);
     } else {
       load_eight<kMath>(r, g.residual, g.residual_float,
-                        batch * g.out_step + element_at(to, g.ldr, col), count, arguments.vector);
+                        batch * g.out_step + element_at(residual_row(g, to), g.ldr, col), count,
+                        arguments.vector);
     }
     RFSEG_UNROLL
     for (int e = 0; e < 8; ++e) v[e] += r[e];

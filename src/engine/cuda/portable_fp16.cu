@@ -30,7 +30,20 @@ constexpr TileEntry kNormedTiles[] = {
                                                                 {1500, 2500, 130, 110}),
 };
 
+template <RowSource source>
+constexpr TileEntry kClusterTiles[] = {
+    cluster_tile<Tile<32, 64, 1, 2, 4, 2, 4, 2>, source>("32x64 1x2x4 4 s2",
+                                                         {1051, 1100, 197, 150}),
+    cluster_tile<Tile<16, 64, 1, 2, 4, 2, 4, 2>, source>("16x64 1x2x4 4 s2", {602, 1073, 117, 113}),
+    cluster_tile<Tile<16, 32, 1, 1, 4, 2, 4>, source>("16x32 1x1x4 4 s2", {937, 437, 92, 57}),
+};
+
 }  // namespace
+
+TileList fp16_cluster_tiles(RowSource source) {
+  return source == RowSource::kConv3x3 ? list_of(kClusterTiles<RowSource::kConv3x3>)
+                                       : list_of(kClusterTiles<RowSource::kRows>);
+}
 
 TileList fp16_tiles(RowSource source) {
   switch (source) {

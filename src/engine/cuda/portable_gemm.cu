@@ -16,6 +16,10 @@ TileList tiles(Math math, RowSource source) {
   return math == Math::kFp16 ? fp16_tiles(source) : float_tiles(math, source);
 }
 
+TileList cluster_tiles(Math math, RowSource source) {
+  return math == Math::kFp16 ? fp16_cluster_tiles(source) : TileList{};
+}
+
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 bool aligned(const void* p, int64_t ld, int64_t step, int bytes) {
@@ -139,6 +143,24 @@ ProductArguments norms_of(Math math, const GemmNormArguments& a, int parts) {
   return arguments;
 }
 
+/// Whether a cluster of blocks of this tile takes whole rows.
+bool takes_norm(const TileEntry& tile, const ProductArguments& arguments) {
+  const GemmArguments& g = arguments.product;
+  return arguments.vector && g.n % tile.cols == 0 && g.n / tile.cols <= kMostShares;
+}
+
+/// Asked once: the GPUs of a machine are of one kind.
+bool has_clusters() {
+  static const bool has = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+               cudaSuccess &&
+           major >= 9;
+  }();
+  return has;
+}
+
 }  // namespace
 
 int multiprocessors() {
@@ -188,6 +210,16 @@ bool gemm_prefers_normed(Math, int, int, int) {
   return false;
 }
 
+int gemm_norm_tiles(Math math, RowSource source) { return cluster_tiles(math, source).count; }
+
+bool gemm_norm_by_cluster(const Queue& queue, Math math, const GemmNormArguments& a, int tile) {
+  const TileEntry& entry = cluster_tiles(math, a.product.source).entries[tile];
+  ProductArguments arguments = norms_of(math, a, 1);
+  if (!takes_norm(entry, arguments)) return false;
+  enqueue(queue, entry, arguments);
+  return true;
+}
+
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
   const TileList list = tiles(math, a.product.source);
   const int64_t size = int64_t{a.product.m} * a.product.n;
@@ -211,6 +243,25 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
       least = c;
     }
   }
+  // In one kernel, where there are clusters: the norm's own launch and trip to memory fall away.
+  if (!queue.portable && has_clusters()) {
+    constexpr double kExchange = 900, kNormKernel = 2500;
+    const TileList clusters = cluster_tiles(math, a.product.source);
+    const ProductArguments whole = norms_of(math, a, 1);
+    int chosen = -1;
+    for (int i = 0; i < clusters.count; ++i) {
+      if (!takes_norm(clusters.entries[i], whole)) continue;
+      const double c = cost(clusters.entries[i], math, whole.product) + kExchange;
+      if (tile >= 0 && chosen < 0 && c >= least + kNormKernel) continue;
+      if (chosen >= 0 && c >= least) continue;
+      chosen = i;
+      least = c;
+    }
+    if (chosen >= 0) {
+      gemm_norm_by_cluster(queue, math, a, chosen);
+      return;
+    }
+  }
   if (tile < 0) {
     throw Error(ErrorCode::kInternal, "no tile of the GPU's matrix product takes this shape");
   }
@@ -218,6 +269,10 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
   if (parts > 1) sums.k_part = part_of(math, a.product.k, parts);
   enqueue(queue, list.entries[tile], sums);
   enqueue_norms(queue, math, norms_of(math, a, parts));
+}
+
+void norm_of_sums(const Queue& queue, Math math, const GemmNormArguments& arguments) {
+  enqueue_norms(queue, math, norms_of(math, arguments, 1));
 }
 
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments) {

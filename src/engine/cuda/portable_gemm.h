@@ -25,7 +25,8 @@
 // floats of a row at most); only B is walked in stages.
 //
 // gemm_norm() is a product into memory and a kernel of norms: in one kernel, whole rows in a block,
-// too few blocks read too many weights each.
+// too few blocks read too many weights each. On GPUs with clusters the blocks of a row tile are
+// one, and tell each other their rows' statistics (kNorm).
 
 namespace rfseg::cuda::portable {
 
@@ -145,13 +146,120 @@ class GemmWarp {
   float sums_[kTilesM][kGroups * 4][4];
 };
 
-template <class Tile, RowSource kSource>
+/// A block's part of a row: the mean of its columns, and the sum of their squared distances from
+/// it.
+struct RowShare {
+  float mean, squares;
+};
+constexpr int kMostShares = 8;  ///< blocks of a cluster
+
+/// The end of gemm_norm() for the block's tile: eight columns a thread. `shares`: [kMostShares]
+/// [kRows], written by the cluster.
+template <class Tile>
+RFSEG_DEVICE void finish_norm(const ProductArguments& arguments, const float* vectors,
+                              const EarlyResidual& early, const float* sums, RowShare* shares,
+                              int first_row, int first_col) {
+  const GemmArguments& g = arguments.product;
+  constexpr Math kMath = Tile::kMath;
+  constexpr int kEights = Tile::kCols / 8;
+  static_assert(Tile::kRows * kEights <= Tile::kThreads && kWarp % kEights == 0);
+  const int item = thread_index(), local = item / kEights, local_col = item % kEights * 8;
+  const int row = first_row + local, col = first_col + local_col;
+  const bool active = item < Tile::kRows * kEights;  // whole warps
+  float v[8] = {}, gamma[8], beta[8], plus[8] = {};
+  const auto load_floats = [&](float(&to)[8], const float* from, float absent) {
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const uint32_t none = float_bits(absent);
+      const Quad q = from != nullptr ? load_quad(from + 4 * h) : Quad{{none, none, none, none}};
+      RFSEG_UNROLL
+      for (int e = 0; e < 4; ++e) to[4 * h + e] = float_of_bits(q.word[e]);
+    }
+  };
+  if (active) {
+    load_floats(gamma, arguments.gamma != nullptr ? arguments.gamma + col : nullptr, 1.0f);
+    load_floats(beta, arguments.beta != nullptr ? arguments.beta + col : nullptr, 0.0f);
+    if (arguments.norm_plus != nullptr && row < g.m) {
+      load_floats(plus, arguments.plus + element_at(row, g.n, col), 0.0f);
+    }
+    RFSEG_UNROLL
+    for (int part = 0; part < Tile::kWarpsK; ++part) {
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const Quad q =
+            load_quad(sums + (part * Tile::kRows + local) * Tile::kPitch + local_col + 4 * h);
+        RFSEG_UNROLL
+        for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+      }
+    }
+    float r[8] = {};
+    if (g.residual != nullptr && row < g.m) take_residual<kMath>(r, early, g.residual_float);
+    float own = 0, squares = 0;
+    RFSEG_UNROLL
+    for (int e = 0; e < 8; ++e) {
+      const float scale = g.scale != nullptr ? vectors[Tile::kCols + local_col + e] : 1.0f;
+      v[e] = fused(v[e] + vectors[local_col + e], scale, r[e]);
+      own += v[e];
+    }
+    RFSEG_UNROLL
+    for (int d = 1; d < kEights; d *= 2) own += warp_read(own, (item % kWarp) ^ d);
+    own /= static_cast<float>(Tile::kCols);
+    RFSEG_UNROLL
+    for (int e = 0; e < 8; ++e) squares = fused(v[e] - own, v[e] - own, squares);
+    RFSEG_UNROLL
+    for (int d = 1; d < kEights; d *= 2) squares += warp_read(squares, (item % kWarp) ^ d);
+    cluster_wait();  // all have begun
+    for (int peer = item % kEights; peer < cluster_size(); peer += kEights) {
+      cluster_peer(shares, peer)[cluster_rank() * Tile::kRows + local] = {own, squares};
+    }
+  } else {
+    cluster_wait();
+  }
+  cluster_sync();
+  if (!active || row >= g.m) return;
+  const int count = cluster_size();
+  float mean = 0, squares = 0;
+  for (int i = 0; i < count; ++i) mean += shares[i * Tile::kRows + local].mean;
+  mean /= static_cast<float>(count);
+  for (int i = 0; i < count; ++i) {
+    const RowShare share = shares[i * Tile::kRows + local];
+    const float off = share.mean - mean;
+    squares += fused(off * off, static_cast<float>(Tile::kCols), share.squares);
+  }
+  const float scale = 1.0f / exact_sqrt(squares / static_cast<float>(g.n) + arguments.norm_eps);
+  if (arguments.norm_sum != nullptr) {
+    store_eight<kMath>(v, arguments.norm_sum, true, element_at(row, arguments.ld_norm_sum, col), 8,
+                       true);
+  }
+  RFSEG_UNROLL
+  for (int e = 0; e < 8; ++e) {
+    v[e] =
+        activate<kMath>(fused((v[e] - mean) * scale, gamma[e], beta[e]), arguments.norm_activation);
+  }
+  if (arguments.norm_float != nullptr) {
+    store_eight<kMath>(v, arguments.norm_float, true, element_at(row, arguments.ld_norm_float, col),
+                       8, true);
+  }
+  if (arguments.norm_out != nullptr) {
+    store_eight<kMath>(v, arguments.norm_out, false, element_at(row, arguments.ld_norm_out, col), 8,
+                       true);
+  }
+  if (arguments.norm_plus != nullptr) {
+    RFSEG_UNROLL
+    for (int e = 0; e < 8; ++e) v[e] += plus[e];
+    store_eight<kMath>(v, arguments.norm_plus, false, element_at(row, g.n, col), 8, true);
+  }
+}
+
+/// kNorm: gemm_norm() by clusters as wide as the rows; `vector` accesses, n a multiple of kCols.
+template <class Tile, RowSource kSource, bool kNorm = false>
 RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   const GemmArguments& g = arguments.product;
   constexpr Math kMath = Tile::kMath;
   constexpr int kBytes = Arithmetic<kMath>::kBytes;
   constexpr bool kNormed = kSource == RowSource::kNormed;
   static_assert(!kNormed || Tile::kSlabs == 1);
+  if constexpr (kNorm) cluster_arrive();
   release_next_kernel();
   // Blocks next to each other share rows of A: the larger operand comes from the L2.
   const int first_col = block_x() * Tile::kCols;
@@ -285,26 +393,33 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   warp.store(sums);
   if (!kBeforeLoop) request_from(0);
   block_sync();
-  RFSEG_ROLLED
-  for (int first = 0; first < kItems; first += kAtOnce) {
-    if (first > 0) request_from(first);
-    RFSEG_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int item = (first + i) * Tile::kThreads + thread_index();
-      if (kAll % Tile::kThreads != 0 && item >= kAll) break;
-      const int row = row_of(item), col = col_of(item);
-      float v[8] = {};
+  if constexpr (kNorm) {
+    RowShare* shares =
+        reinterpret_cast<RowShare*>(static_cast<std::byte*>(shared) + Tile::kSharedBytes);
+    finish_norm<Tile>(arguments, vectors, early[0], sums, shares, first_row, first_col);
+  } else {
+    RFSEG_ROLLED
+    for (int first = 0; first < kItems; first += kAtOnce) {
+      if (first > 0) request_from(first);
       RFSEG_UNROLL
-      for (int part = 0; part < Tile::kWarpsK; ++part) {
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int item = (first + i) * Tile::kThreads + thread_index();
+        if (kAll % Tile::kThreads != 0 && item >= kAll) break;
+        const int row = row_of(item), col = col_of(item);
+        float v[8] = {};
         RFSEG_UNROLL
-        for (int h = 0; h < 2; ++h) {
-          const Quad q = load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
+        for (int part = 0; part < Tile::kWarpsK; ++part) {
           RFSEG_UNROLL
-          for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+          for (int h = 0; h < 2; ++h) {
+            const Quad q =
+                load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
+            RFSEG_UNROLL
+            for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+          }
         }
+        finish_eight<kMath>(arguments, vectors, Tile::kCols, early[i], v, batch, first_row + row,
+                            col, first_col + col);
       }
-      finish_eight<kMath>(arguments, vectors, Tile::kCols, early[i], v, batch, first_row + row, col,
-                          first_col + col);
     }
   }
 }

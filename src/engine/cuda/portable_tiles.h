@@ -47,9 +47,24 @@ constexpr TileEntry tile_entry(const char* name, const TileCost& cost) {
           &enqueue_tile<Tile, kSource>};
 }
 
+/// gemm_norm() by clusters of blocks, on GPUs that have them.
+template <class Tile, RowSource kSource>
+void enqueue_cluster_tile(const Queue& queue, const ProductArguments& arguments, Grid grid,
+                          int shared_bytes) {
+  launch_cluster<gemm_body<Tile, kSource, true>, Tile::kThreads, Tile::kMinBlocks>(
+      queue, grid, grid.x, static_cast<std::size_t>(shared_bytes), arguments);
+}
+template <class Tile, RowSource kSource>
+constexpr TileEntry cluster_tile(const char* name, const TileCost& cost) {
+  TileEntry entry = tile_entry<Tile, kSource>(name, cost);
+  entry.shared_bytes += kMostShares * Tile::kRows * static_cast<int>(sizeof(RowShare));
+  entry.enqueue = &enqueue_cluster_tile<Tile, kSource>;
+  return entry;
+}
+
 struct TileList {
-  const TileEntry* entries;
-  int count;
+  const TileEntry* entries = nullptr;
+  int count = 0;
 };
 template <int n>
 constexpr TileList list_of(const TileEntry (&entries)[n]) {
@@ -59,6 +74,8 @@ constexpr TileList list_of(const TileEntry (&entries)[n]) {
 /// The tiles of each arithmetic.
 TileList fp16_tiles(RowSource source);
 TileList float_tiles(Math math, RowSource source);
+/// Those of gemm_norm() by clusters: kRows and kConv3x3. (With floats a split k gains more.)
+TileList fp16_cluster_tiles(RowSource source);
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments);
 
 }  // namespace rfseg::cuda::portable

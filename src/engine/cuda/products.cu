@@ -2,7 +2,9 @@
 
 #include "engine/cuda/hopper_attention.h"
 #include "engine/cuda/hopper_gemm.h"
+#include "engine/cuda/hopper_mask_block.h"
 #include "engine/cuda/portable.h"
+#include "rfseg/error.h"
 
 // Which family computes a product.
 
@@ -12,6 +14,10 @@ namespace {
 /// Below this many rows a product is bound by the time of one trip through a block, which is
 /// shorter with the portable family's small tiles.
 constexpr int kHopperRows = 512;
+
+/// From this many rows on a product with a norm that Hopper's kernel is slow at (with a residual)
+/// is its plain product and a kernel for the norm; for fewer, parts of k are worth more.
+constexpr int kApartRows = 2048;
 
 bool on_hopper(const Queue& queue, Math math, int rows) {
   return math == Math::kFp16 && !queue.portable && rows >= kHopperRows && hopper::usable();
@@ -31,10 +37,22 @@ bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k) {
 }
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments) {
-  // Only the portable family writes the sums themselves.
-  const bool sums = arguments.sum != nullptr || arguments.product.scale != nullptr;
-  if (!sums && on_hopper(queue, math, arguments.product.m) && hopper::gemm_norm(queue, arguments)) {
-    return;
+  if (on_hopper(queue, math, arguments.product.m)) {
+    // Only the portable family writes the sums themselves. A tile as wide as the rows leaves few
+    // blocks, and the residual's loads and three outputs stall each of them.
+    const bool plain = arguments.sum == nullptr && arguments.product.scale == nullptr &&
+                       arguments.product.residual == nullptr;
+    if (plain && hopper::gemm_norm(queue, arguments)) return;
+    if (arguments.product.m >= kApartRows) {
+      GemmArguments sums = arguments.product;
+      sums.bias = sums.scale = nullptr;
+      sums.residual = nullptr;
+      sums.activation = Activation::kNone;
+      sums.out = arguments.scratch;
+      sums.out_float = true;
+      sums.ldo = sums.n;
+      if (hopper::gemm(queue, sums)) return portable::norm_of_sums(queue, math, arguments);
+    }
   }
   portable::gemm_norm(queue, math, arguments);
 }
@@ -43,6 +61,16 @@ void attention(const Queue& queue, Math math, const AttentionArguments& argument
   const int rows = arguments.sequences * arguments.length;
   if (on_hopper(queue, math, rows) && hopper::attention(queue, arguments)) return;
   portable::attention(queue, math, arguments);
+}
+
+bool takes_mask_block(const Queue& queue, Math math, int channels) {
+  return on_hopper(queue, math, kHopperRows) && channels == 256;
+}
+
+void mask_block(const Queue& queue, Math, const MaskBlockArguments& arguments) {
+  if (!hopper::mask_block(queue, arguments)) {
+    throw Error(ErrorCode::kInternal, "the GPU's copy engine does not take a map of mask features");
+  }
 }
 
 }  // namespace rfseg::cuda

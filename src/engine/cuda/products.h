@@ -66,6 +66,7 @@ struct GemmArguments {
   const void* residual = nullptr;  ///< may be `out` itself; type as `residual_float` says
   bool residual_float = true;      ///< else Element
   int64_t ldr = 0;
+  int residual_period = 0;  ///< not 0: to(m) modulo this is the residual's row (not gemm_norm)
   void* out = nullptr;
   bool out_float = false;  ///< else Element
   int64_t ldo = 0;
@@ -120,5 +121,23 @@ struct AttentionArguments {
 };
 
 void attention(const Queue& queue, Math math, const AttentionArguments& arguments);
+
+/// out = x + GELU(W LN(conv(x)) + bias), conv: depthwise 3x3 with zero padding and a bias, LN:
+/// LayerNorm over channels without affine (it is folded into W and its bias). Only where
+/// takes_mask_block() says so; elsewhere it is depthwise_norm() and gemm().
+struct MaskBlockArguments {
+  const void* map = nullptr;              ///< x: Element [batch, rows, cols, channels]
+  void* out = nullptr;                    ///< the same; not `map` itself
+  const float* depthwise = nullptr;       ///< [9, channels]
+  const float* depthwise_bias = nullptr;  ///< [channels]
+  float eps = 0;
+  const void* weight = nullptr;     ///< W: Element [channels, channels], k contiguous
+  const float* bias = nullptr;      ///< [channels]
+  const float* row_sums = nullptr;  ///< [channels] of W's rows
+  int batch = 0, rows = 0, cols = 0, channels = 0;
+};
+
+bool takes_mask_block(const Queue& queue, Math math, int channels);
+void mask_block(const Queue& queue, Math math, const MaskBlockArguments& arguments);
 
 }  // namespace rfseg::cuda

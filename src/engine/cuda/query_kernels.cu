@@ -178,19 +178,22 @@ RFSEG_DEVICE void start_body(const StartQueriesArguments& a, void*) {
   write8(static_cast<T*>(a.x_position) + at, x);
 }
 
-// ---- sample_values: a thread has 8 of the 16 channels of a head.
+// ---- sample_values: four neighbouring lanes have 8 of the 16 channels of a head, each one corner
+// of every sample; so all that a lane reads is on its way at once.
 
 constexpr int kSampleThreads = 128;
-constexpr int kHeadChannels = 16;
+constexpr int kHeadChannels = 16, kCorners = 4;
 
 template <class T>
 RFSEG_DEVICE void sample_body(const SampleArguments& a, void*) {
   await_previous_kernel();
   release_next_kernel();
-  const int64_t item = global_thread(kSampleThreads);
-  if (item >= int64_t{a.batch} * a.queries * a.heads * 2) return;
+  const int64_t thread = global_thread(kSampleThreads), count = int64_t{a.batch} * a.queries;
+  const int corner = static_cast<int>(thread % kCorners);
+  const int64_t item = thread / kCorners;
   const int part = static_cast<int>(item % 2), head = static_cast<int>(item / 2 % a.heads);
-  const int64_t row = item / (2 * a.heads);
+  const bool active = item / (2 * a.heads) < count;
+  const int64_t row = active ? item / (2 * a.heads) : 0;
   const int samples = a.levels * a.points;
   const float* sampling = a.sampling + row * 3 * a.heads * samples;
   const float* offsets = sampling + head * samples * 2;
@@ -208,30 +211,34 @@ RFSEG_DEVICE void sample_body(const SampleArguments& a, void*) {
   int sample = 0;
   for (int level = 0; level < a.levels; ++level) {
     const int rows = a.level_rows[level], cols = a.level_cols[level];
+    RFSEG_UNROLL_BY(2)
     for (int point = 0; point < a.points; ++point, ++sample) {
       const float weight = expf(weights[sample] - largest) / total;
       const float px =
           (box.v[0] + offsets[2 * sample] * box.v[2] * reach) * static_cast<float>(cols) - 0.5f;
       const float py =
           (box.v[1] + offsets[2 * sample + 1] * box.v[3] * reach) * static_cast<float>(rows) - 0.5f;
-      const float x0 = floorf(px), y0 = floorf(py);
+      const float x = floorf(px) + static_cast<float>(corner % 2);
+      const float y = floorf(py) + static_cast<float>(corner / 2);
+      // Compared as floats: positions are unbounded and may not fit an integer.
+      const bool inside =
+          x >= 0 && x < static_cast<float>(cols) && y >= 0 && y < static_cast<float>(rows);
+      const float share = inside ? (1 - fabsf(px - x)) * (1 - fabsf(py - y)) * weight : 0.0f;
+      const int64_t at = inside ? static_cast<int64_t>(y) * cols + static_cast<int64_t>(x) : 0;
+      float v[8];
+      read8(values + at * a.ldv, v);
       RFSEG_UNROLL
-      for (int corner = 0; corner < 4; ++corner) {
-        const float x = x0 + static_cast<float>(corner % 2),
-                    y = y0 + static_cast<float>(corner / 2);
-        // Compared as floats: positions are unbounded and may not fit an integer.
-        if (!(x >= 0 && x < static_cast<float>(cols) && y >= 0 && y < static_cast<float>(rows))) {
-          continue;
-        }
-        const float share = (1 - fabsf(px - x)) * (1 - fabsf(py - y)) * weight;
-        float v[8];
-        read8(values + (static_cast<int64_t>(y) * cols + static_cast<int64_t>(x)) * a.ldv, v);
-        RFSEG_UNROLL
-        for (int j = 0; j < 8; ++j) sum[j] += v[j] * share;
-      }
+      for (int j = 0; j < 8; ++j) sum[j] += v[j] * share;
     }
     values += int64_t{rows} * cols * a.ldv;
   }
+  const int lane = thread_index() % kWarp;
+  RFSEG_UNROLL
+  for (int d = 1; d < kCorners; d *= 2) {
+    RFSEG_UNROLL
+    for (int j = 0; j < 8; ++j) sum[j] += warp_read(sum[j], lane ^ d);
+  }
+  if (!active || corner != 0) return;
   write8(static_cast<T*>(a.out) + (row * a.heads + head) * kHeadChannels + part * 8, sum);
 }
 
@@ -265,7 +272,7 @@ void start_queries(const Queue& queue, Math math, const StartQueriesArguments& a
 }
 
 void sample_values(const Queue& queue, Math math, const SampleArguments& a) {
-  const int64_t items = int64_t{a.batch} * a.queries * a.heads * 2;
+  const int64_t items = int64_t{a.batch} * a.queries * a.heads * 2 * kCorners;
   with_element(math, [&]<class T>(T) {
     launch<sample_body<T>, kSampleThreads>(queue, {blocks_for(items, kSampleThreads)}, 0, a);
   });

@@ -10,7 +10,7 @@
 namespace rfseg::cuda {
 namespace {
 
-// ---- embed: thread = 8 columns of a patch, or 8 channels of a token's start.
+// ---- embed: thread = 8 columns of a patch, or 8 channels of a CLS token.
 
 constexpr int kEmbedThreads = 256;
 
@@ -18,23 +18,22 @@ template <class T>
 RFSEG_DEVICE void embed_body(const EmbedArguments& a, void*) {
   await_previous_kernel();
   release_next_kernel();
-  const int cells = a.layout.cells(), tokens = a.layout.tokens();
+  const int cells = a.layout.cells(), windows = a.layout.windows * a.layout.windows;
   const int patch_groups = a.ld / 8, token_groups = a.width / 8;
-  const int64_t patch_items = int64_t{a.batch} * cells * patch_groups;
-  const int64_t items = patch_items + int64_t{a.batch} * tokens * token_groups;
-  const int64_t item = global_thread(kEmbedThreads);
-  if (item >= items) return;
+  const int patch_items = a.batch * cells * patch_groups;
+  int item = block_x() * kEmbedThreads + thread_index();
   float v[8];
   if (item >= patch_items) {
-    const int64_t at = (item - patch_items) * 8;
-    read8(a.start + at % (int64_t{tokens} * a.width), v);
-    write8(a.x + at, v);
+    item -= patch_items;
+    if (item >= a.batch * windows * token_groups) return;
+    const int token = item / token_groups % windows * a.layout.window_tokens();
+    const int picture = item / token_groups / windows, channel = item % token_groups * 8;
+    read8(a.start + int64_t{token} * a.width + channel, v);
+    write8(a.x + (int64_t{picture} * a.layout.tokens() + token) * a.width + channel, v);
     return;
   }
-  const int group = static_cast<int>(item % patch_groups);
-  const int64_t row = item / patch_groups;
-  const int cell = static_cast<int>(row % cells);
-  const int picture = static_cast<int>(row / cells);
+  const int group = item % patch_groups, row = item / patch_groups;
+  const int cell = row % cells, picture = row / cells;
   // Rows are in token order: window, then cell inside of it.
   const int in_window = a.layout.window_rows * a.layout.window_cols;
   const int window = cell / in_window, inside = cell % in_window;
@@ -46,15 +45,27 @@ RFSEG_DEVICE void embed_body(const EmbedArguments& a, void*) {
   const int height = a.layout.windows * a.layout.window_rows * a.patch;
   const float* corner =
       a.pictures + (int64_t{picture} * 3 * height + grid_y * a.patch) * width + grid_x * a.patch;
-  RFSEG_UNROLL
-  for (int j = 0; j < 8; ++j) {
-    const int k = group * 8 + j;
-    const int channel = k / (a.patch * a.patch), pixel = k % (a.patch * a.patch);
-    v[j] = channel < 3
-               ? corner[(int64_t{channel} * height + pixel / a.patch) * width + pixel % a.patch]
-               : 0.0f;
+  const auto pixel = [&](int k) {
+    const int line = k / a.patch;  // over all channels
+    return corner + (line / a.patch * height + line % a.patch) * width + k % a.patch;
+  };
+  const int area = a.patch * a.patch;
+  if (a.patch % 4 == 0) {  // four columns lie in one line, aligned
+    RFSEG_UNROLL
+    for (int j = 0; j < 8; j += 4) {
+      const int k = group * 8 + j;
+      float4 four = {0, 0, 0, 0};
+      if (k < 3 * area) four = *reinterpret_cast<const float4*>(pixel(k));
+      v[j] = four.x, v[j + 1] = four.y, v[j + 2] = four.z, v[j + 3] = four.w;
+    }
+  } else {
+    RFSEG_UNROLL
+    for (int j = 0; j < 8; ++j) {
+      const int k = group * 8 + j;
+      v[j] = k < 3 * area ? *pixel(k) : 0.0f;
+    }
   }
-  write8(static_cast<T*>(a.patches) + row * a.ld + group * 8, v);
+  write8(static_cast<T*>(a.patches) + int64_t{row} * a.ld + group * 8, v);
 }
 
 // ---- norm_rows: a warp a row.
@@ -142,7 +153,7 @@ RFSEG_DEVICE void to_floats_body(const ToFloatsArguments& a, void*) {
 
 void embed(const Queue& queue, Math math, const EmbedArguments& a) {
   const int64_t items = int64_t{a.batch} * a.layout.cells() * (a.ld / 8) +
-                        int64_t{a.batch} * a.layout.tokens() * (a.width / 8);
+                        int64_t{a.batch} * a.layout.windows * a.layout.windows * (a.width / 8);
   with_element(math, [&]<class T>(T) {
     launch<embed_body<T>, kEmbedThreads>(queue, {blocks_for(items, kEmbedThreads)}, 0, a);
   });

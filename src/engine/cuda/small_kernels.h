@@ -27,14 +27,14 @@ struct TokenLayout {
   }
 };
 
-/// Cuts pictures into patches, and starts the residual stream with what the encoder adds to every
-/// token. Patches are rows in the order of tokens without CLS, columns (channel, y, x), zeros from
-/// 3 * patch * patch to `ld`.
+/// Cuts pictures into patches, and writes the CLS tokens of the residual stream. Patches are rows
+/// in the order of tokens without CLS, columns (channel, y, x), zeros from 3 * patch * patch to
+/// `ld`.
 struct EmbedArguments {
   const float* pictures = nullptr;  ///< [B, 3, H, W]
-  const float* start = nullptr;     ///< [tokens, width]: positions, and CLS with its position
+  const float* start = nullptr;     ///< [tokens, width], of which the CLS tokens are taken
   void* patches = nullptr;          ///< Element [B * cells, ld]
-  float* x = nullptr;               ///< [B * tokens, width]
+  float* x = nullptr;               ///< [B * tokens, width], of which they are written
   TokenLayout layout;
   int batch = 0, patch = 0, ld = 0, width = 0;
 };
@@ -150,13 +150,12 @@ struct ResizeArguments {
 };
 void resize_map(const Queue& queue, Math math, const ResizeArguments& arguments);
 
-/// Depthwise 3x3 convolution with zero padding and bias, then LayerNorm over channels.
+/// Depthwise 3x3 convolution with zero padding and bias, then LayerNorm over channels (without
+/// affine).
 struct DepthwiseArguments {
   const void* map = nullptr;      ///< Element [B, rows, cols, channels]
   const float* weight = nullptr;  ///< [9, channels]
   const float* bias = nullptr;    ///< [channels]
-  const float* gamma = nullptr;
-  const float* beta = nullptr;
   float eps = 0;
   void* out = nullptr;                              ///< Element [B, rows, cols, channels]
   int batch = 0, rows = 0, cols = 0, channels = 0;  ///< channels a multiple of 8, <= 512

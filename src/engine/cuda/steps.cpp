@@ -86,6 +86,17 @@ StepCost cost_of(Math math, const AttentionArguments& a) {
   return cost;
 }
 
+StepCost cost_of(Math math, const MaskBlockArguments& a) {
+  GemmArguments g;
+  g.m = a.batch * a.rows * a.cols;
+  g.n = g.k = a.channels;
+  g.activation = Activation::kGelu;
+  StepCost cost = cost_of(math, g);
+  cost.kind = "depthwise 3x3 + LayerNorm + product";
+  cost.shape += " + residual";
+  return cost;
+}
+
 StepCost cost_of(Math math, const EmbedArguments& a) {
   const double pixels = 3.0 * a.patch * a.patch * a.layout.cells() * a.batch;
   return moving("patches", fmt::format("{} pictures", a.batch),

@@ -27,6 +27,7 @@ using StepObserver = std::function<void(const StepCost& cost, const Queue& queue
 StepCost cost_of(Math math, const GemmArguments& a);
 StepCost cost_of(Math math, const GemmNormArguments& a);
 StepCost cost_of(Math math, const AttentionArguments& a);
+StepCost cost_of(Math math, const MaskBlockArguments& a);
 StepCost cost_of(Math math, const EmbedArguments& a);
 StepCost cost_of(Math math, const NormArguments& a);
 StepCost cost_of(Math math, const MaskRowsArguments& a);
@@ -58,6 +59,7 @@ class Steps {
   RFSEG_STEP(gemm, GemmArguments)
   RFSEG_STEP(gemm_norm, GemmNormArguments)
   RFSEG_STEP(attention, AttentionArguments)
+  RFSEG_STEP(mask_block, MaskBlockArguments)
   RFSEG_STEP(embed, EmbedArguments)
   RFSEG_STEP(norm_rows, NormArguments)
   RFSEG_STEP(mask_rows, MaskRowsArguments)

@@ -183,21 +183,24 @@ class Loader {
   void normed_linears(Matrix& to, const std::vector<std::string>& keys, int rows, int k,
                       const std::string& norm_key) {
     const Place p = matrix(to, rows * static_cast<int>(keys.size()), k);
+    const std::size_t sums = place(to.row_sums, sizeof(float) * static_cast<std::size_t>(to.n));
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const int at = rows * static_cast<int>(i);
-      jobs_.push_back([this, p, at, key = keys[i], rows, k, norm_key] {
+      jobs_.push_back([this, p, sums, at, key = keys[i], rows, k, norm_key] {
         Tensor weight = source_.read(key + ".weight", {rows, k});
         Tensor bias = source_.read(key + ".bias", {rows});
         const Tensor gamma = source_.read(norm_key + ".weight", {k});
         const Tensor beta = source_.read(norm_key + ".bias", {k});
         for (int r = 0; r < rows; ++r) {
           float* row = weight.data.data() + int64_t{r} * k;
-          double shift = bias.data[r];
+          double shift = bias.data[r], sum = 0;
           for (int c = 0; c < k; ++c) {
             shift += static_cast<double>(row[c]) * beta.data[c];
             row[c] *= gamma.data[c];
+            sum += half_ ? half_to_float(float_to_half(row[c])) : row[c];
           }
           bias.data[r] = static_cast<float>(shift);
+          floats_at(sums)[at + r] = static_cast<float>(sum);
         }
         put_rows(p, at, rows, k, weight.data.data(), key + ".weight");
         put_bias(p, at, bias);
@@ -387,8 +390,7 @@ class Loader {
         }
       });
       vector(block.depthwise_bias, b + "dwconv.bias", {c});
-      norm(block.norm, b + "norm", c);
-      linear(block.pointwise, b + "pwconv1", c, c);
+      normed_linears(block.pointwise, {b + "pwconv1"}, c, c, b + "norm");
     }
     norm(w.query_norm, s + "query_features_block.norm_in", c);
     linear(w.query1, s + "query_features_block.layers.0", 4 * c, c);

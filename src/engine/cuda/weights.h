@@ -18,8 +18,9 @@ namespace rfseg::cuda {
 /// B of a product: Element [n, k], rows `ld` apart (k rounded up to 8, zeros), with its bias.
 struct Matrix {
   const void* data = nullptr;
-  const float* bias = nullptr;  ///< [n], null where there is none
-  int n = 0, k = 0;             ///< k as rounded up
+  const float* bias = nullptr;      ///< [n], null where there is none
+  const float* row_sums = nullptr;  ///< [n] of `data` as stored, where a LayerNorm is folded in
+  int n = 0, k = 0;                 ///< k as rounded up
 };
 
 struct Norm {
@@ -85,8 +86,7 @@ struct DecoderWeights {
 struct SegmentationBlock {
   const float* depthwise = nullptr;  ///< [9, C]
   const float* depthwise_bias = nullptr;
-  Norm norm;
-  Matrix pointwise;
+  Matrix pointwise;  ///< with the affine of the LayerNorm before it
 };
 
 struct SegmentationWeights {
