@@ -6,6 +6,8 @@
 #   device's peak and cuBLASLt; ptx: the tests on the kernels for every GPU, compiled by the driver from the PTX of
 #   compute capability 8.0 (RFSEG_PTX_BUILD, default build/ptx, built first where it is missing)
 # or scripts/gpu.sh ablate : post-processing and the network in several ways, beside PyTorch's
+# or scripts/gpu.sh video [test|sanitize|bench|soak]... : the pipeline; its bench runs over RFSEG_VIDEO_CLIPS (default the
+#   bundled clip, scaled to each size), with RFSEG_VIDEO_STREAMS files at once too (default 8)
 # Without steps all but grid, and that where its cases are given. Environment:
 #   RFSEG_GPU_BUILD   build folder; default build/release, built first where its programs are missing
 #   RFSEG_POST_CASES  folder of case sets: coco/ (10 survivors on average), crowd60/, crowd300/, each with
@@ -21,7 +23,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[[ "${1:-}" == post || "${1:-}" == pre || "${1:-}" == net || "${1:-}" == ablate ]] || {
+[[ "${1:-}" == post || "${1:-}" == pre || "${1:-}" == net || "${1:-}" == ablate || "${1:-}" == video ]] || {
   sed -n '2,/^set -/p' "$0" | grep '^#' >&2
   exit 2
 }
@@ -29,6 +31,7 @@ stage="$1"
 shift
 steps=("$@")
 [[ ${#steps[@]} -gt 0 || $stage != post ]] || steps=(test ${RFSEG_GRID_CASES:+grid} sanitize bench)
+[[ ${#steps[@]} -gt 0 || $stage != video ]] || steps=(test sanitize bench soak)
 [[ ${#steps[@]} -gt 0 ]] || steps=(test sanitize bench)
 build="${RFSEG_GPU_BUILD:-build/release}"
 jobs="${RFSEG_JOBS:-$(nproc)}"
@@ -39,6 +42,28 @@ if [[ $stage == ablate ]]; then
   "$build/rfseg" ablate --rounds "${RFSEG_BENCH_CALLS:-200}" --save "$scenes" -m assets/demo/model.safetensors \
     --image "$(ls assets/demo/images/*.jpg | head -n 1)"
   [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/postprocess/ablate_torch_cuda.py "$scenes"/*/case
+  exit 0
+fi
+if [[ $stage == video ]]; then
+  [[ -x "$build/test_pipeline_cuda" && -x "$build/rfseg" ]] || { scripts/build.sh release; build=build/release; }
+  # shellcheck disable=SC2206  # a list of words
+  clips=(${RFSEG_VIDEO_CLIPS:-assets/demo/clip.mp4})
+  for step in "${steps[@]}"; do
+    case "$step" in
+      test) "$build/test_pipeline_cuda" --gtest_brief=1 ;;
+      sanitize)
+        for tool in memcheck racecheck; do
+          echo "== $tool"
+          compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_pipeline_cuda" \
+            --gtest_filter='*BatchSizes*:*Companions*:*OneLaunch*' 2>&1 | tail -n 3
+        done ;;
+      bench)
+        "$build/rfseg" bench -m assets/demo/model.safetensors --device cuda --video "${clips[@]}" \
+          --video-streams "${RFSEG_VIDEO_STREAMS:-8}" --rounds 3 ;;
+      soak) RFSEG_GPU_BUILD=$build scripts/soak.sh --device cuda ;;
+      *) echo "unknown step $step: test, sanitize, bench, soak" >&2; exit 2 ;;
+    esac
+  done
   exit 0
 fi
 if [[ $stage == net ]]; then
