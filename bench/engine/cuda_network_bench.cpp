@@ -1,5 +1,5 @@
 // Times whole passes of the network on the GPU: bench_network_cuda [--precision fp16|fp32|tf32]
-// [--rounds N] [--no-overlap] [--one-stream] [--portable] [--steps] VARIANT:BATCH...
+// [--rounds N] [--no-overlap] [--one-stream] [--portable] [--many-rows] [--steps] VARIANT:BATCH...
 // Weights and pictures are random (hashed); each round is one graph launch between two events, all
 // enqueued before the first is read. A line a case: median, p90, p99, pictures a second, and the
 // time a pass takes when they follow each other. --steps: each kind of step alone, too, with what
@@ -111,6 +111,8 @@ int main(int argc, char** argv) {
         options.portable = true;
       } else if (word == "--steps") {
         steps = true;
+      } else if (word == "--many-rows") {
+        options.few_rows = false;
       } else if (word == "--one-stream") {
         options.two_streams = false;
       } else {

@@ -15,6 +15,8 @@ struct Queue {
   bool overlap = false;
   /// Only kernels that run on every GPU, though this one may have faster units of its own.
   bool portable = false;
+  /// Kernels that are made for few rows may be taken.
+  bool few_rows = true;
 };
 
 }  // namespace rfseg::cuda

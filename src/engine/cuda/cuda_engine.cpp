@@ -220,7 +220,8 @@ class Implementation final : public CudaEngine {
                       heads_,
                       options_.overlap && probe == nullptr && properties_.major >= 9,
                       options_.portable,
-                      observer};
+                      observer,
+                      options_.few_rows};
     static const Probe kNone;
     run_network(config_, proposals_, *weights_, buffers_, math_, batch, forced, lanes,
                 probe == nullptr ? kNone : *probe);

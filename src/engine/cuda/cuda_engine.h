@@ -82,6 +82,7 @@ struct CudaEngineOptions {
   bool overlap = true;                     ///< programmatic dependent launch, where the GPU has it
   bool two_streams = true;
   bool portable = false;  ///< only kernels that run on every GPU
+  bool few_rows = true;   ///< kernels made for few rows may be taken
 };
 
 /// Throws Error(kDevice) without a GPU of compute capability 8.0 or newer, or in a build without

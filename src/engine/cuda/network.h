@@ -33,6 +33,7 @@ struct Lanes {
   bool overlap = false;                    ///< Queue::overlap
   bool portable = false;                   ///< Queue::portable
   const StepObserver* observer = nullptr;  ///< gets the steps; both lanes are one stream then
+  bool few_rows = true;                    ///< Queue::few_rows
 };
 
 /// Enqueues the whole network for buffers.pictures. `forced`: the two-stage order is

@@ -38,6 +38,8 @@ void Pass::encode() {
   const Shape shape{layout_.windows * layout_.windows, layout_.window_tokens(), d};
   trace("embed", shape, b_.x, PointType::kFloat);
 
+  norms_sums_ = gemm_norm_takes_stream({nullptr, false, lanes_.portable, lanes_.few_rows}, math_,
+                                       batch_ * layout_.tokens(), d);
   int tap = 0;
   for (int i = 0; i < c_.enc_layers; ++i) {
     encoder_block(i);
@@ -56,10 +58,10 @@ void Pass::encode() {
     n.out = at(b_.taps, int64_t{tap} * d);
     norm_rows(main_.next(), math_, n);
     if (probe_) {
-      n.out = b_.rows;  // free between blocks
+      n.out = b_.wide;  // free between blocks
       n.ldo = d;
       norm_rows(main_.next(), math_, n);
-      trace(fmt::format("tap{}", tap), {c_.grid_rows(), c_.grid_cols(), d}, b_.rows,
+      trace(fmt::format("tap{}", tap), {c_.grid_rows(), c_.grid_cols(), d}, b_.wide,
             PointType::kElement);
     }
     ++tap;
@@ -71,7 +73,10 @@ void Pass::normed_linear(const Matrix& b, void* out, Activation activation) {
   GemmArguments g = product(b_.x, d, m, b);
   g.source = RowSource::kNormed;
   g.eps = kEncoderEps;
-  if (!gemm_prefers_normed({nullptr, false, lanes_.portable}, math_, m, b.n, d)) {
+  if (normed_) {
+    g.source = RowSource::kRows;
+    g.a = b_.rows;
+  } else if (!gemm_prefers_normed({nullptr, false, lanes_.portable}, math_, m, b.n, d)) {
     NormArguments n;
     n.x = b_.x;
     n.ldx = d;
@@ -95,6 +100,20 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale) {
   g.scale = scale;
   g.residual = b_.x;
   g.ldr = c_.enc_dim;
+  if (norms_sums_) {
+    GemmNormArguments n;
+    n.product = g;
+    n.eps = kEncoderEps;
+    n.sum = b_.x;
+    n.ld_sum = c_.enc_dim;
+    n.out = b_.rows;
+    n.ldo = c_.enc_dim;
+    n.scratch = b_.scratch;
+    n.scratch_size = b_.scratch_size;
+    gemm_norm(main_.next(), math_, n);
+    normed_ = true;
+    return;
+  }
   g.out = b_.x;
   g.out_float = true;
   g.ldo = c_.enc_dim;

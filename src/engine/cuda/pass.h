@@ -14,9 +14,12 @@ constexpr float kDecoderEps = 1e-5f;  // two-stage selection, decoder, query blo
 class Lane {
  public:
   Lane(cudaStream_t stream, const Lanes& lanes)
-      : stream_(stream), overlap_(lanes.overlap), portable_(lanes.portable) {}
+      : stream_(stream),
+        overlap_(lanes.overlap),
+        portable_(lanes.portable),
+        few_rows_(lanes.few_rows) {}
   Queue next() {
-    const Queue queue{stream_, overlap_ && !fresh_, portable_};
+    const Queue queue{stream_, overlap_ && !fresh_, portable_, few_rows_};
     fresh_ = false;
     return queue;
   }
@@ -28,7 +31,7 @@ class Lane {
 
  private:
   cudaStream_t stream_;
-  bool overlap_, portable_;
+  bool overlap_, portable_, few_rows_;
   bool fresh_ = true;
 };
 
@@ -99,7 +102,7 @@ class Pass : private Steps {
   void encoder_block(int i);
   /// The product of the normalised residual stream.
   void normed_linear(const Matrix& b, void* out, Activation activation);
-  /// x += scale * (a B^T + bias)
+  /// x += scale * (a B^T + bias); with norms_sums_ also rows = LayerNorm(x).
   void add_to_stream(const void* a, const Matrix& b, const float* scale);
 
   // network_projector.cpp
@@ -141,6 +144,8 @@ class Pass : private Steps {
   const Probe& probe_;
   Lane main_, side_;
   TokenLayout layout_;
+  bool norms_sums_ = false;  ///< LayerNorm of the encoder is part of the product before it
+  bool normed_ = false;      ///< b_.rows hold the LayerNorm of b_.x
   int total_;                 ///< N
   void* features_ = nullptr;  ///< of the masks' pixels: one of the two buffers
 };

@@ -1,6 +1,7 @@
 #include "engine/cuda/products.h"
 
 #include "engine/cuda/hopper_attention.h"
+#include "engine/cuda/hopper_block.h"
 #include "engine/cuda/hopper_gemm.h"
 #include "engine/cuda/hopper_mask_block.h"
 #include "engine/cuda/portable.h"
@@ -19,6 +20,9 @@ constexpr int kHopperRows = 512;
 /// is its plain product and a kernel for the norm; for fewer, parts of k are worth more.
 constexpr int kApartRows = 2048;
 
+/// Up to this many rows the kernels of hopper_block.h are the faster ones.
+constexpr int kBlockRows = 1100;
+
 bool on_hopper(const Queue& queue, Math math, int rows) {
   return math == Math::kFp16 && !queue.portable && rows >= kHopperRows && hopper::usable();
 }
@@ -28,7 +32,10 @@ bool on_hopper(const Queue& queue, Math math, int rows) {
 void gemm(const Queue& queue, Math math, const GemmArguments& arguments) {
   // Batches of short products share a launch.
   const int rows = arguments.batch > 1 ? arguments.m * arguments.batch : arguments.m;
-  if (on_hopper(queue, math, rows) && hopper::gemm(queue, arguments)) return;
+  if (on_hopper(queue, math, rows)) {
+    if (queue.few_rows && hopper::block_gemm(queue, arguments)) return;
+    if (hopper::gemm(queue, arguments)) return;
+  }
   portable::gemm(queue, math, arguments);
 }
 
@@ -37,6 +44,10 @@ bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k) {
 }
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments) {
+  if (gemm_norm_takes_stream(queue, math, arguments.product.m, arguments.product.n) &&
+      hopper::block_gemm_norm(queue, arguments)) {
+    return;
+  }
   if (on_hopper(queue, math, arguments.product.m)) {
     // Only the portable family writes the sums themselves. A tile as wide as the rows leaves few
     // blocks, and the residual's loads and three outputs stall each of them.
@@ -57,9 +68,16 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments
   portable::gemm_norm(queue, math, arguments);
 }
 
+bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width) {
+  return on_hopper(queue, math, rows) && queue.few_rows && rows <= kBlockRows && width == 384;
+}
+
 void attention(const Queue& queue, Math math, const AttentionArguments& arguments) {
   const int rows = arguments.sequences * arguments.length;
-  if (on_hopper(queue, math, rows) && hopper::attention(queue, arguments)) return;
+  if (on_hopper(queue, math, rows)) {
+    if (queue.few_rows && hopper::block_attention(queue, arguments)) return;
+    if (hopper::attention(queue, arguments)) return;
+  }
   portable::attention(queue, math, arguments);
 }
 

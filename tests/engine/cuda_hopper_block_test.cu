@@ -1,0 +1,418 @@
+// The kernels of an encoder block against plain ones that accumulate in double, on row counts that
+// do and do not divide into tiles, and a chain of them with early launches against the same one by
+// one. Outputs are poisoned before and checked beyond their edges after. Skipped, and shown as
+// such, without a GPU of compute capability 9.x.
+
+#include <gtest/gtest.h>
+
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "core/cuda/device.h"
+#include "engine/cuda/hopper_block.h"
+#include "engine/cuda/hopper_gemm.h"
+
+namespace rfseg::cuda {
+namespace {
+
+template <class T>
+class Array {
+ public:
+  explicit Array(int64_t size) : size_(size) {
+    check(cudaMalloc(&data_, static_cast<std::size_t>(size) * sizeof(T)), "allocating");
+    poison();
+  }
+  /// Even, from -scale to scale.
+  Array(int64_t size, float scale, unsigned seed) : Array(size) {
+    std::mt19937 random(seed);
+    std::vector<T> host(static_cast<std::size_t>(size));
+    for (T& v : host) {
+      v = static_cast<T>(scale * (static_cast<float>(random()) * 0x1p-31f - 1.0f));
+    }
+    write(host);
+  }
+  ~Array() { cudaFree(data_); }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+  /// All bits one: not a number in every type here.
+  void poison() {
+    check(cudaMemset(data_, 0xff, static_cast<std::size_t>(size_) * sizeof(T)), "poisoning");
+  }
+  T* data() { return data_; }
+  std::vector<T> read() const {
+    std::vector<T> host(static_cast<std::size_t>(size_));
+    check(cudaMemcpy(host.data(), data_, host.size() * sizeof(T), cudaMemcpyDeviceToHost),
+          "reading");
+    return host;
+  }
+  void write(const std::vector<T>& host) {
+    check(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice),
+          "writing");
+  }
+
+ private:
+  T* data_ = nullptr;
+  int64_t size_;
+};
+
+double to_double(float v) { return v; }
+double to_double(__half v) { return __half2float(v); }
+
+/// (A B^T + bias), GELU or (with scale) * scale + residual, dense [m, n].
+__global__ void plain_product(GemmArguments g, double* out) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (i >= static_cast<int64_t>(g.m) * g.n) return;
+  const int64_t row = i / g.n, column = i % g.n;
+  const __half* a = static_cast<const __half*>(g.a) + row * g.lda;
+  const __half* b = static_cast<const __half*>(g.b) + column * g.ldb;
+  double sum = g.bias ? g.bias[column] : 0;
+  for (int k = 0; k < g.k; ++k) {
+    sum += static_cast<double>(__half2float(a[k])) * __half2float(b[k]);
+  }
+  if (g.activation == Activation::kGelu) sum = 0.5 * sum * (1 + erf(sum * 0.70710678118654752));
+  if (g.scale) sum *= g.scale[column];
+  if (g.residual) sum += static_cast<const float*>(g.residual)[row * g.ldr + column];
+  out[i] = sum;
+}
+
+std::vector<double> reference(const GemmArguments& g) {
+  const int64_t size = static_cast<int64_t>(g.m) * g.n;
+  Array<double> out(size);
+  plain_product<<<static_cast<unsigned>((size + 127) / 128), 128>>>(g, out.data());
+  check(cudaGetLastError(), "launching the plain product");
+  return out.read();
+}
+
+/// Compares rows of `n`, `ld` apart, with dense `want`; all else must still be poison.
+template <class T>
+void expect_close(const std::vector<T>& got, const std::vector<double>& want, int n, int64_t ld,
+                  double relative, double absolute) {
+  std::vector<char> written(got.size(), 0);
+  int wrong = 0, beyond = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    const auto at =
+        static_cast<std::size_t>(static_cast<int64_t>(i) / n * ld + static_cast<int64_t>(i) % n);
+    ASSERT_LT(at, got.size());
+    written[at] = 1;
+    const double v = to_double(got[at]);
+    if (std::abs(v - want[i]) <= relative * std::abs(want[i]) + absolute) continue;  // not NaN
+    if (++wrong <= 4) ADD_FAILURE() << "element " << i << ": got " << v << ", want " << want[i];
+  }
+  EXPECT_EQ(wrong, 0) << "of " << want.size();
+  T poison;
+  std::memset(static_cast<void*>(&poison), 0xff, sizeof(T));
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    beyond += !written[i] && std::memcmp(&got[i], &poison, sizeof(T)) != 0;
+  }
+  EXPECT_EQ(beyond, 0) << "elements written that are not the result's";
+}
+
+class CudaHopperBlock : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!hopper::usable()) GTEST_SKIP() << "no GPU of compute capability 9.x";
+  }
+};
+
+void try_product(int m, int n, int k, Activation activation) {
+  SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k);
+  const int64_t lda = k + 8, ldo = n + 8;
+  Array<__half> a(m * lda, 1.0f, 1), out((m + 2) * ldo);
+  Array<__half> b(int64_t{n} * k, 2.0f / std::sqrt(static_cast<float>(k)), 2);
+  Array<float> bias(n, 1.0f, 3);
+  GemmArguments g;
+  g.a = a.data();
+  g.lda = lda;
+  g.b = b.data();
+  g.ldb = k;
+  g.b_fixed = true;
+  g.m = m;
+  g.n = n;
+  g.k = k;
+  g.bias = bias.data();
+  g.activation = activation;
+  g.out = out.data();
+  g.ldo = ldo;
+  const std::vector<double> want = reference(g);
+  for (const bool overlap : {false, true}) {
+    out.poison();
+    check(cudaDeviceSynchronize(), "preparing");
+    ASSERT_TRUE(hopper::block_gemm({nullptr, overlap}, g));
+    expect_close(out.read(), want, n, ldo, 6e-4, activation == Activation::kGelu ? 5e-5 : 2e-5);
+  }
+}
+
+TEST_F(CudaHopperBlock, Products) {
+  for (const int m : {1, 64, 67, 677}) {
+    try_product(m, 1152, 384, Activation::kNone);
+    try_product(m, 1536, 384, Activation::kGelu);
+  }
+  try_product(130, 96, 64, Activation::kNone);
+  try_product(200, 384, 768, Activation::kNone);
+}
+
+void try_norm(int m, int k) {
+  SCOPED_TRACE(testing::Message() << m << " rows, k " << k);
+  const int n = 384;
+  const int64_t lda = k + 8, ld = n + 4, ldo = n + 2;
+  Array<__half> a(m * lda, 1.0f, 1), out((m + 2) * ldo);
+  Array<__half> b(int64_t{n} * k, 2.0f / std::sqrt(static_cast<float>(k)), 2);
+  Array<float> bias(n, 1.0f, 3), scale(n, 1.0f, 4), sum((m + 2) * ld);
+  // Far from zero on average, and a column much larger than the others.
+  std::mt19937 random(5);
+  std::vector<float> old(static_cast<std::size_t>((m + 2) * ld));
+  std::memset(old.data(), 0xff, old.size() * sizeof(float));
+  for (int64_t i = 0; i < static_cast<int64_t>(m) * n; ++i) {
+    old[i / n * ld + i % n] = static_cast<float>(random()) * 0x1p-31f + (i % n == 77 ? 200 : 3);
+  }
+  GemmNormArguments args;
+  GemmArguments& g = args.product;
+  g.a = a.data();
+  g.lda = lda;
+  g.b = b.data();
+  g.ldb = k;
+  g.b_fixed = true;
+  g.m = m;
+  g.n = n;
+  g.k = k;
+  g.bias = bias.data();
+  g.scale = scale.data();
+  g.residual = args.sum = sum.data();
+  g.ldr = args.ld_sum = ld;
+  args.eps = 1e-6f;
+  args.out = out.data();
+  args.ldo = ldo;
+  sum.write(old);
+  const std::vector<double> want = reference(g);
+  std::vector<double> normed(want.size());
+  for (int r = 0; r < m; ++r) {
+    const double* row = &want[static_cast<std::size_t>(r) * n];
+    double mean = 0, variance = 0;
+    for (int i = 0; i < n; ++i) mean += row[i] / n;
+    for (int i = 0; i < n; ++i) variance += (row[i] - mean) * (row[i] - mean) / n;
+    for (int i = 0; i < n; ++i) {
+      normed[static_cast<std::size_t>(r) * n + i] = (row[i] - mean) / std::sqrt(variance + 1e-6);
+    }
+  }
+  for (const bool overlap : {false, true}) {
+    sum.write(old);
+    out.poison();
+    check(cudaDeviceSynchronize(), "preparing");
+    ASSERT_TRUE(hopper::block_gemm_norm({nullptr, overlap}, args));
+    expect_close(sum.read(), want, n, ld, 2e-6, 2e-5);
+    expect_close(out.read(), normed, n, ldo, 6e-4, 5e-5);
+  }
+}
+
+TEST_F(CudaHopperBlock, SumsWithTheirNorm) {
+  for (const int m : {1, 63, 67, 677}) {
+    try_norm(m, 384);
+    try_norm(m, 1536);
+  }
+  try_norm(130, 128);
+}
+
+__global__ void plain_attention(AttentionArguments a, double* out) {
+  const int query = blockIdx.x % a.length, head = blockIdx.x / a.length % a.heads,
+            sequence = blockIdx.x / a.length / a.heads, lane = threadIdx.x;
+  const auto row = [&](const void* p, int64_t ld, int i) {
+    return static_cast<const __half*>(p) + (static_cast<int64_t>(sequence) * a.length + i) * ld +
+           head * 64;
+  };
+  extern __shared__ double scores[];
+  double highest = -1e300;
+  for (int i = lane; i < a.length; i += 32) {
+    double s = 0;
+    for (int c = 0; c < 64; ++c) {
+      s += static_cast<double>(__half2float(row(a.q, a.ldq, query)[c])) *
+           __half2float(row(a.k, a.ldk, i)[c]);
+    }
+    scores[i] = s * a.scale;
+    highest = max(highest, scores[i]);
+  }
+  for (int d = 16; d; d /= 2) highest = max(highest, __shfl_xor_sync(~0u, highest, d));
+  double sum = 0;
+  for (int i = lane; i < a.length; i += 32) {
+    scores[i] = exp(scores[i] - highest);
+    sum += scores[i];
+  }
+  for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+  __syncwarp();
+  for (int c = lane; c < 64; c += 32) {
+    double v = 0;
+    for (int i = 0; i < a.length; ++i) v += scores[i] * __half2float(row(a.v, a.ldv, i)[c]);
+    out[(static_cast<int64_t>(sequence) * a.length + query) * a.heads * 64 + head * 64 + c] =
+        v / sum;
+  }
+}
+
+void try_attention(int sequences, int length, int heads, float loud) {
+  SCOPED_TRACE(testing::Message() << sequences << " sequences of " << length << ", " << heads
+                                  << " heads, values to " << loud);
+  const int width = heads * 64;
+  const int64_t rows = static_cast<int64_t>(sequences) * length;
+  Array<__half> qkv(rows * 3 * width, loud, 11), out((rows + 2) * (width + 8));
+  Array<double> plain(rows * width);
+  AttentionArguments a;
+  a.sequences = sequences;
+  a.length = length;
+  a.heads = heads;
+  a.head_dim = 64;
+  a.scale = 0.125f;
+  a.q = qkv.data();
+  a.k = qkv.data() + width;
+  a.v = qkv.data() + 2 * width;
+  a.ldq = a.ldk = a.ldv = 3 * width;
+  a.out = out.data();
+  a.ldo = width + 8;
+  plain_attention<<<static_cast<unsigned>(rows * heads), 32, length * 8>>>(a, plain.data());
+  check(cudaGetLastError(), "launching the plain attention");
+  const std::vector<double> want = plain.read();
+  for (const bool overlap : {false, true}) {
+    out.poison();
+    check(cudaDeviceSynchronize(), "preparing");
+    ASSERT_TRUE(hopper::block_attention({nullptr, overlap}, a));
+    // Weights are halves, so that an output is off by up to 2^-11 of the largest value.
+    expect_close(out.read(), want, width, a.ldo, 1e-3, 1e-3 * loud);
+  }
+}
+
+TEST_F(CudaHopperBlock, Attention) {
+  try_attention(1, 1, 1, 1.0f);
+  try_attention(3, 37, 2, 2.0f);
+  try_attention(2, 65, 3, 2.0f);
+  try_attention(1, 97, 6, 2.0f);
+  try_attention(1, 384, 2, 6.0f);
+  try_attention(1, 677, 6, 3.0f);
+  try_attention(1, 700, 6, 1.0f);
+  try_attention(4, 257, 6, 3.0f);
+  try_attention(2, 300, 12, 1.0f);
+}
+
+TEST_F(CudaHopperBlock, LeavesTheRestToOthers) {
+  Array<__half> x(64);
+  GemmNormArguments n;
+  GemmArguments& g = n.product;
+  g.a = g.b = x.data();
+  g.b_fixed = true;
+  g.out = n.out = x.data();
+  g.m = 64;
+  g.n = g.ldo = n.ldo = 384;
+  g.k = g.lda = g.ldb = 384;
+  g.residual = n.sum = reinterpret_cast<float*>(x.data());
+  g.ldr = n.ld_sum = 384;
+  EXPECT_FALSE(hopper::block_gemm({}, g));  // a residual
+  g.activation = Activation::kRelu;
+  EXPECT_FALSE(hopper::block_gemm({}, g));
+  g.activation = Activation::kNone;
+  g.n = 768;
+  EXPECT_FALSE(hopper::block_gemm_norm({}, n));
+  g.n = 384;
+  g.k = 72;
+  EXPECT_FALSE(hopper::block_gemm_norm({}, n));
+  g.k = 384;
+  n.gamma = n.beta = reinterpret_cast<float*>(x.data());
+  EXPECT_FALSE(hopper::block_gemm_norm({}, n));
+  g.residual = nullptr;
+  g.n = g.ldo = 1152;
+  g.m = 64 * 132;
+  EXPECT_FALSE(hopper::block_gemm({}, g));  // more tiles than multiprocessors
+  AttentionArguments a;
+  a.q = a.k = a.v = a.out = x.data();
+  a.ldq = a.ldk = a.ldv = a.ldo = 384;
+  a.sequences = 1;
+  a.length = 800;
+  a.heads = 6;
+  a.head_dim = 64;
+  a.scale = 0.125f;
+  EXPECT_FALSE(hopper::block_attention({}, a));
+  a.length = 64;
+  a.head_dim = 32;
+  EXPECT_FALSE(hopper::block_attention({}, a));
+}
+
+// Kernels that start early must not read what is not there yet, nor write what is still read.
+TEST_F(CudaHopperBlock, AChainOfBlocksIsTheSameWithEarlyLaunches) {
+  const int m = 677, d = 384;
+  const float spread = 2.0f / std::sqrt(static_cast<float>(d));
+  Array<__half> qkv(3 * d * d, spread, 1), proj(d * d, spread, 2), fc1(4 * d * d, spread, 3),
+      fc2(4 * d * d, spread / 2, 4), rows(m * d), wide(m * 4 * d), first(m * d, 1.0f, 5);
+  Array<float> bias(4 * d, 0.5f, 6), scale(d, 0.5f, 7), x(m * d), old(m * d, 1.0f, 8);
+  const Stream stream;
+  const auto blocks = [&](bool overlap) {
+    bool fresh = true;
+    const auto queue = [&] {
+      const Queue q{stream, overlap && !fresh};
+      fresh = false;
+      return q;
+    };
+    const auto product = [&](Array<__half>& a, Array<__half>& b, int n, int k) {
+      GemmArguments g;
+      g.a = a.data();
+      g.b = b.data();
+      g.lda = g.ldb = k;
+      g.b_fixed = true;
+      g.m = m;
+      g.n = n;
+      g.k = k;
+      g.bias = bias.data();
+      g.ldo = n;
+      g.out = wide.data();
+      return g;
+    };
+    const auto add = [&](Array<__half>& a, Array<__half>& b, int k) {
+      GemmNormArguments n;
+      n.product = product(a, b, d, k);
+      n.product.scale = scale.data();
+      n.product.residual = n.sum = x.data();
+      n.product.ldr = n.ld_sum = n.ldo = d;
+      n.eps = 1e-6f;
+      n.out = rows.data();
+      EXPECT_TRUE(hopper::block_gemm_norm(queue(), n));
+    };
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_TRUE(hopper::block_gemm(queue(), product(rows, qkv, 3 * d, d)));
+      AttentionArguments a;
+      a.q = wide.data();
+      a.k = wide.data() + d;
+      a.v = wide.data() + 2 * d;
+      a.ldq = a.ldk = a.ldv = 3 * d;
+      a.out = rows.data();
+      a.ldo = d;
+      a.sequences = 1;
+      a.length = m;
+      a.heads = d / 64;
+      a.head_dim = 64;
+      a.scale = 0.125f;
+      EXPECT_TRUE(hopper::block_attention(queue(), a));
+      add(rows, proj, d);
+      GemmArguments g = product(rows, fc1, 4 * d, d);
+      g.activation = Activation::kGelu;
+      EXPECT_TRUE(hopper::block_gemm(queue(), g));
+      add(wide, fc2, 4 * d);
+    }
+  };
+  std::vector<float> want;
+  for (int round = 0; round < 20; ++round) {
+    rows.write(first.read());
+    x.write(old.read());
+    wide.poison();
+    check(cudaDeviceSynchronize(), "preparing");
+    blocks(round > 0);
+    stream.synchronize("a chain of blocks");
+    const std::vector<float> got = x.read();
+    if (round == 0) {
+      want = got;
+      EXPECT_TRUE(std::all_of(want.begin(), want.end(), [](float v) { return std::isfinite(v); }));
+    }
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0) << round;
+  }
+}
+
+}  // namespace
+}  // namespace rfseg::cuda
