@@ -24,7 +24,7 @@ if(RFSEG_VIDEO)
     target_link_libraries(rfseg_ffmpeg INTERFACE ${LIBAV_OWN_STATIC_LDFLAGS} -Wl,-Bsymbolic
                                                  -Wl,--exclude-libs,ALL)
   else()
-    pkg_check_modules(LIBAV REQUIRED IMPORTED_TARGET ${libav_libraries})
+    pkg_check_modules(LIBAV REQUIRED IMPORTED_TARGET GLOBAL ${libav_libraries})
     add_library(rfseg_ffmpeg ALIAS PkgConfig::LIBAV)
   endif()
   # Loaded when the first video is opened; lies beside the program in the build folder.
@@ -32,6 +32,7 @@ if(RFSEG_VIDEO)
     ${CMAKE_CURRENT_LIST_DIR}/libav/compat.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/frame_converter.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/gpu_decoding.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/gpu_lanes.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/module.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/support.cpp

@@ -4,8 +4,16 @@
 #include <array>
 #include <cctype>
 #include <cmath>
+#include <cstdio>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <string_view>
+#include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/cpu.h"
 #include "core/files.h"
@@ -34,11 +42,146 @@ bool call_cancelled(void* context) noexcept {
   }
 }
 
+void take_view(const libav::FrameView& view, ImageView& image) {
+  for (int i = 0; i < 3; ++i) {
+    image.planes[i] = view.planes[i];
+    image.strides[i] = view.strides[i];
+  }
+  image.width = view.width;
+  image.height = view.height;
+  image.format = static_cast<PixelFormat>(view.format);
+  image.matrix = static_cast<YuvMatrix>(view.matrix);
+  image.range = static_cast<YuvRange>(view.range);
+}
+
+/// Copies a frame on the host, of which the reader makes another before this one's turn.
+void keep_on_host(VideoFrame& frame) {
+  ImageView& image = frame.image;
+  const auto half = static_cast<std::size_t>(image.width + 1) / 2;
+  const auto width = static_cast<std::size_t>(image.width);
+  std::array<std::size_t, 3> row_bytes{};
+  switch (image.format) {
+    case PixelFormat::kI420:
+      row_bytes = {width, half, half};
+      break;
+    case PixelFormat::kNv12:
+      row_bytes = {width, 2 * half, 0};
+      break;
+    case PixelFormat::kP010:
+      row_bytes = {2 * width, 4 * half, 0};
+      break;
+    default:
+      row_bytes = {3 * width, 0, 0};
+  }
+  auto pixels = std::make_shared<std::vector<uint8_t>>();
+  std::array<std::size_t, 3> begins{};
+  for (std::size_t i = 0; i < 3; ++i) {
+    begins[i] = pixels->size();
+    if (row_bytes[i] == 0) continue;
+    const int rows = i == 0 ? image.height : (image.height + 1) / 2;
+    for (int y = 0; y < rows; ++y) {
+      const uint8_t* row = image.planes[i] + y * image.strides[i];
+      pixels->insert(pixels->end(), row, row + row_bytes[i]);
+    }
+  }
+  for (std::size_t i = 0; i < 3; ++i) {
+    image.planes[i] = row_bytes[i] > 0 ? pixels->data() + begins[i] : nullptr;
+    image.strides[i] = static_cast<std::ptrdiff_t>(row_bytes[i]);
+  }
+  frame.held.owner = std::move(pixels);
+}
+
+/// A reader of the module with all that its callbacks need.
+struct Session {
+  const libav::Api& api;
+  std::function<bool()> cancelled;
+  std::unique_ptr<GpuFrames> gpu;
+  libav::Reader* reader = nullptr;
+
+  explicit Session(const libav::Api& a) : api(a) {}
+  ~Session() {
+    if (reader != nullptr) api.close(reader);
+  }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  libav::Keeper keeper() {
+    libav::Keeper keeper;
+    keeper.context = this;
+    keeper.keep = [](void* self, libav::FrameView& view, libav::Failure& failure) {
+      return static_cast<Session*>(self)->keep(view, failure);
+    };
+    keeper.settle = [](void* self) { static_cast<Session*>(self)->settle(); };
+    keeper.drop = [](void*, void* kept) { delete static_cast<HeldPixels*>(kept); };
+    return keeper;
+  }
+
+ private:
+  bool keep(libav::FrameView& view, libav::Failure& failure) noexcept {
+    try {
+      VideoFrame frame;
+      take_view(view, frame.image);
+      if (view.on_gpu) {
+        gpu->take(frame);
+      } else {
+        keep_on_host(frame);
+      }
+      for (int i = 0; i < 3; ++i) {
+        view.planes[i] = frame.image.planes[i];
+        view.strides[i] = frame.image.strides[i];
+      }
+      view.kept = new HeldPixels(std::move(frame.held));
+      return true;
+    } catch (const Error& error) {
+      failure.code = static_cast<int>(error.code());
+      std::snprintf(failure.message, sizeof failure.message, "%s", error.what());
+    } catch (const std::bad_alloc&) {
+      failure.code = static_cast<int>(ErrorCode::kInput);
+      std::snprintf(failure.message, sizeof failure.message, "not enough memory for a frame");
+    }
+    return false;
+  }
+  void settle() noexcept {
+    try {
+      gpu->wait();
+    } catch (const Error&) {  // the next keep says so
+    }
+  }
+};
+
+/// Ends sessions on a thread of its own: closing a decoder of a GPU takes a quarter of a second,
+/// in which nothing has to wait.
+class Closer {
+ public:
+  static void close(std::unique_ptr<Session> session) {
+    // Made after CUDA, and so destroyed before it.
+    static Closer closer;
+    const std::lock_guard lock(closer.mutex_);
+    if (closer.threads_.size() >= kMostThreads) {
+      closer.threads_.front().join();
+      closer.threads_.pop_front();
+    }
+    closer.threads_.emplace_back([s = std::move(session)]() mutable { s.reset(); });
+  }
+
+ private:
+  static constexpr std::size_t kMostThreads = 8;
+  ~Closer() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  std::mutex mutex_;
+  std::deque<std::thread> threads_;
+};
+
+// Of GPU memory, for frames that several decoders have ready before their turn.
+constexpr int64_t kMostBytesAhead = int64_t{512} << 20;
+
 class ModuleReader final : public VideoReader {
  public:
   ModuleReader(const std::string& path, const VideoOptions& options,
                std::function<bool()> cancelled)
-      : api_(video_module()), cancelled_(std::move(cancelled)) {
+      : session_(std::make_unique<Session>(video_module())) {
+    session_->cancelled = std::move(cancelled);
     libav::ReaderOptions reader_options;
     reader_options.every = options.every;
     reader_options.start_s = options.start_s;
@@ -50,22 +193,25 @@ class ModuleReader final : public VideoReader {
         options.threads > 0 ? options.threads : std::min(available_cpus(), kMostDecoderThreads);
     if (options.decoder != VideoDecoder::kCpu) {
       std::string why;
-      gpu_ = open_gpu_frames(options.cuda_device, why);
+      session_->gpu = open_gpu_frames(options.cuda_device, why);
       reader_options.tell_fallback = options.decoder == VideoDecoder::kNvdec;
-      if (gpu_ != nullptr) {
-        reader_options.cuda_stream = gpu_->stream();
+      if (session_->gpu != nullptr) {
+        reader_options.cuda_stream = session_->gpu->stream();
+        reader_options.keeper = session_->keeper();
+        reader_options.gpu_decoders = options.gpu_decoders;
+        reader_options.most_bytes_ahead = kMostBytesAhead;
       } else if (reader_options.tell_fallback) {
         log_warning(path + ": decoded on the CPU: " + why);
       }
     }
-    if (cancelled_) {
+    if (session_->cancelled) {
       reader_options.cancelled = call_cancelled;
-      reader_options.cancelled_context = &cancelled_;
+      reader_options.cancelled_context = &session_->cancelled;
     }
     libav::StreamInfo info;
     libav::Failure failure;
-    reader_ = api_.open(path.c_str(), reader_options, info, failure);
-    if (reader_ == nullptr) throw_failure(failure);
+    session_->reader = session_->api.open(path.c_str(), reader_options, info, failure);
+    if (session_->reader == nullptr) throw_failure(failure);
     info_.width = info.width;
     info_.height = info.height;
     info_.frame_rate = info.frame_rate;
@@ -76,11 +222,11 @@ class ModuleReader final : public VideoReader {
     info_.codec = info.codec;
   }
   ~ModuleReader() override {
+    if (!info_.nvdec) return;
     try {
-      finish_copy();
-    } catch (const Error&) {  // a GPU that has failed has said so elsewhere
+      Closer::close(std::move(session_));
+    } catch (const std::system_error&) {  // no thread: then here
     }
-    api_.close(reader_);
   }
   ModuleReader(const ModuleReader&) = delete;
   ModuleReader& operator=(const ModuleReader&) = delete;
@@ -90,43 +236,24 @@ class ModuleReader final : public VideoReader {
   bool read(VideoFrame& frame) override {
     libav::FrameView view;
     libav::Failure failure;
-    finish_copy();
-    const int result = api_.read(reader_, view, failure);
+    const int result = session_->api.read(session_->reader, view, failure);
     if (result < 0) throw_failure(failure);
     if (result == 0) return false;
     frame.held = {};
-    for (int i = 0; i < 3; ++i) {
-      frame.image.planes[i] = view.planes[i];
-      frame.image.strides[i] = view.strides[i];
+    if (view.kept != nullptr) {
+      const std::unique_ptr<HeldPixels> kept(static_cast<HeldPixels*>(view.kept));
+      frame.held = std::move(*kept);
     }
-    frame.image.width = view.width;
-    frame.image.height = view.height;
-    frame.image.format = static_cast<PixelFormat>(view.format);
-    frame.image.matrix = static_cast<YuvMatrix>(view.matrix);
-    frame.image.range = static_cast<YuvRange>(view.range);
+    take_view(view, frame.image);
     frame.index = view.index;
     frame.time_s = view.time_s;
-    if (view.on_gpu) {
-      copying_ = true;
-      gpu_->take(frame);
-    }
     return true;
   }
 
-  int64_t broken_frames() const override { return api_.broken_frames(reader_); }
+  int64_t broken_frames() const override { return session_->api.broken_frames(session_->reader); }
 
  private:
-  /// The decoder gets its surface back with the next read, so it must have been copied.
-  void finish_copy() {
-    if (copying_) gpu_->wait();
-    copying_ = false;
-  }
-
-  const libav::Api& api_;
-  std::function<bool()> cancelled_;
-  std::unique_ptr<GpuFrames> gpu_;  // outlives reader_, which writes on its stream
-  bool copying_ = false;
-  libav::Reader* reader_ = nullptr;
+  std::unique_ptr<Session> session_;
   VideoInfo info_;
 };
 

@@ -11,7 +11,7 @@
 namespace rfseg::libav {
 
 /// Changes with every change of a struct or a meaning below.
-inline constexpr int kAbiVersion = 3;
+inline constexpr int kAbiVersion = 4;
 /// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
 /// Returns nullptr when it was built for another version.
 inline constexpr const char* kEntryPoint = "rfseg_libav_api";
@@ -28,6 +28,20 @@ struct Host {
   void (*log)(int level, const char* message) = nullptr;
 };
 
+struct FrameView;
+
+/// What keeps frames of the GPU for the host. Called on the thread that calls the reader.
+struct Keeper {
+  /// Makes `view`, whose planes are the decoder's, one of memory of the host's, perhaps with a copy
+  /// that is still under way on the stream, and sets view.kept. False: `failure` is set.
+  bool (*keep)(void* context, FrameView& view, Failure& failure) = nullptr;
+  /// Waits until all copies are there.
+  void (*settle)(void* context) = nullptr;
+  /// Frees what `keep` made and the reader does not give out.
+  void (*drop)(void* context, void* kept) = nullptr;
+  void* context = nullptr;
+};
+
 struct ReaderOptions {
   int every = 1;
   double start_s = 0;
@@ -36,10 +50,12 @@ struct ReaderOptions {
   double timeout_s = 30;      ///< networks and devices, for opening and for each read
   int width = 0, height = 0;  ///< frames are scaled to this upright size; 0: the stream's
   /// A CUstream of the context that is current on the calling thread: frames are decoded by the GPU
-  /// where it can, and written on this stream, which outlives the reader and its surfaces. nullptr:
-  /// on the CPU.
+  /// where it can, written on this stream and kept by `keeper`. nullptr: on the CPU.
   void* cuda_stream = nullptr;
-  bool tell_fallback = false;  ///< one line at warning level where the GPU was asked in vain
+  Keeper keeper;
+  int gpu_decoders = 1;          ///< that share the groups of pictures of a file
+  int64_t most_bytes_ahead = 0;  ///< of kept frames before their turn, with several decoders
+  bool tell_fallback = false;    ///< one line at warning level where the GPU was asked in vain
   /// Polled during blocking calls, possibly from FFmpeg's own threads; may be nullptr.
   bool (*cancelled)(void* context) = nullptr;
   void* cancelled_context = nullptr;
@@ -57,7 +73,8 @@ struct StreamInfo {
 
 /// Pixels of one frame: enumerations are those of rfseg/image.h as integers.
 struct FrameView {
-  bool on_gpu = false;  ///< planes are device pointers, complete once the reader's stream is there
+  void* kept = nullptr;  ///< by the keeper: the receiver's from now on
+  bool on_gpu = false;   ///< planes are device pointers
   const uint8_t* planes[3] = {};
   std::ptrdiff_t strides[3] = {};
   int width = 0, height = 0;
@@ -85,9 +102,8 @@ struct Api {
   /// nullptr on failure.
   Reader* (*open)(const char* path, const ReaderOptions& options, StreamInfo& info,
                   Failure& failure) = nullptr;
-  /// 1: `frame` is valid until the next call; 0: end of the stream; -1: `failure` is set. A frame
-  /// on the GPU must have been read before the next call, which gives its memory back to the
-  /// decoder.
+  /// 1: `frame` is valid until the next call, or as long as it is kept; 0: end of the stream; -1:
+  /// `failure` is set.
   int (*read)(Reader* reader, FrameView& frame, Failure& failure) = nullptr;
   int64_t (*broken_frames)(const Reader* reader) = nullptr;
   void (*close)(Reader* reader) = nullptr;

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cmath>
@@ -21,6 +22,7 @@ constexpr int64_t kMaxPixels = int64_t{1} << 26;
 constexpr int kMostFailuresInARow = 10000;
 // A decoder asks where to decode with the first picture that it reads the head of.
 constexpr std::size_t kMostGiven = 64;
+constexpr int64_t kMostFramesAhead = 256;
 constexpr std::size_t kMostBytesAhead = std::size_t{256} << 20;
 
 bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
@@ -224,10 +226,21 @@ bool StreamReader::open_gpu_decoder() {
     tell_fallback(why);
     return false;
   }
-  decoder_.reset(avcodec_alloc_context3(codec));
-  if (!decoder_) throw std::bad_alloc();
-  AVCodecContext& c = *decoder_;
-  int result = avcodec_parameters_to_context(&c, stream_->codecpar);
+  int result = 0;
+  decoder_ = make_gpu_decoder(codec, result);
+  if (result < 0) {
+    gpu_refused_ = true;
+    tell_fallback("NVDEC cannot be started: " + describe(result));
+    return false;
+  }
+  return true;
+}
+
+AvPtr<AVCodecContext> StreamReader::make_gpu_decoder(const AVCodec* codec, int& result) {
+  AvPtr<AVCodecContext> decoder(avcodec_alloc_context3(codec));
+  if (!decoder) throw std::bad_alloc();
+  AVCodecContext& c = *decoder;
+  result = avcodec_parameters_to_context(&c, stream_->codecpar);
   c.pkt_timebase = stream_->time_base;
   c.max_pixels = kMaxPixels;
   c.thread_count = 1;  // the CPU's part is reading headers
@@ -240,19 +253,70 @@ bool StreamReader::open_gpu_decoder() {
   c.hw_device_ctx = av_buffer_ref(gpu_.get());
   if (c.hw_device_ctx == nullptr) throw std::bad_alloc();
   if (result >= 0) result = avcodec_open2(&c, codec, nullptr);
-  if (result < 0) {
-    gpu_refused_ = true;
-    tell_fallback("NVDEC cannot be started: " + describe(result));
-    return false;
+  return decoder;
+}
+
+/// After the first frame: the rest of the file goes to several decoders.
+void StreamReader::share_among_decoders() {
+  const AVCodecID id = stream_->codecpar->codec_id;
+  if (!gpu_ || gpu_refused_ || options_.gpu_decoders < 2 || source_ != Source::kFile || ended_ ||
+      (id != AV_CODEC_ID_H264 && id != AV_CODEC_ID_HEVC)) {
+    return;
   }
-  return true;
+  const AVCodec* codec = decoder_->codec;
+  GpuLanes::Hooks hooks;
+  hooks.read = [this](AVPacket& packet) {
+    if (!next_packet(packet)) return false;
+    if ((packet.flags & AV_PKT_FLAG_CORRUPT) != 0) cut_short_ = true;
+    if (holds_frame(packet)) counter_.packet(packet.pts);
+    return true;
+  };
+  hooks.begins_group = GroupStarts(*stream_->codecpar);
+  hooks.open_decoder = [this, codec] {
+    int result = 0;
+    AvPtr<AVCodecContext> decoder = make_gpu_decoder(codec, result);
+    if (result < 0) fail(ErrorCode::kInput, name_, "NVDEC cannot be started again", result);
+    return decoder;
+  };
+  hooks.keep = [this](const AVFrame& frame) { return keep(converter_->convert(frame)); };
+  hooks.settle = [this] { settle(); };
+  hooks.drop = [this](const FrameView& view) {
+    options_.keeper.drop(options_.keeper.context, view.kept);
+  };
+  hooks.broken = [this] {
+    count_broken();
+    ++failures_in_a_row_;
+  };
+  const bool wide = stream_->codecpar->format == AV_PIX_FMT_YUV420P10LE;
+  const int64_t frame_bytes = int64_t{width_} * height_ * 3 / (wide ? 1 : 2);
+  const int64_t most = options_.most_bytes_ahead / std::max(frame_bytes, int64_t{1});
+  lanes_ = std::make_unique<GpuLanes>(
+      std::move(decoder_), options_.gpu_decoders,
+      static_cast<std::size_t>(std::clamp(most, int64_t{1}, kMostFramesAhead)), std::move(hooks));
+}
+
+FrameView StreamReader::keep(FrameView view) {
+  Failure failure;
+  copying_ = true;
+  if (!options_.keeper.keep(options_.keeper.context, view, failure)) {
+    throw Error(static_cast<ErrorCode>(failure.code), failure.message);
+  }
+  return view;
+}
+
+void StreamReader::settle() {
+  if (copying_) options_.keeper.settle(options_.keeper.context);
+  copying_ = false;
 }
 
 /// Called by the decoder with each new format of the stream, and again without those that failed.
 AVPixelFormat StreamReader::choose_format(AVCodecContext* decoder, const AVPixelFormat* offered) {
   auto* reader = static_cast<StreamReader*>(decoder->opaque);
   for (const AVPixelFormat* format = offered; *format != AV_PIX_FMT_NONE; ++format) {
-    if (*format == AV_PIX_FMT_CUDA) return *format;
+    if (*format == AV_PIX_FMT_CUDA) {
+      clear_last_error_line();
+      return *format;
+    }
   }
   if (!reader->gpu_refused_) {
     reader->gpu_refused_ = true;
@@ -444,13 +508,19 @@ void StreamReader::scan_to(int64_t target) {
   counter_.restart(before);
 }
 
+/// The next packet for a decoder; false when there is none.
+bool StreamReader::next_packet(AVPacket& packet) {
+  if (ahead_.empty()) return !input_ended_ && read_packet(packet);
+  av_packet_unref(&packet);
+  av_packet_move_ref(&packet, ahead_.front().get());
+  ahead_.pop_front();
+  return true;
+}
+
 /// Gives the decoder one packet, or tells it that there are no more. False when it was told before.
 bool StreamReader::feed_decoder() {
   if (ended_) return false;
-  if (!ahead_.empty()) {
-    packet_ = std::move(ahead_.front());
-    ahead_.pop_front();
-  } else if (input_ended_ || !read_packet(*packet_)) {
+  if (!next_packet(*packet_)) {
     ended_ = true;
     return avcodec_send_packet(decoder_.get(), nullptr) >= 0;
   }
@@ -461,6 +531,7 @@ bool StreamReader::feed_decoder() {
     if (!given_.back()) throw std::bad_alloc();
   }
   if (holds_frame(*packet_)) counter_.packet(packet_->pts);
+  settle();
   const int result = avcodec_send_packet(decoder_.get(), packet_.get());
   av_packet_unref(packet_.get());
   if (result == AVERROR(ENOMEM)) throw std::bad_alloc();
@@ -479,6 +550,7 @@ bool StreamReader::decode() {
                                          std::to_string(failures_in_a_row_) +
                                          " broken frames in a row");
     }
+    settle();
     const int result = avcodec_receive_frame(decoder_.get(), frame_.get());
     if (gpu_ && gpu_refused_ && decoded_ == 0 && given_.size() < kMostGiven) {
       av_frame_unref(frame_.get());
@@ -506,8 +578,7 @@ bool StreamReader::decode() {
   }
 }
 
-double StreamReader::frame_time(const AVFrame& frame) {
-  const int64_t timestamp = frame.best_effort_timestamp;
+double StreamReader::frame_time(int64_t timestamp) {
   if (timestamp == AV_NOPTS_VALUE) {
     return last_time_ < 0 ? 0 : last_time_ + (frame_rate_ > 0 ? 1 / frame_rate_ : 0);
   }
@@ -515,17 +586,54 @@ double StreamReader::frame_time(const AVFrame& frame) {
   return to_seconds(timestamp - zero_time_);
 }
 
+/// The next frame that is whole, with its view only where several decoders work; false at the end.
+bool StreamReader::next_frame(GpuLanes::Frame& frame) {
+  if (!lanes_ && decoded_ == 1) share_among_decoders();
+  if (!lanes_) {
+    if (!decode()) return false;
+    frame.pts = frame_->pts;
+    frame.best_effort = frame_->best_effort_timestamp;
+    return true;
+  }
+  while (lanes_->next(frame)) {
+    if (!frame.damaged) {
+      failures_in_a_row_ = 0;
+      return true;
+    }
+    ++broken_;
+    counter_.frame(frame.pts);
+  }
+  return false;
+}
+
 bool StreamReader::read(FrameView& view) {
-  while (decode()) {
-    if (watch_->cancelled()) throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
+  for (GpuLanes::Frame frame; next_frame(frame); frame = {}) {
+    const auto leave_out = [&] {
+      if (frame.view.kept != nullptr) {
+        options_.keeper.drop(options_.keeper.context, frame.view.kept);
+      }
+    };
+    if (watch_->cancelled()) {
+      leave_out();
+      throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
+    }
     ++decoded_;
     given_.clear();
-    const int64_t index = counter_.frame(frame_->pts);
-    const double time = frame_time(*frame_);
+    const int64_t index = counter_.frame(frame.pts);
+    const double time = frame_time(frame.best_effort);
     last_time_ = time;
-    if (options_.end_s >= 0 && time >= options_.end_s) return false;
-    if (time < options_.start_s || index % options_.every != 0) continue;
-    view = converter_->convert(*frame_);
+    const bool past_end = options_.end_s >= 0 && time >= options_.end_s;
+    if (past_end || time < options_.start_s || index % options_.every != 0) {
+      leave_out();
+      if (past_end) return false;
+      continue;
+    }
+    if (lanes_ && frame.view.kept != nullptr) {
+      view = frame.view;
+    } else {
+      view = converter_->convert(*frame_);
+      if (view.on_gpu) view = keep(view);
+    }
     view.index = index;
     view.time_s = time;
     return true;

@@ -10,6 +10,7 @@
 #include "media/libav/compat.h"
 #include "media/libav/frame_converter.h"
 #include "media/libav/frame_counter.h"
+#include "media/libav/gpu_lanes.h"
 #include "media/libav/libav_api.h"
 
 namespace rfseg::libav {
@@ -35,6 +36,9 @@ class Watch {
 class StreamReader {
  public:
   StreamReader(const char* path, const ReaderOptions& options);
+  ~StreamReader() { settle(); }
+  StreamReader(const StreamReader&) = delete;
+  StreamReader& operator=(const StreamReader&) = delete;
 
   StreamInfo info() const;
   /// False at the end of the stream.
@@ -51,14 +55,20 @@ class StreamReader {
   static AVPixelFormat choose_format(AVCodecContext* decoder, const AVPixelFormat* offered);
   void tell_fallback(const std::string& why) const;
   void decode_on_cpu_instead();
+  AvPtr<AVCodecContext> make_gpu_decoder(const AVCodec* codec, int& result);
+  void share_among_decoders();
+  FrameView keep(FrameView view);
+  void settle();
   void go_to_start();
   bool seek_by_index(int64_t target);
   void scan_to(int64_t target);
 
   bool read_packet(AVPacket& packet);
+  bool next_packet(AVPacket& packet);
   bool feed_decoder();
   bool decode();
-  double frame_time(const AVFrame& frame);
+  bool next_frame(GpuLanes::Frame& frame);
+  double frame_time(int64_t timestamp);
   bool holds_frame(const AVPacket& packet) const;
   void count_broken();
   [[noreturn]] void fail_read(const std::string& what, int error);
@@ -74,6 +84,8 @@ class StreamReader {
   const AVCodec* codec_ = nullptr;
   AvPtr<AVBufferRef> gpu_;  // set while decoder_ is to decode on the GPU
   bool gpu_refused_ = false;
+  bool copying_ = false;             // frames of decoders, by the keeper
+  std::unique_ptr<GpuLanes> lanes_;  // instead of decoder_, once they share the work
   AvPtr<AVCodecContext> decoder_;
   std::unique_ptr<FrameConverter> converter_;
   AvPtr<AVPacket> packet_;

@@ -32,7 +32,10 @@ void on_av_log(void* context, int level, const char* format, va_list arguments) 
       if (end == std::string::npos) break;
       start = end + 2;
     }
-    t_last_error = text.substr(start);
+    // This one says nothing beyond the line before it.
+    if (text.compare(start, 23, "Failed setup for format") != 0 || t_last_error.empty()) {
+      t_last_error = text.substr(start);
+    }
   }
   log(kLogDebug, "FFmpeg: " + text);
 }
