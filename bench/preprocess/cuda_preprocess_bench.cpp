@@ -10,10 +10,11 @@
 // p50 / p90 / p99 over replays. All settings take turns, replay by replay. "floor" is the same with
 // 16x16 pictures: what a graph's kernel costs that has next to nothing to do.
 // pinned: a frame in pinned host memory; graphs of its copy alone and of the copy and the kernel
-// take turns; the median of the paired differences, by events and by the host's clock; also a graph
-// of the kernel alone that reads pinned memory itself. host: prepare() and enqueue() with frames in
-// pageable and in pinned memory, closed by a synchronisation, and the time that the calls take on
-// the host.
+// take turns; the median of the paired differences, by events and by the host's clock. Also the
+// kernel twice (the second finds instructions and tables at hand), with a kernel for a 16x16
+// picture beside the copy, and the kernel alone that reads pinned memory itself. host: prepare()
+// and enqueue() with frames in pageable and in pinned memory, closed by a synchronisation, and the
+// time that the calls take on the host.
 
 #include <cuda_runtime_api.h>
 
@@ -213,7 +214,15 @@ void bench_pinned(const Setting& s, int replays) {
   constexpr std::size_t kSources = 8;
   std::vector<Buffer> pinned;
   std::vector<Call> calls(kSources), direct(kSources);
-  cuda::Graph copies[kSources], both[kSources], reads[kSources];
+  Call tiny;
+  Setting of_tiny = s;
+  of_tiny.width = of_tiny.height = 16;
+  of_tiny.frame_bytes = 16 * 16 * 8;
+  make_call(tiny, of_tiny, Buffer::Kind::kDevice, stream);
+  const cuda::Stream beside;
+  const cuda::Event forked, joined;
+  constexpr int kKinds = 5;
+  cuda::Graph graphs[kKinds][kSources];
   for (std::size_t i = 0; i < kSources; ++i) {
     pinned.emplace_back(Buffer::Kind::kPinned);
     pinned[i].reserve(s.frame_bytes);
@@ -225,21 +234,35 @@ void bench_pinned(const Setting& s, int replays) {
                             cudaMemcpyHostToDevice, stream),
             "copying");
     };
-    copies[i].capture(stream, copy);
-    both[i].capture(stream, [&] {
+    const auto kernel = [&] { calls[i].processor->enqueue(stream); };
+    graphs[0][i].capture(stream, copy);
+    graphs[1][i].capture(stream, [&] {
       copy();
-      calls[i].processor->enqueue(stream);
+      kernel();
     });
-    reads[i].capture(stream, [&] { direct[i].processor->enqueue(stream); });
+    graphs[2][i].capture(stream, [&] {
+      copy();
+      kernel();
+      kernel();
+    });
+    graphs[3][i].capture(stream, [&] {
+      check(cudaEventRecord(forked, stream), "forking");
+      check(cudaStreamWaitEvent(beside, forked, 0), "forking");
+      tiny.processor->enqueue(beside);
+      check(cudaEventRecord(joined, beside), "joining");
+      copy();
+      check(cudaStreamWaitEvent(stream, joined, 0), "joining");
+      kernel();
+    });
+    graphs[4][i].capture(stream, [&] { direct[i].processor->enqueue(stream); });
   }
-  std::vector<double> events[3], wall[3];
-  std::vector<double> difference, wall_difference, direct_difference;
+  std::vector<double> events[kKinds], wall[kKinds], difference[kKinds], wall_difference[kKinds];
   for (int r = -10; r < replays; ++r) {
     const std::size_t i = static_cast<std::size_t>(r + 10) % kSources;
-    double by_events[3], by_clock[3];
-    for (int k = 0; k < 3; ++k) {
-      const int which = r % 2 == 0 ? k : 2 - k;
-      const cuda::Graph& graph = which == 0 ? copies[i] : which == 1 ? both[i] : reads[i];
+    double by_events[kKinds], by_clock[kKinds];
+    for (int k = 0; k < kKinds; ++k) {
+      const int which = r % 2 == 0 ? k : kKinds - 1 - k;
+      const cuda::Graph& graph = graphs[which][i];
       check(cudaEventRecord(begin, stream), "timing");
       graph.launch(stream);
       check(cudaEventRecord(end, stream), "timing");
@@ -251,26 +274,24 @@ void bench_pinned(const Setting& s, int replays) {
       by_clock[which] = microseconds(start);
     }
     if (r < 0) continue;
-    for (int k = 0; k < 3; ++k) {
+    for (int k = 0; k < kKinds; ++k) {
       events[k].push_back(by_events[k]);
       wall[k].push_back(by_clock[k]);
+      difference[k].push_back(by_events[k] - by_events[0]);
+      wall_difference[k].push_back(by_clock[k] - by_clock[0]);
     }
-    difference.push_back(by_events[1] - by_events[0]);
-    wall_difference.push_back(by_clock[1] - by_clock[0]);
-    direct_difference.push_back(by_events[2] - by_events[0]);
   }
-  const char* const names[3] = {"copy alone", "copy and kernel", "kernel reads pinned memory"};
+  const char* const names[kKinds] = {"copy alone", "copy, kernel", "copy, kernel, kernel",
+                                     "tiny kernel beside, kernel", "kernel reads pinned memory"};
   std::printf("%s in pinned memory, us\n", s.text.c_str());
-  for (int k = 0; k < 3; ++k) {
-    std::printf("  %-28s events p50 %8.2f p90 %8.2f p99 %8.2f   wall p50 %8.2f\n", names[k],
-                percentile(events[k], 0.5), percentile(events[k], 0.9), percentile(events[k], 0.99),
-                percentile(wall[k], 0.5));
+  for (int k = 0; k < kKinds; ++k) {
+    std::printf(
+        "  %-28s events p50 %8.2f p90 %8.2f p99 %8.2f   wall p50 %8.2f   paired difference "
+        "to the copy: events p50 %7.2f p90 %7.2f, wall p50 %7.2f\n",
+        names[k], percentile(events[k], 0.5), percentile(events[k], 0.9),
+        percentile(events[k], 0.99), percentile(wall[k], 0.5), percentile(difference[k], 0.5),
+        percentile(difference[k], 0.9), percentile(wall_difference[k], 0.5));
   }
-  std::printf(
-      "  paired difference to the copy: events p50 %.2f p90 %.2f, wall p50 %.2f; "
-      "reading pinned memory: events p50 %.2f\n",
-      percentile(difference, 0.5), percentile(difference, 0.9), percentile(wall_difference, 0.5),
-      percentile(direct_difference, 0.5));
 }
 
 void bench_host(const Setting& s, int replays) {

@@ -39,7 +39,7 @@ void launch(const cuda::PreprocessArguments& a, int blocks) {
 /// The tensor, in bytes. `apart`: never by the kernel for frames that are read directly.
 std::vector<uint8_t> emulate(cuda::Planner& planner, std::span<const ImageView> frames,
                              const PreprocessSpec& spec, bool half, const cuda::PlanLimits& limits,
-                             int blocks, bool apart = false) {
+                             int blocks, bool apart = false, bool* direct = nullptr) {
   for (const ImageView& frame : frames) cuda::check_frame(frame, spec);
   cuda::PreprocessArguments a =
       launch_arguments(cuda::launch_shape(frames.size(), spec, half), limits);
@@ -52,6 +52,7 @@ std::vector<uint8_t> emulate(cuda::Planner& planner, std::span<const ImageView> 
   std::memcpy(parameters.data(), block.bytes.data(), parameters.size());
   a.parameters = reinterpret_cast<const std::byte*>(parameters.data());
   a.direct = block.direct && !apart;
+  if (direct != nullptr) *direct = a.direct;
   half ? launch<true>(a, blocks) : launch<false>(a, blocks);
   for (std::size_t i = elements * (half ? 2 : 4); i < tensor.size(); ++i) {
     EXPECT_EQ(tensor[i], 0xee) << "written past the tensor";
@@ -103,6 +104,47 @@ TEST(PreprocessEmulation, KernelsEqualTheReferenceInEveryByte) {
   }
   std::cout << cases << " cases, " << compared << " values\n";
   EXPECT_GT(compared, cases * 500);
+}
+
+/// Frames whose rows are used as they are, which have a kernel of their own; by the other one, too,
+/// and with memory for one tile or for two.
+TEST(PreprocessEmulation, AlignedFramesEqualTheReferenceInEveryByte) {
+  const uint64_t cases = from_environment("RFSEG_EMULATION_CASES", 2500) / 5;
+  cuda::Planner planner;
+  std::size_t by_its_kernel = 0;
+  for (uint64_t seed = 1; seed <= cases; ++seed) {
+    CaseRandom random(seed + 1000000);
+    PreprocessSpec spec;
+    spec.resize = ResizeMode::kPil;
+    spec.network_width = random_side(random, 150);
+    spec.network_height = random_side(random, 60);
+    for (float& v : spec.mean) v = random.uniform(0, 1);
+    std::vector<TestFrame> frames;
+    std::vector<ImageView> views;
+    for (int i = random.range(1, 3); i > 0; --i) {
+      const PixelFormat format = random.one_in(2) ? PixelFormat::kRgb8 : PixelFormat::kBgr8;
+      const int most = random.one_in(20) ? 60 : 14;
+      frames.push_back(
+          make_frame(random, format, 16 * random.range(1, most), random_side(random, 200), true));
+    }
+    for (const TestFrame& frame : frames) views.push_back(frame.view);
+    cuda::PlanLimits limits;
+    limits.processors = random.range(1, 20);
+    limits.row_bytes = 16000 * random.range(1, 10);
+    if (random.one_in(3)) limits.tile_rows = random.range(1, 16);
+    const bool half = random.one_in(4), apart = random.one_in(4);
+    const std::vector<float> expected = reference_batch(views, spec);
+    const int blocks = random.range(1, 3);
+    bool direct = false;
+    const std::vector<uint8_t> found =
+        emulate(planner, views, spec, half, limits, blocks, apart, &direct);
+    by_its_kernel += direct ? 1 : 0;
+    ASSERT_EQ(count_differences(expected, found.data(), half), 0u)
+        << "seed " << seed << ": " << describe(views[0], spec) << ", batch " << views.size()
+        << ", row bytes " << limits.row_bytes << ", tile rows " << limits.tile_rows
+        << ", its kernel " << direct;
+  }
+  EXPECT_GT(by_its_kernel, cases / 6);
 }
 
 /// Widths and heights that the usual cases do not reach, in all modes.

@@ -146,34 +146,35 @@ struct alignas(8) RowBarrier {
   uint64_t word;
 };
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 RFSEG_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 /// Once, by one lane; others see it after a barrier. `warps` begin copies in a phase.
 RFSEG_DEVICE void make_row_barrier(RowBarrier& barrier, uint32_t warps) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(warps)
                : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
+// One lane does these, chosen by elect.sync, which tells the compiler that it is one.
 /// Before the phase's copies.
 RFSEG_DEVICE void expect_row(RowBarrier& barrier, uint32_t bytes) {
-  if (thread_index() % 32 == 0) {
-    asm volatile(
-        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)),
-        "r"(bytes)
-        : "memory");
-  }
+  asm volatile(
+      "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\n"
+      "@p mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n}" ::"r"(
+          shared_address(&barrier)),
+      "r"(bytes)
+      : "memory");
 }
-/// `to`, `from` and `bytes` are multiples of 16.
+/// `to`, `from` and `bytes` are multiples of 16, and the same for all lanes.
 RFSEG_DEVICE void copy_row(void* to, const void* from, uint32_t bytes, RowBarrier& barrier) {
-  if (thread_index() % 32 == 0) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(shared_address(to)),
-        "l"(from), "r"(bytes), "r"(shared_address(&barrier))
-        : "memory");
-  }
+  asm volatile(
+      "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\n"
+      "@p cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];\n}" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(&barrier))
+      : "memory");
 }
 RFSEG_DEVICE void row_started(RowBarrier&) {}
 /// After ordinary stores to where copies will be made, too.
@@ -192,9 +193,6 @@ RFSEG_DEVICE void wait_row(RowBarrier& barrier, uint32_t phase) {
   __syncwarp();
 }
 #else  // the warps copy themselves
-RFSEG_DEVICE uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
 RFSEG_DEVICE void make_row_barrier(RowBarrier& barrier, uint32_t warps) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(warps)
                : "memory");

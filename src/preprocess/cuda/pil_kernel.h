@@ -8,18 +8,15 @@
 
 // Pillow's resize. A tile is 64 columns x up to 16 rows of outputs; its source rows come into
 // shared memory in rounds of 16. Eight column groups times two shares are the 16 warps of a block:
-// of a group, share 0 takes the even rounds and share 1 the odd ones, each both passes of them
-// (row_products.h), and in the end the two add what they have and write the outputs. So a warp
-// waits for its rows and, once a tile, for the other share. Rows of the next tile are asked for
-// before this one is begun, where both have room.
+// of a group, the shares take the rounds in turn, each both passes of them (row_products.h), and in
+// the end they add what they have, a channel each, and write the outputs. So a warp waits for its
+// rows and, once a tile, for the other shares. Rows of the next tile are asked for before this one
+// is begun, where both have room.
 //
 // Where Pillow runs the vertical pass first, the frame is `swapped`: what is called a column here
 // is a row of the picture.
 
 namespace rfseg::cuda {
-
-constexpr int kShares = 2;
-static_assert(kShares * kColumnGroups == kWarps);
 
 /// What a tile is.
 struct alignas(16) TileRecords {
@@ -29,11 +26,8 @@ struct alignas(16) TileRecords {
   int32_t frame_index, across, down, unused;
 };
 
-/// What the shares give each other: one channel, and half of the one in the middle.
-struct SharedSums {
-  Words4 channel[kShares][kColumnGroups][kWarp];
-  Words2 middle[kShares][kColumnGroups][kWarp];
-};
+/// What the shares give to the one that ends a channel.
+using SharedSums = Words4[kChannels][kShares - 1][kColumnGroups][kWarp];
 
 struct PilShared {
   TileRecords tiles[4];  ///< the one before, the one at work and the next two
@@ -58,15 +52,12 @@ class PilTile {
     rounds_ = (tile.rows.count + kRound - 1) / kRound;
     half_ = f_.half != 0 ? turn & 1 : 0;
     turn_ = turn & 1;
-    const int warp = thread_ / kWarp;
-    group_ = warp % kColumnGroups;
-    share_ = warp / kColumnGroups;
+    warp_ = warp_read(thread_ / kWarp, 0);  // known to be the same for all lanes
+    group_ = warp_ % kColumnGroups;
+    share_ = warp_ / kColumnGroups;
     active_ = group_ * kColumnGroup < columns_;
     RFSEG_UNROLL
-    for (int c = 0; c < kChannels; ++c) {
-      RFSEG_UNROLL
-      for (int i = 0; i < 4; ++i) totals_[c].w[i] = share_ == 0 ? uint32_t{kHalfOfByte} : 0u;
-    }
+    for (int c = 0; c < kChannels; ++c) totals_[c] = Words4{};
   }
 
   /// Of kDirect: begins the copies of this warp's rows for as many rounds as have room.
@@ -83,22 +74,24 @@ class PilTile {
               row_steps = f_.row_steps;
     const int round_bytes = kRound * pitch, first_bit = half_ * kSlots;
     ColumnWeights<held> weights;
-    RowWeights row_weights;
-    const Words2* rows = row_table(row_steps) + share_ * kDigits * kWarp;
+    Weights row_weights;
+    const int lane = thread_ % kWarp;
+    const std::byte* rows = row_table(row_steps) + share_ * kMatrixBytes;
     if (active_) {
-      weights.load(column_table(steps), steps);
-      if (share_ < rounds_) row_weights.load(rows);
+      weights.load(column_table(steps), lane);
+      row_weights.load(rows, lane);
     }
     const uint8_t* const pixels = slot_rows(0) + lane_offset(pitch);
-    int slot = 0;
+    int slot = 0, its_share = 0;
     RFSEG_NO_UNROLL
     for (int round = 0; round < rounds_; ++round) {
-      if (active_ && round % kShares == share_) {
+      if (active_ && its_share == share_) {
         wait_row(shared_.slots[half_][slot], phases >> (first_bit + slot) & 1);
         multiply_round(pixels + slot * round_bytes, pitch, steps, weights, row_weights);
-        rows += kShares * kDigits * kWarp;
-        if (round + kShares < rounds_) row_weights.load(rows);
+        rows += kShares * kMatrixBytes;
+        if (round + kShares < rounds_) row_weights.load(rows, lane);
       }
+      its_share = its_share + 1 < kShares ? its_share + 1 : 0;
       phases ^= 1u << (first_bit + slot);
       if (!all_have_room && rounds_ > depth) {
         block_sync();
@@ -122,8 +115,8 @@ class PilTile {
         thread_,
         shared_.source};
     if (f_.reading == Reading::kStaged) {
-      phases = f_.steps <= 2 ? run_rounds<StagedReader, 2>(in, phases)
-                             : run_rounds<StagedReader, 0>(in, phases);
+      phases = f_.steps == kHeldSteps ? run_rounds<StagedReader, kHeldSteps>(in, phases)
+                                      : run_rounds<StagedReader, 0>(in, phases);
     } else if (f_.reading == Reading::kGeneral) {
       phases = run_rounds<GeneralReader, 0>(in, phases);
     } else {
@@ -133,64 +126,72 @@ class PilTile {
     return phases;
   }
 
-  /// Before the block's barrier: what the other share needs.
+  /// Before the block's barrier: what other shares need. Share s ends the channels c with c %
+  /// kShares = s.
   RFSEG_DEVICE void give_sums() const {
-    const bool first = share_ == 0;
     SharedSums& to = shared_.sums[turn_];
-    const int lane = thread_ % kWarp;
-    Words4 channel;
-    Words2 middle;
     RFSEG_UNROLL
-    for (int i = 0; i < 4; ++i) channel.w[i] = first ? totals_[2].w[i] : totals_[0].w[i];
-    RFSEG_UNROLL
-    for (int i = 0; i < 2; ++i) middle.w[i] = first ? totals_[1].w[2 + i] : totals_[1].w[i];
-    to.channel[share_][group_][lane] = channel;
-    to.middle[share_][group_][lane] = middle;
+    for (int c = 0; c < kChannels; ++c) {
+      const int after = share_ - c % kShares;  // of the share that ends it
+      if (after != 0)
+        to[c][after > 0 ? after - 1 : after + kShares - 1][group_][thread_ % kWarp] = totals_[c];
+    }
   }
 
-  /// After it: share 0 writes channel 0 and rows 0 to 7 of channel 1, share 1 the others.
+  /// After it: this share's channels.
   template <bool half>
   RFSEG_DEVICE void write() const {
-    const int lane = thread_ % kWarp, column = group_ * kColumnGroup + lane % 4 * 2;
-    if (column >= columns_) return;
-    const bool first = share_ == 0, swapped = f_.swapped != 0;
-    const SharedSums& from = shared_.sums[turn_];
-    Words4 channel = from.channel[share_ ^ 1][group_][lane];
-    Words2 middle = from.middle[share_ ^ 1][group_][lane];
-    RFSEG_UNROLL
-    for (int i = 0; i < 4; ++i) channel.w[i] += first ? totals_[0].w[i] : totals_[2].w[i];
-    RFSEG_UNROLL
-    for (int i = 0; i < 2; ++i) middle.w[i] += first ? totals_[1].w[i] : totals_[1].w[2 + i];
+    if (group_ * kColumnGroup + thread_ % kWarp % 4 * 2 >= columns_) return;
+    RFSEG_NO_UNROLL
+    for (int channel = share_; channel < kChannels; channel += kShares) {
+      Words4 sums;
+      RFSEG_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        sums.w[i] = (channel == 0   ? totals_[0].w[i]
+                     : channel == 1 ? totals_[1].w[i]
+                                    : totals_[2].w[i]) +
+                    kHalfOfByte;
+      }
+      RFSEG_UNROLL
+      for (int k = 0; k < kShares - 1; ++k) {
+        const Words4 other = shared_.sums[turn_][channel][k][group_][thread_ % kWarp];
+        RFSEG_UNROLL
+        for (int i = 0; i < 4; ++i) sums.w[i] += other.w[i];
+      }
+      write_channel<half>(f_.reversed != 0 ? kChannels - 1 - channel : channel, sums);
+    }
+  }
 
+ private:
+  /// Rows lane / 4 and + 8, two columns each.
+  template <bool half>
+  RFSEG_DEVICE void write_channel(int channel, const Words4& sums) const {
+    const int lane = thread_ % kWarp, column = group_ * kColumnGroup + lane % 4 * 2;
+    const bool swapped = f_.swapped != 0;
     const int tile_row = tile_.down * a_.tile_rows, row = lane / 4;
     int rows = (swapped ? a_.width : a_.height) - tile_row;
     if (rows > a_.tile_rows) rows = a_.tile_rows;
     const int row_step = swapped ? 1 : a_.width, column_step = swapped ? a_.width : 1;
-    const int64_t plane = static_cast<int64_t>(a_.height) * a_.width;
-    const int64_t at = tile_.frame_index * kChannels * plane +
-                       static_cast<int64_t>(tile_row + row) * row_step +
-                       static_cast<int64_t>(tile_.across * kTileColumns + column) * column_step;
-    const TensorWriter<half> writer{shared_.header.tensor};
+    const int64_t plane = static_cast<int64_t>(tile_.frame_index) * kChannels + channel;
+    const TensorWriter<half> writer = TensorWriter<half>{shared_.header.tensor}.from(
+        plane * a_.height * a_.width + static_cast<int64_t>(tile_row + row) * row_step +
+        static_cast<int64_t>(tile_.across * kTileColumns + column) * column_step);
     const bool pairs = !swapped && a_.width % 2 == 0, both = column + 1 < columns_;
-    const auto write_two = [&](int to_channel, int below, uint32_t one, uint32_t two) {
-      if (row + below >= rows) return;
-      const int64_t to = at + to_channel * plane + below * row_step;
-      const float value = shared_.normalised[to_channel][one >> 24];
-      const float other = shared_.normalised[to_channel][two >> 24];
+    const float* const normalised = shared_.normalised[channel];
+    RFSEG_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      if (row + 8 * i >= rows) break;
+      const float one = normalised[sums.w[2 * i] >> 24], two = normalised[sums.w[2 * i + 1] >> 24];
+      const int to = 8 * i * row_step;
       if (pairs) {
-        writer.two(to, value, other);
+        writer.two(to, one, two);
       } else {
-        writer.one(to, value);
-        if (both) writer.one(to + column_step, other);
+        writer.one(to, one);
+        if (both) writer.one(to + column_step, two);
       }
-    };
-    const int own = (f_.reversed != 0) == first ? 2 : 0;
-    write_two(own, 0, channel.w[0], channel.w[1]);
-    write_two(own, 8, channel.w[2], channel.w[3]);
-    write_two(1, first ? 0 : 8, middle.w[0], middle.w[1]);
+    }
   }
 
- private:
   /// Where slot `slot` of kDirect is.
   RFSEG_DEVICE uint8_t* slot_rows(int slot) const {
     return shared_.source + half_ * (a_.row_bytes / 32 * 16) + slot * kRound * f_.pitch;
@@ -198,15 +199,15 @@ class PilTile {
 
   /// Begins the copies of this warp's rows of rounds [round, end), the first to `slot`.
   RFSEG_DEVICE void start_rounds(int round, int end, int slot) const {
-    const int warp = thread_ / kWarp, pitch = f_.pitch;
+    const int pitch = f_.pitch;
     const int first = tile_.window.range.first, rows = tile_.rows.count;
     const uint32_t bytes =
         static_cast<uint32_t>(kChannels * (tile_.window.range.end - first) + 15) & ~15u;
     const int64_t stride = f_.strides[0];
-    int row = round * kRound + warp;
+    int row = round * kRound + warp_;
     const uint8_t* from = f_.planes[0] + (f_.origin_y + tile_.rows.first + row) * stride +
                           kChannels * (f_.origin_x + first);
-    uint8_t* to = slot_rows(slot) + warp * pitch;
+    uint8_t* to = slot_rows(slot) + warp_ * pitch;
     RFSEG_NO_UNROLL
     for (; round < end; ++round, ++slot) {
       RowBarrier& barrier = shared_.slots[half_][slot];
@@ -220,13 +221,13 @@ class PilTile {
   }
 
   /// Weights of the output rows, for the tile's first round.
-  RFSEG_DEVICE const Words2* row_table(int row_steps) const {
-    return reinterpret_cast<const Words2*>(a_.parameters + f_.row_table) +
-           tile_.down * row_steps * kDigits * kWarp + thread_ % kWarp;
+  RFSEG_DEVICE const std::byte* row_table(int row_steps) const {
+    return a_.parameters + f_.row_table +
+           static_cast<uint32_t>(tile_.down * row_steps * kMatrixBytes);
   }
-  RFSEG_DEVICE const Words2* column_table(int steps) const {
-    return reinterpret_cast<const Words2*>(a_.parameters + f_.column_table) +
-           (tile_.across * kColumnGroups + group_) * steps * kDigits * kWarp + thread_ % kWarp;
+  RFSEG_DEVICE const std::byte* column_table(int steps) const {
+    return a_.parameters + f_.column_table +
+           static_cast<uint32_t>((tile_.across * kColumnGroups + group_) * steps * kMatrixBytes);
   }
   /// Where this lane begins to read rows of pixels.
   RFSEG_DEVICE int lane_offset(int pitch) const {
@@ -238,8 +239,7 @@ class PilTile {
   /// Both passes of a round.
   template <int held>
   RFSEG_DEVICE void multiply_round(const uint8_t* pixels, int pitch, int steps,
-                                   const ColumnWeights<held>& weights,
-                                   const RowWeights& row_weights) {
+                                   const ColumnWeights<held>& weights, const Weights& row_weights) {
     DigitSums sums;
     begin_sums(sums);
     multiply_rows(pixels, pitch, weights, 0, steps, sums);
@@ -250,18 +250,18 @@ class PilTile {
   RFSEG_DEVICE uint32_t run_rounds(const TileInput& in, uint32_t phases) {
     Reader reader(in, shared_.source + 2 * kRound * f_.pitch, shared_.slots[0], phases);
     ColumnWeights<held> weights;
-    RowWeights row_weights;
+    Weights row_weights;
     const int offset = lane_offset(f_.pitch), steps = f_.steps;
-    const Words2* const rows = row_table(f_.row_steps);
+    const std::byte* const rows = row_table(f_.row_steps);
     // The loop begins with rounds that only start copies, so that their code stands once.
     const int ahead = f_.depth > 0 ? f_.depth - 1 : 0;
     RFSEG_NO_UNROLL
     for (int round = -ahead; round < rounds_; ++round) {
       if (round + ahead < rounds_) reader.start(round + ahead);
       if (round < 0) continue;
-      if (round == 0 && active_) weights.load(column_table(steps), steps);
+      if (round == 0 && active_) weights.load(column_table(steps), thread_ % kWarp);
       const bool mine = active_ && round % kShares == share_;
-      if (mine) row_weights.load(rows + round * kDigits * kWarp);
+      if (mine) row_weights.load(rows + round * kMatrixBytes, thread_ % kWarp);
       reader.store(round);
       block_sync();
       if (mine) {
@@ -276,7 +276,7 @@ class PilTile {
   RFSEG_DEVICE void run_strips(const TileInput& in) {
     const int advance = f_.strip_advance, columns = in.columns;
     ColumnWeights<0> weights;
-    weights.table = active_ ? column_table(f_.steps) : nullptr;
+    weights.load(active_ ? column_table(f_.steps) : nullptr, thread_ % kWarp);
     const int warp = thread_ / kWarp, lane = thread_ % kWarp;
     const int lane_place = lane / 4 * f_.pitch + kChannels * (lane % 4 * 8);
     RFSEG_NO_UNROLL
@@ -300,8 +300,8 @@ class PilTile {
                       high, sums);
       }
       if (!mine) continue;
-      RowWeights row_weights;
-      row_weights.load(row_table(f_.row_steps) + round * kDigits * kWarp);
+      Weights row_weights;
+      row_weights.load(row_table(f_.row_steps) + round * kMatrixBytes, lane);
       multiply_columns(sums, row_weights, totals_);
     }
   }
@@ -311,6 +311,7 @@ class PilTile {
   const TileRecords& tile_;
   const FrameRecord& f_;
   int thread_;  ///< not to be computed with ahead of the tile
+  int warp_;
   int columns_, rounds_, half_, turn_, group_, share_;
   bool active_;  ///< the group has columns
   Words4 totals_[kChannels];
@@ -397,14 +398,14 @@ RFSEG_DEVICE void begin_tiles(const PreprocessArguments& a, PilShared& shared, i
     to[i] = load_constant(from + i);
   }
   // A warp makes one: different lanes would take turns.
-  static_assert(2 * kSlots == kWarps);
+  static_assert(2 * kSlots == kWarps && kShares * kColumnGroups == kWarps);
   if (lane == 0) make_row_barrier(shared.slots[warp / kSlots][warp % kSlots], kWarps);
   block_sync();
 }
 
 /// Any number of blocks of kPreprocessThreads. `direct`: all frames are read so, with their tiles
-/// in half the memory and up to kHeldSteps steps; a kernel of its own, for it has a third of the
-/// registers and a tenth of the instructions of the others.
+/// in half the memory and kHeldSteps steps. That is a kernel of its own, since it has a sixth of
+/// the instructions of the other, which take more registers, too.
 template <bool half, bool direct>
 RFSEG_DEVICE void pil_kernel(const PreprocessArguments& a, PilShared& shared) {
   const int tiles = a.batch * a.tiles_per_frame;
@@ -443,7 +444,7 @@ RFSEG_DEVICE void pil_kernel(const PreprocessArguments& a, PilShared& shared) {
       if (direct || records.frame.reading == Reading::kDirect) {
         if (!started) tile.start_direct();
         if (start_next) PilTile(a, shared, next, turn + 1).start_direct();
-        phases = direct || records.frame.steps <= kHeldSteps
+        phases = direct || records.frame.steps == kHeldSteps
                      ? tile.multiply_direct<kHeldSteps, direct>(phases)
                      : tile.multiply_direct<0, direct>(phases);
       } else {

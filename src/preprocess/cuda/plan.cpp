@@ -200,7 +200,7 @@ Planner::Block Planner::build(const PreprocessArguments& a, std::span<const Fram
       f.scale_columns = impl.place({TableKind::kCvColumns, crop.width, f.place_width, 0}).offset;
       f.scale_rows = impl.place({TableKind::kCvRows, crop.height, f.place_height, 0}).offset;
     }
-    direct = direct && f.reading == Reading::kDirect && f.half != 0 && f.steps <= kHeldSteps;
+    direct = direct && f.reading == Reading::kDirect && f.half != 0 && f.steps == kHeldSteps;
     records[i] = f;
   }
   Block result;

@@ -42,11 +42,12 @@ Table pil_columns(int in, int out) {
     ends[g] = axis.first[last] + axis.count[last];
     table.steps = std::max(table.steps, divide_up(ends[g] - starts[g], 32));
   }
+  table.steps = std::max(table.steps, kHeldSteps);
   int place[8];  // of an input among the 8 bytes of a lane
   for (int half = 0; half < 2; ++half) {
     for (int k = 0; k < 4; ++k) place[kColumnOrder[half][k]] = half * 4 + k;
   }
-  table.bytes.resize(static_cast<std::size_t>(groups) * table.steps * kDigits * 256);
+  table.bytes.resize(static_cast<std::size_t>(groups) * table.steps * kMatrixBytes);
   for (int o = 0; o < out; ++o) {
     const int g = o / kColumnGroup;
     for (int k = 0; k < axis.count[o]; ++k) {
@@ -54,8 +55,9 @@ Table pil_columns(int in, int out) {
       const int lane = o % kColumnGroup * 4 + within / 8;
       const int32_t weight = axis.weights[static_cast<std::size_t>(o) * axis.taps + k];
       for (int d = 0; d < kDigits; ++d) {
-        const std::size_t matrix = (static_cast<std::size_t>(g) * table.steps + step) * kDigits + d;
-        table.bytes[matrix * 256 + lane * 8 + place[within % 8]] = digit_of(weight, d);
+        const std::size_t matrix = static_cast<std::size_t>(g) * table.steps + step;
+        table.bytes[matrix * kMatrixBytes + matrix_byte(lane, d, place[within % 8])] =
+            digit_of(weight, d);
       }
     }
   }
@@ -95,11 +97,12 @@ Table pil_rows(int in, int out, int tile_rows) {
     table.rows.push_back({first, count, {}});
     table.steps = std::max(table.steps, divide_up(count, kRound));
   }
-  int place[kRound];  // of a source row among the 16 bytes of four lanes
+  table.steps = std::max(table.steps, kShares);  // each loads its first before it counts
+  int place[kRound];                             // of a source row among the 16 bytes of four lanes
   for (int lane = 0; lane < 4; ++lane) {
     for (int k = 0; k < 4; ++k) place[2 * lane + kRowOrder[k]] = lane * 4 + k;
   }
-  table.bytes.resize(static_cast<std::size_t>(tiles) * table.steps * kDigits * 256);
+  table.bytes.resize(static_cast<std::size_t>(tiles) * table.steps * kMatrixBytes);
   for (int o = 0; o < out; ++o) {
     const int t = o / tile_rows, r = o % tile_rows;
     for (int k = 0; k < axis.count[o]; ++k) {
@@ -107,8 +110,9 @@ Table pil_rows(int in, int out, int tile_rows) {
       const int byte = place[input % kRound], lane = r % 8 * 4 + byte / 4;
       const int32_t weight = axis.weights[static_cast<std::size_t>(o) * axis.taps + k];
       for (int d = 0; d < kDigits; ++d) {
-        const std::size_t matrix = (static_cast<std::size_t>(t) * table.steps + step) * kDigits + d;
-        table.bytes[matrix * 256 + lane * 8 + r / 8 * 4 + byte % 4] = digit_of(weight, d);
+        const std::size_t matrix = static_cast<std::size_t>(t) * table.steps + step;
+        table.bytes[matrix * kMatrixBytes + matrix_byte(lane, d, r / 8 * 4 + byte % 4)] =
+            digit_of(weight, d);
       }
     }
   }

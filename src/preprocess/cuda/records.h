@@ -23,13 +23,20 @@ constexpr int kRound = 16;  ///< source rows taken together
 constexpr int kDigits = 3;  ///< bytes of a weight
 constexpr int kChannels = 3;
 constexpr int kSlots = 8;      ///< most rounds of a tile whose rows are under way together
-constexpr int kHeldSteps = 2;  ///< of FrameRecord::steps, whose weights stay in registers
+constexpr int kHeldSteps = 2;  ///< of FrameRecord::steps, at least: weights that stay in registers
+constexpr int kShares = 2;     ///< of a tile's rounds among the warps of a column group
 
 /// Inputs of a product: byte k of a lane's word in the first and in the second half of 32 is pixel
 /// kColumnOrder[half][k] of the lane's 8.
 constexpr int kColumnOrder[2][4] = {{0, 1, 4, 5}, {2, 3, 6, 7}};
 /// Byte k of lane c's word of 16 rows is row 2 c + kRowOrder[k].
 constexpr int kRowOrder[4] = {0, 8, 1, 9};
+
+/// A matrix of weights: of its first two digits, lane by lane, four words; then of its third two.
+constexpr int kMatrixBytes = 32 * 24;
+constexpr int matrix_byte(int lane, int digit, int byte) {
+  return digit < 2 ? lane * 16 + digit * 8 + byte : 32 * 16 + lane * 8 + byte;
+}
 
 constexpr int32_t kHalfOfByte = 1 << 23;  ///< of four times the weights' sums
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "core/cuda/simt_matrix.h"
 #include "preprocess/cuda/records.h"
 
@@ -38,18 +40,34 @@ RFSEG_DEVICE uint32_t add_digits(const int32_t (&sums)[kDigits][4], int i) {
          (static_cast<uint32_t>(sums[2][i]) << 16);
 }
 
-/// Weights of 8 output columns; `held` steps of 32 inputs stay in registers.
+/// This lane's words of a matrix of weights. Few loads: the seventh would wait for the first.
+struct Weights {
+  Words4 low;   ///< of two digits
+  Words2 high;  ///< of the third
+
+  RFSEG_DEVICE void load(const std::byte* matrix, int lane) {
+    low = load_constant(reinterpret_cast<const Words4*>(matrix) + lane);
+    high = load_constant(reinterpret_cast<const Words2*>(matrix + kWarp * sizeof(Words4)) + lane);
+  }
+  RFSEG_DEVICE void digit(int d, uint32_t (&words)[2]) const {
+    words[0] = d < 2 ? low.w[2 * d] : high.w[0];
+    words[1] = d < 2 ? low.w[2 * d + 1] : high.w[1];
+  }
+};
+
+/// Weights of 8 output columns. Either all of them, `held` steps of 32 inputs, stay in registers,
+/// or with 0 none.
 template <int held>
 struct ColumnWeights {
-  const Words2* table = nullptr;
-  Words2 words[held > 0 ? held* kDigits : 1];
+  const std::byte* table = nullptr;
+  int lane = 0;
+  Weights steps[held > 0 ? held : 1];
 
-  RFSEG_DEVICE void load(const Words2* from, int steps) {
+  RFSEG_DEVICE void load(const std::byte* from, int this_lane) {
     table = from;
+    lane = this_lane;
     RFSEG_UNROLL
-    for (int i = 0; i < held * kDigits; ++i) {
-      words[i] = i < steps * kDigits ? load_constant(from + i * kWarp) : Words2{};
-    }
+    for (int s = 0; s < held; ++s) steps[s].load(from + s * kMatrixBytes, lane);
   }
 };
 
@@ -74,14 +92,14 @@ RFSEG_DEVICE void take_pixels(const uint8_t* p, int half, uint32_t (&a)[kChannel
   a[2][half + 2] = permute_bytes(w[2], w[5], 0x7430);
 }
 
-/// sums += pixels * weights, for the steps [from, end) of 32 inputs. `pixels`: of row lane / 4 of
-/// the round, at 8 times lane % 4 from the group's first.
+/// sums += pixels * weights, for all that are held, or the steps [from, end) of 32 inputs.
+/// `pixels`: of row lane / 4 of the round, at 8 times lane % 4 from the group's first.
 template <int held>
 RFSEG_DEVICE void multiply_rows(const uint8_t* pixels, int pitch,
                                 const ColumnWeights<held>& weights, int from, int end,
                                 DigitSums& sums) {
   constexpr int kStepBytes = 32 * kChannels;
-  const auto step = [&](const uint8_t* p, const Words2* w) {
+  const auto step = [&](const uint8_t* p, const Weights& w) {
     uint32_t a[kChannels][4];
     take_pixels(p, 0, a);
     take_pixels(p + 8 * pitch, 1, a);
@@ -89,41 +107,27 @@ RFSEG_DEVICE void multiply_rows(const uint8_t* pixels, int pitch,
     for (int c = 0; c < kChannels; ++c) {
       RFSEG_UNROLL
       for (int d = 0; d < kDigits; ++d) {
-        const uint32_t b[2] = {w[d].w[0], w[d].w[1]};
+        uint32_t b[2];
+        w.digit(d, b);
         multiply_bytes_32(sums[c][d], a[c], b);
       }
     }
   };
   if constexpr (held > 0) {
     RFSEG_UNROLL
-    for (int s = 0; s < held; ++s) {
-      if (s < end) step(pixels + kStepBytes * s, weights.words + s * kDigits);
-    }
+    for (int s = 0; s < held; ++s) step(pixels + kStepBytes * s, weights.steps[s]);
   } else {
     RFSEG_NO_UNROLL
     for (int s = from; s < end; ++s) {
-      Words2 w[kDigits];
-      RFSEG_UNROLL
-      for (int d = 0; d < kDigits; ++d) {
-        w[d] = load_constant(weights.table + (s * kDigits + d) * kWarp);
-      }
+      Weights w;
+      w.load(weights.table + s * kMatrixBytes, weights.lane);
       step(pixels + kStepBytes * s, w);
     }
   }
 }
 
-/// Weights of up to 16 output rows for 16 source rows.
-struct RowWeights {
-  Words2 digits[kDigits];
-
-  RFSEG_DEVICE void load(const Words2* from) {
-    RFSEG_UNROLL
-    for (int d = 0; d < kDigits; ++d) digits[d] = load_constant(from + d * kWarp);
-  }
-};
-
-/// totals += weights * the bytes of `narrow`.
-RFSEG_DEVICE void multiply_columns(const DigitSums& narrow, const RowWeights& weights,
+/// totals += weights of up to 16 output rows for 16 source rows * the bytes of `narrow`.
+RFSEG_DEVICE void multiply_columns(const DigitSums& narrow, const Weights& weights,
                                    Words4 (&totals)[kChannels]) {
   RFSEG_UNROLL
   for (int c = 0; c < kChannels; ++c) {
@@ -136,7 +140,8 @@ RFSEG_DEVICE void multiply_columns(const DigitSums& narrow, const RowWeights& we
     int32_t products[kDigits][4] = {};
     RFSEG_UNROLL
     for (int d = 0; d < kDigits; ++d) {
-      const uint32_t a[2] = {weights.digits[d].w[0], weights.digits[d].w[1]};
+      uint32_t a[2];
+      weights.digit(d, a);
       multiply_bytes_16(products[d], a, b);
     }
     RFSEG_UNROLL

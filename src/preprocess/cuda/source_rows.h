@@ -104,9 +104,10 @@ class StagedReader {
   RFSEG_DEVICE StagedReader(const TileInput& in, uint8_t* raw, SlotBarriers& barriers,
                             uint32_t phases)
       : in_(in), barriers_(barriers), phases_(phases) {
-    raw_ = raw + in.thread / kWarp * in.f.raw_pitch;
+    warp_ = warp_read(in.thread / kWarp, 0);  // known to be the same for all lanes
+    raw_ = raw + warp_ * in.f.raw_pitch;
     x_ = in.f.origin_x + in.column;
-    y_ = in.f.origin_y + in.row + in.thread / kWarp;
+    y_ = in.f.origin_y + in.row + warp_;
   }
 
   RFSEG_DEVICE uint32_t phases() const { return phases_; }
@@ -117,25 +118,20 @@ class StagedReader {
     RowBarrier& barrier = barriers_[fill_];
     uint8_t* const to = raw_ + fill_ * kRound * in_.f.raw_pitch;
     fill_ = fill_ + 1 < in_.f.depth ? fill_ + 1 : 0;
-    if (round * kRound + in_.thread / kWarp >= in_.rows) {
+    if (round * kRound + warp_ >= in_.rows) {
       expect_row(barrier, 0);
       row_started(barrier);
       return;
     }
     const int y = y_ + round * kRound;
-    Segment segments[3];
+    // Computed twice rather than kept: the registers are the products'.
     uint32_t bytes = 0;
-    RFSEG_UNROLL
-    for (int i = 0; i < 3; ++i) {
-      if (i >= in_.f.planes_used) break;
-      segments[i] = segment(i, y);
-      bytes += segments[i].bytes;
-    }
+    RFSEG_NO_UNROLL
+    for (int i = 0; i < in_.f.planes_used; ++i) bytes += segment(i, y).bytes;
     expect_row(barrier, bytes);
-    RFSEG_UNROLL
-    for (int i = 0; i < 3; ++i) {
-      if (i >= in_.f.planes_used) break;
-      const Segment& s = segments[i];
+    RFSEG_NO_UNROLL
+    for (int i = 0; i < in_.f.planes_used; ++i) {
+      const Segment s = segment(i, y);
       uint8_t* const place = to + in_.f.segments[i];
       if (s.bytes > 0) copy_row(place + s.skipped, s.from, s.bytes, barrier);
       if (s.edge) copy_edges(s, place);
@@ -297,7 +293,7 @@ class StagedReader {
   SlotBarriers& barriers_;
   uint32_t phases_;
   uint8_t* raw_;
-  int x_, y_;
+  int warp_, x_, y_;
   int fill_ = 0, drain_ = 0;
 };
 

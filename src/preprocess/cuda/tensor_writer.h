@@ -15,6 +15,11 @@ template <bool half>
 struct TensorWriter {
   void* tensor;
 
+  /// Of the elements from `first` on.
+  RFSEG_DEVICE TensorWriter from(int64_t first) const {
+    if constexpr (half) return {static_cast<uint16_t*>(tensor) + first};
+    return {static_cast<float*>(tensor) + first};
+  }
   RFSEG_DEVICE void one(int64_t i, float value) const {
     if constexpr (half) {
       static_cast<uint16_t*>(tensor)[i] = bits(value);
