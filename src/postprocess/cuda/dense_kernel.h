@@ -408,14 +408,12 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
     }
     return;
   }
-  // A row belongs to the block in whose share it begins.
-  uint64_t at = part_of(total, block, blocks), end = part_of(total, block + 1, blocks);
-  if (a.batch == 1 && masks > 0 && masks <= grid_x()) {  // of few masks, no block has parts of two
-    const int each = grid_x() / masks, mask = block_x() / each, part = block_x() - mask * each;
-    const uint64_t size = mask_bytes(s.picture, format);
-    const uint64_t begin = mask < masks ? static_cast<uint64_t>(mask) * size : total;
-    at = mask < masks ? begin + part_of(size, static_cast<uint64_t>(part), each) : total;
-    end = mask < masks ? begin + part_of(size, static_cast<uint64_t>(part) + 1, each) : total;
+  // Of few masks, no block has parts of two, and all is told in 32 bits.
+  const bool few = a.batch == 1 && masks <= grid_x();
+  uint64_t at = 0, end = total;
+  if (!few) {
+    at = part_of(total, block, blocks);
+    end = part_of(total, block + 1, blocks);
   }
   while (at < end) {
     if (a.batch > 1) places.find(at);
@@ -427,26 +425,39 @@ RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
     block_sync();
     const int64_t pitch = row_pitch(s.picture.width, format);
     const uint64_t size = mask_bytes(s.picture, format);
-    const uint64_t mask = (at - places.start) / size;
-    const uint64_t begin = places.start + mask * size;
-    const uint64_t until = end < begin + size ? end : begin + size;
-    const int from = static_cast<int>(row_from(at - begin, pitch));
-    const int to = static_cast<int>(row_from(until - begin, pitch));
-    if (from < to) {
-      if (thread_index() == 0) {
-        const int32_t its_query =
-            a.batch == 1 && mask < kDenseThreads
-                ? s.queries[mask]
-                : a.mask_query[int64_t{loaded} * a.mask_pitch + static_cast<int64_t>(mask)];
-        if (plain && a.batch == 1) {
-          s.source.base = int64_t{its_query} * a.rows * a.columns;
-        } else {
-          s.source = mask_source(a, s.picture, loaded, its_query);
-        }
-      }
-      write_rows<format, plain>(s.source, s, from, to, a.bytes + begin, pitch);
+    uint64_t begin;
+    int mask, from, to;
+    if (few) {
+      const unsigned each = static_cast<unsigned>(grid_x()) / static_cast<unsigned>(masks);
+      const unsigned its = static_cast<unsigned>(block_x()) / each;
+      if (its >= static_cast<unsigned>(masks)) break;
+      const unsigned part = static_cast<unsigned>(block_x()) - its * each;
+      const unsigned height = static_cast<unsigned>(s.picture.height);
+      mask = static_cast<int>(its);
+      from = static_cast<int>(height * part / each);
+      to = static_cast<int>(height * (part + 1) / each);
+      begin = its * size;
+      at = end;
+    } else {  // a row belongs to the block in whose share it begins
+      mask = static_cast<int>((at - places.start) / size);
+      begin = places.start + static_cast<uint64_t>(mask) * size;
+      const uint64_t until = end < begin + size ? end : begin + size;
+      from = static_cast<int>(row_from(at - begin, pitch));
+      to = static_cast<int>(row_from(until - begin, pitch));
+      at = begin + size;
     }
-    at = begin + size;
+    if (from >= to) continue;
+    if (thread_index() == 0) {
+      const int32_t its_query = a.batch == 1 && mask < kDenseThreads
+                                    ? s.queries[mask]
+                                    : a.mask_query[int64_t{loaded} * a.mask_pitch + mask];
+      if (plain && a.batch == 1) {
+        s.source.base = int64_t{its_query} * a.rows * a.columns;
+      } else {
+        s.source = mask_source(a, s.picture, loaded, its_query);
+      }
+    }
+    write_rows<format, plain>(s.source, s, from, to, a.bytes + begin, pitch);
   }
 }
 
