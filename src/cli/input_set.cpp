@@ -9,6 +9,9 @@
 namespace rfseg::cli {
 namespace {
 
+/// Frames that the only file is decoded ahead: its decoder's threads give them in bursts.
+constexpr int kAhead = 16;
+
 bool is_live(const Input& input) {
   return input.kind == InputKind::kVideo &&
          (input.path.find("://") != std::string::npos || input.path.starts_with("/dev/"));
@@ -35,16 +38,29 @@ InputSet::InputSet(const std::vector<Input>& inputs, const InputOptions& options
   if (streams == 0) streams = std::max(1, live);
   InputOptions own = options;
   own.cancelled = [stop = stop_, asked = options.cancelled] { return *stop || (asked && asked()); };
-  // A live input is read by a thread of its own even when it is the only one, so that what nobody
-  // has time for is dropped where it is decoded.
-  if (streams == 1 && live == 0) {
+  const bool video = std::any_of(inputs.begin(), inputs.end(), [](const Input& input) {
+    return input.kind == InputKind::kVideo;
+  });
+  const HostAllocator allocator = host_allocator(engine);
+  const bool gpu = allocator.place == HeldPixels::Place::kPinned;
+  // Beside a network on the CPU, decoding ahead of the batches in flight gains nothing.
+  if (streams == 1 && live == 0 && (!gpu || !video)) {
     auto source = std::make_unique<InputSource>(inputs, own);
     inputs_.push_back(source.get());
     source_ = std::move(source);
     return;
   }
+  // A live input is read by a thread of its own even when it is the only one, so that what nobody
+  // has time for is dropped where it is decoded. Files that are read one after another are one
+  // stream, which keeps their order.
+  std::vector<std::vector<Input>> groups;
+  if (streams > 1) {
+    groups = grouped(inputs);
+  } else {
+    groups.push_back(inputs);
+  }
   std::vector<std::unique_ptr<FrameSource>> sources;
-  for (std::vector<Input>& group : grouped(inputs)) {
+  for (std::vector<Input>& group : groups) {
     names_.push_back(group.front().path);
     auto source = std::make_unique<InputSource>(std::move(group), own);
     inputs_.push_back(source.get());
@@ -52,9 +68,9 @@ InputSet::InputSet(const std::vector<Input>& inputs, const InputOptions& options
   }
   MultiSource::Options several;
   several.at_once = streams;
+  if (live == 0 && streams == 1) several.queue = kAhead;
   several.cancelled = own.cancelled;
-  auto source = std::make_unique<MultiSource>(std::move(sources),
-                                              PicturePool(host_allocator(engine)), several);
+  auto source = std::make_unique<MultiSource>(std::move(sources), PicturePool(allocator), several);
   several_ = source.get();
   source_ = std::move(source);
 }

@@ -28,7 +28,8 @@ class InputSet {
   int64_t reconnects() const { return sum(&InputSource::reconnects); }
   /// Frames that live inputs lost to newer ones.
   int64_t dropped() const;
-  /// Each of the inputs that are read at once, for --stats; empty where there is but one at a time.
+  /// Each of the inputs that are read at once, for --stats; one where files follow each other, and
+  /// none where they are not read ahead.
   nlohmann::json streams() const;
 
  private:

@@ -151,11 +151,7 @@ class Runner final : public CudaBatchRunner {
     use_device();
     Unit& unit = *current_;
     // A processor is worth more than some microseconds where other batches are in flight.
-    if (spinning_) {
-      stream_.synchronize("running a batch");
-    } else {
-      check(cudaEventSynchronize(done_), "waiting for a batch");
-    }
+    if (!spinning_) check(cudaEventSynchronize(done_), "waiting for a batch");
     const std::shared_lock others_wait(capture_mutex());
     unit.postprocessor.wait(stream_);
     busy_ = false;

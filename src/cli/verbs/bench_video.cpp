@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 
+#include "cli/input_set.h"
 #include "cli/progress.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -237,14 +238,23 @@ class VideoBench {
     return path;
   }
 
-  std::unique_ptr<InputSource> open(const std::string& file, VideoDecoder decoder,
-                                    int repeats = 1) const {
+  InputOptions input_options(VideoDecoder decoder) const {
     InputOptions options;
     options.video.decoder = decoder;
     options.video.cuda_device = cuda_ != nullptr ? cuda_->device() : 0;
-    return std::make_unique<InputSource>(
-        std::vector<Input>(static_cast<std::size_t>(repeats), Input{file, InputKind::kVideo, ""}),
-        options);
+    return options;
+  }
+  static std::vector<Input> repeated(const std::string& file, int times) {
+    return std::vector<Input>(static_cast<std::size_t>(times), Input{file, InputKind::kVideo, ""});
+  }
+  std::unique_ptr<InputSource> open(const std::string& file, VideoDecoder decoder,
+                                    int repeats = 1) const {
+    return std::make_unique<InputSource>(repeated(file, repeats), input_options(decoder));
+  }
+  /// As `predict` reads it.
+  InputSet inputs(const std::string& file, VideoDecoder decoder, int repeats = 1,
+                  int streams = 1) const {
+    return InputSet(repeated(file, repeats), input_options(decoder), streams, *model_.engine);
   }
 
   /// The first frames of the clip as RGB, in `place`.
@@ -318,11 +328,11 @@ class VideoBench {
       compare(expected, lines(source, depth), frames, what);
       ++r.gated;
     };
-    check("the pipeline", *open(r.file, VideoDecoder::kCpu), arguments_.depth, count);
+    check("the pipeline", inputs(r.file, VideoDecoder::kCpu).source(), arguments_.depth, count);
     if (cuda_ == nullptr) return;
     if (r.nvdec) {
-      check("NVDEC", *open(r.file, VideoDecoder::kNvdec), arguments_.depth, count);
-      check("NVDEC, one frame at a time", *open(r.file, VideoDecoder::kNvdec), 1, count);
+      check("NVDEC", inputs(r.file, VideoDecoder::kNvdec).source(), arguments_.depth, count);
+      check("NVDEC, one frame at a time", inputs(r.file, VideoDecoder::kNvdec).source(), 1, count);
     }
     for (const auto* frames : {&pinned_, &device_}) {
       for (const int depth : {1, arguments_.depth}) {
@@ -367,15 +377,9 @@ class VideoBench {
   }
 
   void time_streams(SizeResults& r, const std::string& name, VideoDecoder decoder) {
-    std::vector<std::unique_ptr<FrameSource>> sources;
-    for (int i = 0; i < arguments_.streams; ++i) {
-      sources.push_back(open(r.file, decoder, std::max(1, repeats_ / 2)));
-    }
-    MultiSource::Options options;
-    options.at_once = arguments_.streams;
-    MultiSource source(std::move(sources), PicturePool(host_allocator(*model_.engine)), options);
-    time_run(r, name, source, r.frames * std::max(1, repeats_ / 2) * arguments_.streams,
-             arguments_.depth);
+    const int files = arguments_.streams * std::max(1, repeats_ / 2);
+    InputSet set = inputs(r.file, decoder, files, arguments_.streams);
+    time_run(r, name, set.source(), r.frames * files, arguments_.depth);
   }
 
   void add(SizeResults& r, const std::string& name, const RateMeter& meter) {
@@ -460,14 +464,14 @@ class VideoBench {
     for (int round = 0; round < arguments_.rounds; ++round) {
       time_decoding(r, "decoding alone, CPU", VideoDecoder::kCpu);
       time_run(r, "from the file, CPU decoder, depth 1",
-               *open(r.file, VideoDecoder::kCpu, repeats_), frames, 1);
+               inputs(r.file, VideoDecoder::kCpu, repeats_).source(), frames, 1);
       time_run(r, "from the file, CPU decoder, " + deep,
-               *open(r.file, VideoDecoder::kCpu, repeats_), frames, depth);
+               inputs(r.file, VideoDecoder::kCpu, repeats_).source(), frames, depth);
       if (cuda_ == nullptr) continue;
       if (r.nvdec) {
         time_decoding(r, "decoding alone, NVDEC", VideoDecoder::kNvdec);
-        time_run(r, "from the file, NVDEC, " + deep, *open(r.file, VideoDecoder::kNvdec, repeats_),
-                 frames, depth);
+        time_run(r, "from the file, NVDEC, " + deep,
+                 inputs(r.file, VideoDecoder::kNvdec, repeats_).source(), frames, depth);
       }
       if (arguments_.streams > 0) {
         time_streams(r, fmt::format("{} files at once, CPU decoder, {}", arguments_.streams, deep),
@@ -499,11 +503,11 @@ class VideoBench {
         trace(r, fmt::format("frames on the GPU, depth {}", d), on_device, d);
         trace(r, fmt::format("frames in pinned memory, depth {}", d), in_pinned, d);
       }
-      trace(r, "from the file, CPU decoder, " + deep, *open(r.file, VideoDecoder::kCpu, repeats_),
-            depth);
+      trace(r, "from the file, CPU decoder, " + deep,
+            inputs(r.file, VideoDecoder::kCpu, repeats_).source(), depth);
       if (r.nvdec) {
-        trace(r, "from the file, NVDEC, " + deep, *open(r.file, VideoDecoder::kNvdec, repeats_),
-              depth);
+        trace(r, "from the file, NVDEC, " + deep,
+              inputs(r.file, VideoDecoder::kNvdec, repeats_).source(), depth);
       }
     }
     pinned_.clear();
