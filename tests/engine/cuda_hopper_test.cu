@@ -411,6 +411,120 @@ TEST_F(CudaHopper, EverythingElse) {
             0);
 }
 
+/// Norms handed on: a product into a residual stream, and one of its normalised rows.
+void try_handing_on(int m, int n, int k, int next, Activation activation, bool overlap = false) {
+  std::printf("norms handed on: %d x %d x %d, then %d\n", m, n, k, next);
+  GemmArguments g;
+  g.m = m;
+  g.n = n;
+  g.k = g.lda = g.ldb = k;
+  g.b_fixed = true;
+  g.ldo = g.ldr = n;
+  g.out_float = true;
+  const int64_t size = static_cast<int64_t>(m) * n;
+  Array<__half> a(static_cast<int64_t>(m) * k), b(static_cast<int64_t>(n) * k), halves(size + 64);
+  Array<float> bias(n), scale(n), stream(size), shares(size / 64 + 64), out(size);
+  fill(a, static_cast<int64_t>(m) * k, 1.0f, 1);
+  fill(b, static_cast<int64_t>(n) * k, 2.0f / std::sqrt(static_cast<float>(k)), 2);
+  fill(bias, n, 1.0f, 3);
+  fill(scale, n, 1.0f, 4);
+  fill(stream, size, 3.0f, 5);
+  g.a = a.data();
+  g.b = b.data();
+  g.bias = bias.data();
+  g.scale = scale.data();
+  g.residual = stream.data();
+  g.out = out.data();
+  g.halves = halves.data();
+  g.shares = shares.data();
+  const std::vector<double> want = reference(g);
+  std::vector<double> want_shares;
+  for (int64_t i = 0; i < size; i += 128) {
+    double mean = 0, squares = 0;
+    for (int c = 0; c < 128; ++c) mean += want[i + c] / 128;
+    for (int c = 0; c < 128; ++c) squares += (want[i + c] - mean) * (want[i + c] - mean);
+    want_shares.push_back(mean);
+    want_shares.push_back(squares);
+  }
+  const auto dense = [](int64_t i) { return i; };
+  int taken = 0;
+  for (const hopper::GemmVariant& variant : hopper::gemm_variants()) {
+    out.poison();
+    halves.poison();
+    shares.poison();
+    if (!hopper::gemm({nullptr, overlap}, g, variant)) continue;
+    ++taken;
+    check(cudaDeviceSynchronize(), "handing on norms");
+    const std::string what = hopper::name(variant);
+    expect_close(out.read(), want, 2e-6, 2e-5, dense, what);
+    expect_close(halves.read(), want, 6e-4, 2e-5, dense, what + " halves");
+    expect_close(shares.read(), want_shares, 1e-5, 1e-5, dense, what + " shares");
+  }
+  EXPECT_GT(taken, 0);
+  out.poison();
+  ASSERT_TRUE(hopper::gemm({nullptr, overlap}, g));
+  check(cudaDeviceSynchronize(), "handing on norms");
+
+  // The second product, of exactly these halves and shares.
+  GemmArguments second;
+  second.m = m;
+  second.n = next;
+  second.k = second.lda = second.ldb = n;
+  second.b_fixed = true;
+  second.ldo = next;
+  second.activation = activation;
+  second.eps = 1e-6f;
+  Array<__half> weight(static_cast<int64_t>(next) * n), result(static_cast<int64_t>(m) * next + 64);
+  Array<float> next_bias(next), row_sums(next);
+  fill(weight, static_cast<int64_t>(next) * n, 2.0f / std::sqrt(static_cast<float>(n)), 6);
+  fill(next_bias, next, 1.0f, 7);
+  const std::vector<__half> weights = weight.read(), rows = halves.read();
+  const std::vector<float> host_bias = next_bias.read();
+  std::vector<double> weight_sums(next, 0.0);
+  for (std::size_t i = 0; i < weights.size(); ++i) weight_sums[i / n] += to_float(weights[i]);
+  row_sums.write(std::vector<float>(weight_sums.begin(), weight_sums.end()));
+  second.a = halves.data();
+  second.b = weight.data();
+  second.bias = next_bias.data();
+  second.norm_of = shares.data();
+  second.row_sums = row_sums.data();
+  second.out = result.data();
+  GemmArguments plain = second;
+  plain.bias = nullptr;
+  plain.activation = Activation::kNone;
+  std::vector<double> normed = reference(plain);
+  for (int r = 0; r < m; ++r) {
+    double mean = 0, variance = 0;
+    for (int c = 0; c < n; ++c) mean += want[static_cast<int64_t>(r) * n + c] / n;
+    for (int c = 0; c < n; ++c) {
+      const double off = want[static_cast<int64_t>(r) * n + c] - mean;
+      variance += off * off / n;
+    }
+    for (int c = 0; c < next; ++c) {
+      double& v = normed[static_cast<int64_t>(r) * next + c];
+      v = (v - mean * weight_sums[c]) / std::sqrt(variance + 1e-6) + host_bias[c];
+      if (activation == Activation::kGelu) v = 0.5 * v * (1 + std::erf(v * 0.70710678118654752));
+    }
+  }
+  taken = 0;
+  for (const hopper::GemmVariant& variant : hopper::gemm_variants()) {
+    result.poison();
+    if (!hopper::gemm({nullptr, overlap}, second, variant)) continue;
+    ++taken;
+    check(cudaDeviceSynchronize(), "multiplying normalised rows");
+    expect_close(result.read(), normed, 6e-4, 6e-5, dense, hopper::name(variant) + " of norms");
+  }
+  EXPECT_GT(taken, 3);
+  EXPECT_TRUE(hopper::gemm({nullptr, overlap}, second));
+  check(cudaDeviceSynchronize(), "multiplying normalised rows");
+}
+
+TEST_F(CudaHopper, NormsHandedOn) {
+  try_handing_on(1354, 384, 384, 192, Activation::kNone);
+  try_handing_on(131, 384, 1536, 128, Activation::kGelu, true);
+  try_handing_on(5, 768, 256, 136, Activation::kNone);
+}
+
 struct NormCase {
   const char* name;
   int m, n, k;

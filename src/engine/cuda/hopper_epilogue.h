@@ -47,8 +47,8 @@ struct TilePlace {
   int barrier;               ///< a named barrier of this warpgroup alone
 };
 
-/// Copies this tile's biases, scales (kNorm: gammas) and betas to shared memory, [3][kColumns],
-/// absent ones as 0, 1 and 0. To be followed by a barrier of the warpgroup.
+/// Copies this tile's biases, scales (kNorm: gammas) and betas (else: row sums) to shared memory,
+/// [3][kColumns], absent ones as 0, 1 and 0. To be followed by a barrier of the warpgroup.
 template <int kColumns, int kThreads>
 RFSEG_DEVICE void stage_vectors(const EpilogueArguments& e, int column, int thread,
                                 float* vectors) {
@@ -57,8 +57,42 @@ RFSEG_DEVICE void stage_vectors(const EpilogueArguments& e, int column, int thre
     vectors[i] = e.bias && inside ? e.bias[column + i] : 0.0f;
     const float* scale = e.gamma ? e.gamma : e.scale;
     vectors[kColumns + i] = scale && inside ? scale[column + i] : 1.0f;
-    vectors[2 * kColumns + i] = e.beta && inside ? e.beta[column + i] : 0.0f;
+    const float* third = e.gamma ? e.beta : e.row_sums;
+    vectors[2 * kColumns + i] = third && inside ? third[column + i] : 0.0f;
   }
+}
+
+/// What makes a thread's two rows of sums those of normalised rows: sum * scale + row_sum * shift.
+struct RowNorms {
+  float scale[2] = {1.0f, 1.0f}, shift[2] = {0.0f, 0.0f};
+};
+RFSEG_DEVICE RowNorms row_norms(const EpilogueArguments& e, const TilePlace& place) {
+  RowNorms norms;
+  if (!e.norm_of) return norms;
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int row = place.row + place.thread / 32 * 16 + place.thread % 32 / 4 + 8 * h;
+    const float2* shares = reinterpret_cast<const float2*>(e.norm_of) +
+                           static_cast<int64_t>(row < e.m ? row : 0) * e.norm_shares;
+    // Each of 128 columns: (mean, squared distances from it).
+    float2 share[kMostNormShares];
+    float mean = 0, squares = 0;
+    RFSEG_UNROLL
+    for (int i = 0; i < kMostNormShares; ++i) {
+      share[i] = i < e.norm_shares ? shares[i] : make_float2(0.0f, 0.0f);
+      mean += share[i].x;
+    }
+    const float part = 1.0f / static_cast<float>(e.norm_shares);
+    mean *= part;
+    RFSEG_UNROLL
+    for (int i = 0; i < kMostNormShares; ++i) {
+      const float off = share[i].x - mean;
+      squares += i < e.norm_shares ? fused(off * off, 128.0f, share[i].y) : 0.0f;
+    }
+    norms.scale[h] = rsqrtf(fused(squares, part / 128.0f, e.norm_eps));
+    norms.shift[h] = -mean * norms.scale[h];
+  }
+  return norms;
 }
 
 template <int kColumns>
@@ -73,7 +107,8 @@ RFSEG_DEVICE constexpr int box_columns() {
 template <int kColumns, Activation kActivation, int kBoxes, bool kPlus = false, bool kRaw = false>
 RFSEG_DEVICE void leave_as_halves(float (&d)[kColumns / 2], const TilePlace& place,
                                   const float* vectors, uint32_t staging, int& turn,
-                                  const CUtensorMap* out, uint32_t arrived = 0, int parity = 0) {
+                                  const CUtensorMap* out, uint32_t arrived = 0, int parity = 0,
+                                  const RowNorms& norms = RowNorms()) {
   constexpr int kBox = box_columns<kColumns>();
   constexpr int kBoxBytes = 64 * kBox * 2;
   constexpr bool kWhole = kBoxes == kColumns / kBox;
@@ -107,16 +142,27 @@ RFSEG_DEVICE void leave_as_halves(float (&d)[kColumns / 2], const TilePlace& pla
       RFSEG_UNROLL
       for (int g = 0; g < 2; ++g) {
         const int j = box * (kBox / 8) + pair * 2 + g;
-        float2 bias = make_float2(0.0f, 0.0f);
+        const int column = j * 8 + place.thread % 4 * 2;
+        float2 bias = make_float2(0.0f, 0.0f), row_sum = bias;
         if constexpr (!kRaw) {
-          bias = *reinterpret_cast<const float2*>(&vectors[j * 8 + place.thread % 4 * 2]);
+          bias = *reinterpret_cast<const float2*>(&vectors[column]);
+          if constexpr (!kPlus) {
+            row_sum = *reinterpret_cast<const float2*>(&vectors[2 * kColumns + column]);
+          }
         }
         RFSEG_UNROLL
         for (int h = 0; h < 2; ++h) {
           float v[2] = {d[4 * j + 2 * h], d[4 * j + 2 * h + 1]};
+          if constexpr (!kRaw && !kPlus) {
+            v[0] = fused(v[0], norms.scale[h], fused(norms.shift[h], row_sum.x, bias.x));
+            v[1] = fused(v[1], norms.scale[h], fused(norms.shift[h], row_sum.y, bias.y));
+          } else if constexpr (!kRaw) {
+            v[0] += bias.x;
+            v[1] += bias.y;
+          }
           if constexpr (!kRaw) {
-            v[0] = activate<kActivation>(v[0] + bias.x);
-            v[1] = activate<kActivation>(v[1] + bias.y);
+            v[0] = activate<kActivation>(v[0]);
+            v[1] = activate<kActivation>(v[1]);
           }
           if constexpr (kPlus) {
             const float2 plus = __half22float2(reinterpret_cast<const __half2&>(old[g * 2 + h]));
@@ -255,12 +301,69 @@ RFSEG_DEVICE void leave_normed(float (&d)[kColumns / 2], const TilePlace& place,
   }
 }
 
+/// GemmArguments::halves and shares, of the sums in `d`. Lanes exchange eight columns for two, so
+/// that a row's halves leave 16 bytes at a time.
+RFSEG_DEVICE void hand_on_norms(const float (&d)[64], const TilePlace& place,
+                                const EpilogueArguments& e) {
+  const int first = place.row + place.thread / 32 * 16 + place.thread % 32 / 4;
+  const int lane = place.thread % 4;
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int row = first + 8 * h;
+    float mean = 0, squares = 0;
+    RFSEG_UNROLL
+    for (int j = 0; j < 16; ++j) mean += d[4 * j + 2 * h] + d[4 * j + 2 * h + 1];
+    mean += __shfl_xor_sync(kAllLanes, mean, 1);
+    mean += __shfl_xor_sync(kAllLanes, mean, 2);
+    mean *= 1.0f / 128.0f;
+    RFSEG_UNROLL
+    for (int j = 0; j < 16; ++j) {
+      const float x = d[4 * j + 2 * h] - mean, y = d[4 * j + 2 * h + 1] - mean;
+      squares = fused(x, x, fused(y, y, squares));
+    }
+    squares += __shfl_xor_sync(kAllLanes, squares, 1);
+    squares += __shfl_xor_sync(kAllLanes, squares, 2);
+    if (lane == 0 && row < e.m) {
+      reinterpret_cast<float2*>(
+          e.shares)[static_cast<int64_t>(row) * (e.n / 128) + place.column / 128] =
+          make_float2(mean, squares);
+    }
+    __half* out =
+        static_cast<__half*>(e.halves) + static_cast<int64_t>(row) * e.n + place.column + lane * 8;
+    RFSEG_UNROLL
+    for (int four = 0; four < 4; ++four) {  // groups of 8 columns; lane i ends up with the i-th
+      uint32_t v[4];
+      RFSEG_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int j = four * 4 + i;
+        v[i] = pack_halves(d[4 * j + 2 * h], d[4 * j + 2 * h + 1]);
+      }
+      RFSEG_UNROLL
+      for (int step = 1; step < 4; step *= 2) {
+        const bool upper = (lane & step) != 0;
+        RFSEG_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          if ((i & step) != 0) continue;
+          const uint32_t sent = upper ? v[i] : v[i + step];
+          const uint32_t got = __shfl_xor_sync(kAllLanes, sent, step);
+          v[i] = upper ? got : v[i];
+          v[i + step] = upper ? v[i + step] : got;
+        }
+      }
+      if (row < e.m) {
+        *reinterpret_cast<uint4*>(out + four * 32) = make_uint4(v[0], v[1], v[2], v[3]);
+      }
+    }
+  }
+}
+
 /// kResidual. The residual lies in `staging`, boxes of 64 rows x 32 floats, when `arrived` ends the
 /// phase of `parity`; the sums take its place and leave from there.
 template <int kColumns>
 RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace& place,
-                                      const float* vectors, uint32_t staging,
-                                      const CUtensorMap* out, uint32_t arrived, int parity) {
+                                      const EpilogueArguments& e, const float* vectors,
+                                      uint32_t staging, const CUtensorMap* out, uint32_t arrived,
+                                      int parity) {
   const int row = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
   barrier_wait(arrived, parity);
   RFSEG_UNROLL
@@ -276,6 +379,8 @@ RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace&
       asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(at + h * 1024));
       x = fused(d[4 * j + 2 * h] + bias.x, scale.x, x);
       y = fused(d[4 * j + 2 * h + 1] + bias.y, scale.y, y);
+      d[4 * j + 2 * h] = x;
+      d[4 * j + 2 * h + 1] = y;
       asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + h * 1024), "f"(x), "f"(y)
                    : "memory");
     }
@@ -287,6 +392,9 @@ RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace&
       store_tile(out, staging + static_cast<uint32_t>(box) * 8192, place.column + box * 32,
                  place.row, place.picture);
     }
+  }
+  if constexpr (kColumns == 128) {
+    if (e.shares) hand_on_norms(d, place, e);
   }
 }
 

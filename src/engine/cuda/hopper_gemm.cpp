@@ -72,6 +72,11 @@ bool plan(const GemmArguments& g, Plan* plan) {
   if (g.batch > 1 && (g.a_step == 0 || g.b_step == 0 || g.residual)) return false;
   if (g.source == RowSource::kConv3x3 && (g.batch != 1 || g.split)) return false;
   if (g.split && !aligned(g.a2, 16)) return false;
+  if (g.shares && (g.batch > 1 || !aligned(g.halves, 16) || !aligned(g.shares, 8))) return false;
+  if (g.norm_of && (g.batch > 1 || g.split || g.k % 128 || g.k > 128 * kMostNormShares ||
+                    !aligned(g.norm_of, 8))) {
+    return false;
+  }
   *plan = {g, exit_of(g), g.activation, nullptr};
   return true;
 }
@@ -85,6 +90,8 @@ bool plan(const GemmNormArguments& n, Plan* plan) {
   if (n.out_plus && (!aligned(n.out_plus, 4) || !aligned(n.plus, 8))) return false;
   g.a2 = nullptr;
   g.split = 0;
+  g.shares = nullptr;
+  g.norm_of = nullptr;
   g.scale = g.row_bias = nullptr;
   g.batch = 1;
   g.out = n.out;
@@ -99,6 +106,8 @@ int stages_of(const Plan& p, const GemmVariant& v) {
   const GemmArguments& g = p.g;
   const int k_blocks = blocks_of(g.k, 64);
   if (g.split && g.split % v.columns) return 0;
+  if (g.shares && (p.exit != Exit::kResidual || v.columns != 128 || g.n % 128)) return 0;
+  if (g.norm_of && p.exit != Exit::kHalf) return 0;
   if (p.exit == Exit::kNorm && g.n != v.columns) return 0;
   if (v.stationary) {
     if (g.source != RowSource::kRows || g.batch != 1 || k_blocks > kMostWeightBlocks ||
@@ -184,6 +193,7 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   const GemmArguments& g = p.g;
   const int stages = stages_of(p, v);
   if (stages == 0) return false;
+  if ((g.shares && p.exit != Exit::kResidual) || (g.norm_of && p.exit != Exit::kHalf)) return false;
   const bool convolution = g.source == RowSource::kConv3x3;
   const int rows = v.stationary ? 64 : 64 * v.groups;
 
@@ -204,6 +214,12 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   e.out_skip = g.out_skip;
   e.out_first = g.out_first;
   e.residual_period = g.residual_period;
+  e.halves = g.halves;
+  e.shares = g.shares;
+  e.norm_of = g.norm_of;
+  e.row_sums = g.row_sums;
+  e.norm_eps = g.eps;
+  e.norm_shares = g.k / 128;
   e.residual_float = g.residual_float;
   e.pairs = g.n % 2 == 0 && g.ldo % 2 == 0 && e.out_step % 2 == 0 &&
             aligned(g.out, g.out_float ? 8 : 4) &&

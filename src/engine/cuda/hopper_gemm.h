@@ -10,6 +10,9 @@
 
 namespace rfseg::cuda::hopper {
 
+/// GemmArguments::shares of a row at most.
+constexpr int kMostNormShares = 8;
+
 /// Whether the current device is of compute capability 9.x and this binary has code for it.
 bool usable();
 

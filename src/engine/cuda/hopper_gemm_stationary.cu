@@ -137,6 +137,8 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
                                                            residual_full + 8 * group);
       }
     }
+    RowNorms norms;
+    if constexpr (kExit == Exit::kHalf) norms = row_norms(task.exit, place);
     named_sync(kTurn + group, 256);
     int oldest = i == group ? multiply(std::true_type()) : multiply(std::false_type());
     if (tile + members < task.m_tiles) named_arrive(kTurn + (group + 1) % kGroups, 256);
@@ -150,12 +152,13 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
     if (stage >= task.stages) stage -= task.stages, parity ^= 1;
 
     if constexpr (kExit == Exit::kHalf) {
-      leave_as_halves<kColumns, kActivation, kBoxes>(d, place, vectors, staging, box, &task.out);
+      leave_as_halves<kColumns, kActivation, kBoxes>(d, place, vectors, staging, box, &task.out, 0,
+                                                     0, norms);
     } else if constexpr (kExit == Exit::kHalfPlus) {
       leave_as_halves<kColumns, kActivation, kBoxes, true>(
           d, place, vectors, staging, box, &task.out, residual_full + 8 * group, i / kGroups % 2);
     } else if constexpr (kExit == Exit::kResidual) {
-      leave_with_residual<kColumns>(d, place, vectors, staging, &task.out,
+      leave_with_residual<kColumns>(d, place, task.exit, vectors, staging, &task.out,
                                     residual_full + 8 * group, i / kGroups % 2);
     } else {
       leave<kColumns, kActivation>(d, place, task.exit, vectors);

@@ -147,6 +147,8 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     named_sync(place.barrier, 128);
     if (first) await_previous_kernel();
     first = false;
+    RowNorms norms;
+    if constexpr (kExit == Exit::kHalf) norms = row_norms(task.exit, place);
     // The residual is asked for halfway: until then the last tile's sums are still leaving from
     // where it goes, and this thread must wait for that.
     const int fetch_at = tile == cluster ? 0 : task.k_blocks / 2;
@@ -179,7 +181,8 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     release(last);
 
     if constexpr (kExit == Exit::kHalf) {
-      leave_as_halves<kColumns, kActivation, kBoxes>(d, place, vectors, staging, box, &task.out);
+      leave_as_halves<kColumns, kActivation, kBoxes>(d, place, vectors, staging, box, &task.out, 0,
+                                                     0, norms);
     } else if constexpr (kExit == Exit::kHalfPlus) {
       leave_as_halves<kColumns, kActivation, kBoxes, true>(
           d, place, vectors, staging, box, &task.out, residual_full + 8 * group, residual_parity);
@@ -187,7 +190,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     } else if constexpr (kExit == Exit::kNorm) {
       leave_normed<kColumns, kActivation>(d, place, task.exit, vectors, staging, box, &task.out);
     } else if constexpr (kExit == Exit::kResidual) {
-      leave_with_residual<kColumns>(d, place, vectors, staging, &task.out,
+      leave_with_residual<kColumns>(d, place, task.exit, vectors, staging, &task.out,
                                     residual_full + 8 * group, residual_parity);
       residual_parity ^= 1;
     } else {

@@ -38,6 +38,13 @@ struct EpilogueArguments {
   int64_t ldo_norm;
   float eps;
   bool norm_half;
+  // GemmArguments' fields for handing on norms; `row_sums` and `norm_eps` of kHalf.
+  void* halves;
+  float* shares;
+  const float* norm_of;
+  const float* row_sums;
+  float norm_eps;
+  int norm_shares;  ///< a row, of norm_of
 };
 
 /// What a kernel gets, by value.

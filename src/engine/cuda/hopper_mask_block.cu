@@ -34,14 +34,14 @@ constexpr int kSlabChannels = 64, kSlabs = kChannels / kSlabChannels;
 constexpr int kSlabBytes = kHalo * kHalo * kSlabChannels * 2, kSlabPitch = 13 * 1024;
 constexpr int kSlots = 2;  // slabs of a warpgroup
 constexpr int kWeightBytes = kChannels * kSlabChannels * 2;
-constexpr int kBoxBytes = kSide * kSide * kSlabChannels * 2, kBoxes = 2;
+constexpr int kBoxBytes = 2 * kSide * kSlabChannels * 2, kBoxes = 2;  // two rows of a tile
 
 // Shared memory, from the first multiple of 1024 on.
 constexpr int kDepthwiseBiasAt = 1024;                // float [256]
 constexpr int kVectorsAt = 2048;                      // float4 [128]: two biases, two row sums
 constexpr int kTapsAt = 4096;                         // half [256, 16]: 9 taps and zeros
-constexpr int kStagingAt = kTapsAt + kChannels * 32;  // [warpgroup][kBoxes]
-constexpr int kWeightsAt = kStagingAt + 2 * kBoxes * kBoxBytes;
+constexpr int kStagingAt = kTapsAt + kChannels * 32;  // [warp][kBoxes]
+constexpr int kWeightsAt = kStagingAt + 8 * kBoxes * kBoxBytes;
 constexpr int kSlabsAt = kWeightsAt + kSlabs * kWeightBytes;
 constexpr int kBytes = 1024 + kSlabsAt + 2 * kSlots * kSlabPitch;
 static_assert(kSlabBytes <= kSlabPitch && kBytes <= kSharedBytes);
@@ -214,9 +214,9 @@ RFSEG_DEVICE void mask_block_body(const MaskBlockTask& task, void* shared) {
   }
   named_sync(1, 256);
 
-  const int group = warp / 4, lane = lane_index(), own = 2 + group;
-  const bool leader = lane == 0, first = uniform(warp % 4) == 0 && leader;
-  if (first) map_prefetch(&task.out);
+  const int group = warp / 4, lane = lane_index();
+  const bool leader = lane == 0;
+  if (leader) map_prefetch(&task.out);
   // Where this lane's rows of each pair of taps lie in a slab; 128-byte rows, swizzled.
   uint32_t rows[5];
   const int cell = (warp % 4 * 2 + lane % 16 / 8) * kHalo + lane % 8;
@@ -237,8 +237,8 @@ RFSEG_DEVICE void mask_block_body(const MaskBlockTask& task, void* shared) {
   const char* const taps = memory + kTapsAt + column * 32;
   const float* const start_at = reinterpret_cast<const float*>(memory + kDepthwiseBiasAt) + below;
   const float4* const vectors = reinterpret_cast<const float4*>(memory + kVectorsAt) + lane % 4;
-  const uint32_t staging = base + kStagingAt + group * kBoxes * kBoxBytes;
-  const int row = warp % 4 * 16 + lane % 16, second = lane / 16;
+  const uint32_t staging = base + kStagingAt + warp * kBoxes * kBoxBytes;
+  const int row = lane % 16, second = lane / 16;
   const uint64_t weights = tile_descriptor(base + kWeightsAt);
 
   int slot = 0, parity = 0;
@@ -292,8 +292,8 @@ RFSEG_DEVICE void mask_block_body(const MaskBlockTask& task, void* shared) {
       }
       wgmma_commit();
       // The last but one store has left this box.
-      if (first) store_wait_read<kBoxes - 1>();
-      named_sync(own, 128);
+      if (leader) store_wait_read<kBoxes - 1>();
+      warp_sync();
       wgmma_wait<0>();
       fence_registers(d);
       const uint32_t to = staging + static_cast<uint32_t>(part % kBoxes * kBoxBytes);
@@ -319,11 +319,13 @@ RFSEG_DEVICE void mask_block_body(const MaskBlockTask& task, void* shared) {
       RFSEG_UNROLL
       for (int i = 0; i < kLast; ++i) old[i] = old[i + kPart];
       fence_async();
-      named_sync(own, 128);
-      if (first) store_box(&task.out, to, part * 64, place.x, place.y, place.picture);
+      warp_sync();
+      if (leader) {
+        store_box(&task.out, to, part * 64, place.x, place.y + warp % 4 * 2, place.picture);
+      }
     }
   }
-  if (first) store_wait_all();
+  if (leader) store_wait_all();
 #else
   static_cast<void>(task);
   static_cast<void>(shared);
@@ -339,7 +341,7 @@ bool mask_block(const Queue& queue, const MaskBlockArguments& a) {
   }
   MaskBlockTask task = {};
   if (!cells_map(&task.in, a.map, kChannels, a.cols, a.rows, a.batch, kHalo, kHalo) ||
-      !cells_map(&task.out, a.out, kChannels, a.cols, a.rows, a.batch, kSide, kSide) ||
+      !cells_map(&task.out, a.out, kChannels, a.cols, a.rows, a.batch, kSide, 2) ||
       !matrix_map(&task.weight, a.weight, kChannels, kChannels, kChannels, 1, 0, kSlabChannels,
                   kChannels)) {
     return false;

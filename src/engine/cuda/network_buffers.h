@@ -19,6 +19,8 @@ struct Buffers {
   // Encoder.
   void* patches = nullptr;  ///< [B * S, 3 * patch * patch rounded up]
   float* x = nullptr;       ///< [B * T, D] residual stream
+  void* stream = nullptr;   ///< [B * T, D] the stream's halves; for products that hand on norms
+  float* shares = nullptr;  ///< [B * T, D / 128, 2] its statistics
   void* rows = nullptr;     ///< [B * T, D] normalised rows, then attention's output
   void* wide = nullptr;     ///< [B * T, 4 * D] q, k, v, then the hidden layer
   void* taps = nullptr;     ///< [B * S, taps * D]

@@ -40,6 +40,8 @@ void Pass::encode() {
 
   norms_sums_ = gemm_norm_takes_stream({nullptr, false, lanes_.portable, lanes_.few_rows}, math_,
                                        batch_ * layout_.tokens(), d);
+  hands_on_ =
+      gemm_hands_on_norms({nullptr, false, lanes_.portable}, math_, batch_ * layout_.tokens(), d);
   int tap = 0;
   for (int i = 0; i < c_.enc_layers; ++i) {
     encoder_block(i);
@@ -73,7 +75,12 @@ void Pass::normed_linear(const Matrix& b, void* out, Activation activation) {
   GemmArguments g = product(b_.x, d, m, b);
   g.source = RowSource::kNormed;
   g.eps = kEncoderEps;
-  if (normed_) {
+  if (handed_on_) {
+    g.source = RowSource::kRows;
+    g.a = b_.stream;
+    g.norm_of = b_.shares;
+    g.row_sums = b.row_sums;
+  } else if (normed_) {
     g.source = RowSource::kRows;
     g.a = b_.rows;
   } else if (!gemm_prefers_normed({nullptr, false, lanes_.portable}, math_, m, b.n, d)) {
@@ -117,6 +124,11 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale) {
   g.out = b_.x;
   g.out_float = true;
   g.ldo = c_.enc_dim;
+  if (hands_on_) {
+    g.halves = b_.stream;
+    g.shares = b_.shares;
+    handed_on_ = true;
+  }
   gemm(main_.next(), math_, g);
 }
 

@@ -144,8 +144,10 @@ class Pass : private Steps {
   const Probe& probe_;
   Lane main_, side_;
   TokenLayout layout_;
-  bool norms_sums_ = false;  ///< LayerNorm of the encoder is part of the product before it
-  bool normed_ = false;      ///< b_.rows hold the LayerNorm of b_.x
+  bool norms_sums_ = false;   ///< LayerNorm of the encoder is part of the product before it
+  bool hands_on_ = false;     ///< or the next product's, of what this one leaves
+  bool handed_on_ = false;    ///< b_.stream and b_.shares are those of b_.x
+  bool normed_ = false;       ///< b_.rows hold the LayerNorm of b_.x
   int total_;                 ///< N
   void* features_ = nullptr;  ///< of the masks' pixels: one of the two buffers
 };

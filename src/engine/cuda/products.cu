@@ -16,6 +16,9 @@ namespace {
 /// shorter with the portable family's small tiles.
 constexpr int kHopperRows = 512;
 
+/// From this many rows on tiles of 128 columns, which hand on norms, are the fastest anyway.
+constexpr int kSharedNormRows = 2048;
+
 /// From this many rows on a product with a norm that Hopper's kernel is slow at (with a residual)
 /// is its plain product and a kernel for the norm; for fewer, parts of k are worth more.
 constexpr int kApartRows = 2048;
@@ -36,7 +39,15 @@ void gemm(const Queue& queue, Math math, const GemmArguments& arguments) {
     if (queue.few_rows && hopper::block_gemm(queue, arguments)) return;
     if (hopper::gemm(queue, arguments)) return;
   }
+  if (arguments.shares != nullptr || arguments.norm_of != nullptr) {
+    throw Error(ErrorCode::kInternal, "no kernel hands on the norms of these rows");
+  }
   portable::gemm(queue, math, arguments);
+}
+
+bool gemm_hands_on_norms(const Queue& queue, Math math, int rows, int width) {
+  return on_hopper(queue, math, rows) && rows >= kSharedNormRows && width % 128 == 0 &&
+         width <= 128 * hopper::kMostNormShares;
 }
 
 bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k) {

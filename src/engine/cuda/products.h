@@ -71,12 +71,25 @@ struct GemmArguments {
   bool out_float = false;  ///< else Element
   int64_t ldo = 0;
   int out_group = 0, out_skip = 0, out_first = 0;
+
+  // LayerNorm (without affine) of whole rows between two products, without a kernel for it: the
+  // first leaves its rows as halves, and of every 128 columns their mean and their squared
+  // distances from it; the second multiplies the halves as they are, and its sums become those of
+  // normalised rows. Only where gemm_hands_on_norms() says so.
+  void* halves = nullptr;           ///< first: __half [m, n], the float `out` rounded
+  float* shares = nullptr;          ///< first: [m, n / 128, 2]
+  const float* norm_of = nullptr;   ///< second: `shares` of its rows, [m, k / 128, 2]; eps as above
+  const float* row_sums = nullptr;  ///< second: [n], of B's rows
 };
 
 void gemm(const Queue& queue, Math math, const GemmArguments& arguments);
 
 /// Whether kNormed is faster than a LayerNorm of its own followed by kRows.
 bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k);
+
+/// Whether products of `rows` rows that end in a float residual stream of `width` columns, and
+/// those that follow, take the fields for it.
+bool gemm_hands_on_norms(const Queue& queue, Math math, int rows, int width);
 
 /// A product whose whole rows are normalised: with y = (A * B^T + bias) * scale + residual,
 ///   z = act(LayerNorm(y; eps) * gamma + beta)          (gamma and beta null: without)
