@@ -347,12 +347,13 @@ struct MaskNumbers {
   }
 };
 
-/// How the blocks of a cluster share `total` masks. The more masks, the fewer blocks share one.
-RFSEG_DEVICE Team make_team(int total, int clusters, int* teams, int* mine) {
+/// How the blocks of a cluster share `total` masks. The more masks, the fewer blocks share one; a
+/// team has up to `rounds` of them, one after the other.
+RFSEG_DEVICE Team make_team(int total, int clusters, int rounds, int* teams, int* mine) {
   const int cluster = cluster_size();
   Team team;
   team.size = cluster;
-  while (team.size > 1 && total > clusters * (cluster / team.size)) team.size /= 2;
+  while (team.size > 1 && total > rounds * clusters * (cluster / team.size)) team.size /= 2;
   *teams = cluster / team.size;
   *mine = cluster_rank() / team.size;
   team.first = *mine * team.size;
@@ -376,8 +377,11 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   numbers.find(a, home);
   const int total = numbers.total;
   hand_over_detections(a, MaskBytes::kRle);
+  // The masks of a batch differ in size, and the largest takes as long as the call if one block has
+  // it; those of a crowd are small.
+  constexpr int kRoundsOfBatch = 2;
   int teams, mine;
-  const Team team = make_team(total, clusters, &teams, &mine);
+  const Team team = make_team(total, clusters, a.batch > 1 ? kRoundsOfBatch : 1, &teams, &mine);
   block_sync();
   for (int item = home * teams; item < total; item += clusters * teams) {
     const bool active = mine < teams && item + mine < total;
@@ -410,7 +414,7 @@ RFSEG_DEVICE void mask_kernel_alone(const KernelArguments& a, MaskShared& s) {
   if (block_x() == grid_x() - 1) hand_over_alone(a, s.alone, call, s.picture);
   const int total = call.counts.masks;
   int teams, mine;
-  const Team team = make_team(total, clusters, &teams, &mine);
+  const Team team = make_team(total, clusters, 1, &teams, &mine);
   for (int item = home * teams; item < total; item += clusters * teams) {
     const bool active = mine < teams && item + mine < total;
     const int query = active ? s.alone.mask_query[item + mine] : 0;
