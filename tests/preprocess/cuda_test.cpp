@@ -232,21 +232,28 @@ TEST_F(PreprocessCuda, NeitherAllocatesNorWaitsOnceSizesHaveBeenSeen) {
   };
   // Pinned memory is taken from four slots in turn: all have met all sizes after some passes.
   for (int k = 0; k < 8; ++k) pass();
-  const auto before = processor.counters();
-  std::size_t free_before = 0, free_after = 0, total = 0;
-  check(cudaMemGetInfo(&free_before, &total), "reading free memory");
-  for (const PlacedFrames& call : calls) {
-    processor.prepare(call.frames(), spec, tensor.data(), false, stream);
-    processor.enqueue(stream);
-    stream.synchronize("running a test");  // the caller's own wait: otherwise slots may be busy
+  // Free memory is the whole GPU's, and other processes may use it, too: one quiet pass of some
+  // will do. What the pre-processor counts must be right in each.
+  bool steady = false;
+  for (int attempt = 0; attempt < 5 && !steady; ++attempt) {
+    const auto before = processor.counters();
+    std::size_t free_before = 0, free_after = 0, total = 0;
+    check(cudaMemGetInfo(&free_before, &total), "reading free memory");
+    for (const PlacedFrames& call : calls) {
+      processor.prepare(call.frames(), spec, tensor.data(), false, stream);
+      processor.enqueue(stream);
+      stream.synchronize("running a test");  // the caller's own wait: otherwise slots may be busy
+    }
+    check(cudaMemGetInfo(&free_after, &total), "reading free memory");
+    const auto after = processor.counters();
+    steady = free_before == free_after;
+    EXPECT_EQ(after.allocations, before.allocations);
+    EXPECT_EQ(after.synchronisations, before.synchronisations);
+    EXPECT_EQ(after.launches, before.launches + calls.size());
+    EXPECT_EQ(after.uploads, before.uploads + calls.size());
   }
-  check(cudaMemGetInfo(&free_after, &total), "reading free memory");
+  EXPECT_TRUE(steady);
   const auto after = processor.counters();
-  EXPECT_EQ(free_before, free_after);
-  EXPECT_EQ(after.allocations, before.allocations);
-  EXPECT_EQ(after.synchronisations, before.synchronisations);
-  EXPECT_EQ(after.launches, before.launches + calls.size());
-  EXPECT_EQ(after.uploads, before.uploads + calls.size());
   // A call that repeats the last one sends no parameters.
   processor.prepare(calls.back().frames(), spec, tensor.data(), false, stream);
   EXPECT_EQ(processor.counters().uploads, after.uploads);
