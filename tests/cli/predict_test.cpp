@@ -193,6 +193,48 @@ TEST_F(PredictTest, VideoFramesCarryNumberAndTime) {
   EXPECT_EQ(read_text(path("o/clip.mp4")).substr(4, 4), "ftyp");
 }
 
+TEST_F(PredictTest, SeveralVideosAtOnceGiveWhatEachGivesAlone) {
+  std::filesystem::copy_file(demo("clip.mp4"), path("other.mp4"));
+  const std::vector<std::string> options = {"-q", "-m", model(), "--every", "25", "--end", "2.5"};
+  const auto run_with = [&](std::vector<std::string> more) {
+    std::vector<std::string> words = {"predict"};
+    words.insert(words.end(), options.begin(), options.end());
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words);
+  };
+  const auto alone = run_with({demo("clip.mp4")});
+  ASSERT_EQ(alone.code, 0) << alone.err;
+  const auto together = run_with({demo("clip.mp4"), "other.mp4", pictures_[0], "--streams", "3",
+                                  "--batch", "2", "--overlay", "o", "--stats", "s.json"});
+  ASSERT_EQ(together.code, 0) << together.err;
+  std::vector<nlohmann::json> expected = json_lines(alone.out), of_clip, of_other;
+  ASSERT_EQ(expected.size(), 3u);
+  std::size_t of_picture = 0;
+  for (nlohmann::json& line : json_lines(together.out)) {
+    const std::string file = line["file"];
+    if (file == pictures_[0]) {
+      ++of_picture;
+      continue;
+    }
+    std::vector<nlohmann::json>& lines = file == "other.mp4" ? of_other : of_clip;
+    line["file"] = expected[0]["file"];
+    lines.push_back(line);
+  }
+  EXPECT_EQ(of_clip, expected);
+  EXPECT_EQ(of_other, expected);
+  EXPECT_EQ(of_picture, 1u);
+  for (const char* name : {"o/clip.mp4", "o/other.mp4"}) {
+    EXPECT_EQ(read_text(path(name)).substr(4, 4), "ftyp") << name;
+  }
+  const auto stats = nlohmann::json::parse(read_text(path("s.json")));
+  ASSERT_EQ(stats["streams"].size(), 3u);
+  EXPECT_EQ(stats["streams"][1]["input"], "other.mp4");
+  EXPECT_EQ(stats["streams"][1]["frames"], 3);
+  EXPECT_EQ(stats["counts"]["dropped"], 0);
+  EXPECT_EQ(stats["slowest_stage"], "network");
+  EXPECT_FALSE(stats["memory"].empty());
+}
+
 TEST_F(PredictTest, DepthAndBackendChangeNothingThatMatters) {
   const std::vector<std::string> base = {"predict",    "-m",         model(),
                                          pictures_[0], pictures_[1], pictures_[2]};
