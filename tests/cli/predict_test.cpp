@@ -137,7 +137,7 @@ TEST_F(PredictTest, EveryKindOfOutputAtOnce) {
     EXPECT_GE(stage["total_ms"].get<double>(), 0);
   }
   EXPECT_EQ(stages, (std::vector<std::string>{"load", "decode", "preprocess", "network",
-                                              "postprocess", "output"}));
+                                              "postprocess", "output", "encode"}));
 }
 
 TEST_F(PredictTest, EqualNamesGetNumbers) {
