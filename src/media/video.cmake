@@ -32,7 +32,6 @@ if(RFSEG_VIDEO)
     ${CMAKE_CURRENT_LIST_DIR}/libav/compat.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/frame_converter.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/gpu_decoding.cpp
-    ${CMAKE_CURRENT_LIST_DIR}/libav/gpu_lanes.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/module.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/support.cpp

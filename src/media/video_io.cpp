@@ -54,43 +54,6 @@ void take_view(const libav::FrameView& view, ImageView& image) {
   image.range = static_cast<YuvRange>(view.range);
 }
 
-/// Copies a frame on the host, of which the reader makes another before this one's turn.
-void keep_on_host(VideoFrame& frame) {
-  ImageView& image = frame.image;
-  const auto half = static_cast<std::size_t>(image.width + 1) / 2;
-  const auto width = static_cast<std::size_t>(image.width);
-  std::array<std::size_t, 3> row_bytes{};
-  switch (image.format) {
-    case PixelFormat::kI420:
-      row_bytes = {width, half, half};
-      break;
-    case PixelFormat::kNv12:
-      row_bytes = {width, 2 * half, 0};
-      break;
-    case PixelFormat::kP010:
-      row_bytes = {2 * width, 4 * half, 0};
-      break;
-    default:
-      row_bytes = {3 * width, 0, 0};
-  }
-  auto pixels = std::make_shared<std::vector<uint8_t>>();
-  std::array<std::size_t, 3> begins{};
-  for (std::size_t i = 0; i < 3; ++i) {
-    begins[i] = pixels->size();
-    if (row_bytes[i] == 0) continue;
-    const int rows = i == 0 ? image.height : (image.height + 1) / 2;
-    for (int y = 0; y < rows; ++y) {
-      const uint8_t* row = image.planes[i] + y * image.strides[i];
-      pixels->insert(pixels->end(), row, row + row_bytes[i]);
-    }
-  }
-  for (std::size_t i = 0; i < 3; ++i) {
-    image.planes[i] = row_bytes[i] > 0 ? pixels->data() + begins[i] : nullptr;
-    image.strides[i] = static_cast<std::ptrdiff_t>(row_bytes[i]);
-  }
-  frame.held.owner = std::move(pixels);
-}
-
 /// A reader of the module with all that its callbacks need.
 struct Session {
   const libav::Api& api;
@@ -112,7 +75,6 @@ struct Session {
       return static_cast<Session*>(self)->keep(view, failure);
     };
     keeper.settle = [](void* self) { static_cast<Session*>(self)->settle(); };
-    keeper.drop = [](void*, void* kept) { delete static_cast<HeldPixels*>(kept); };
     return keeper;
   }
 
@@ -121,11 +83,7 @@ struct Session {
     try {
       VideoFrame frame;
       take_view(view, frame.image);
-      if (view.on_gpu) {
-        gpu->take(frame);
-      } else {
-        keep_on_host(frame);
-      }
+      gpu->take(frame);
       for (int i = 0; i < 3; ++i) {
         view.planes[i] = frame.image.planes[i];
         view.strides[i] = frame.image.strides[i];
@@ -173,9 +131,6 @@ class Closer {
   std::deque<std::thread> threads_;
 };
 
-// Of GPU memory, for frames that several decoders have ready before their turn.
-constexpr int64_t kMostBytesAhead = int64_t{512} << 20;
-
 class ModuleReader final : public VideoReader {
  public:
   ModuleReader(const std::string& path, const VideoOptions& options,
@@ -198,8 +153,6 @@ class ModuleReader final : public VideoReader {
       if (session_->gpu != nullptr) {
         reader_options.cuda_stream = session_->gpu->stream();
         reader_options.keeper = session_->keeper();
-        reader_options.gpu_decoders = options.gpu_decoders;
-        reader_options.most_bytes_ahead = kMostBytesAhead;
       } else if (reader_options.tell_fallback) {
         log_warning(path + ": decoded on the CPU: " + why);
       }

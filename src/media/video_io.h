@@ -37,7 +37,6 @@ struct VideoOptions {
   int frames_held = 0;  ///< that the caller keeps (VideoFrame::held) beside the last one read
   VideoDecoder decoder = VideoDecoder::kCpu;
   int cuda_device = 0;        ///< for the GPU's decoder
-  int gpu_decoders = 1;       ///< that share an H.264 or HEVC file, a group of pictures each
   double timeout_s = 30;      ///< streams and devices: silence that counts as broken off
   double reconnect_s = 30;    ///< live inputs: connect again for as long without a frame; 0 = never
   int width = 0, height = 0;  ///< scale to this size, upright; 0 = that of the first frame

@@ -122,9 +122,7 @@ TEST_F(Nvdec, GivesWhatFfmpegGives) {
     uint64_t hash = 0;
     fields >> name >> width >> height >> pixels >> frames >> std::hex >> hash;
     SCOPED_TRACE(name);
-    VideoOptions options;
-    options.gpu_decoders = 1 + files % 3;
-    const GpuDecoded found = decode_on_gpu(kFixtures + name, options);
+    const GpuDecoded found = decode_on_gpu(kFixtures + name);
     EXPECT_EQ(found.width, width);
     EXPECT_EQ(found.height, height);
     EXPECT_EQ(static_cast<int64_t>(found.indices.size()), frames);
@@ -148,14 +146,9 @@ TEST_F(Nvdec, GivesWhatFfmpegGives) {
 
 TEST_F(Nvdec, TheBundledClipIsTheSame) {
   const std::string clip = RFSEG_SOURCE_DIR "/assets/demo/clip.mp4";
-  const Decoded cpu = decode(clip);
-  for (const int decoders : {1, 2, 3}) {
-    VideoOptions options;
-    options.gpu_decoders = decoders;
-    const GpuDecoded gpu = decode_on_gpu(clip, options);
-    EXPECT_EQ(gpu.on_gpu, 250);
-    expect_equal(gpu, cpu);
-  }
+  const GpuDecoded gpu = decode_on_gpu(clip);
+  EXPECT_EQ(gpu.on_gpu, 250);
+  expect_equal(gpu, decode(clip));
   EXPECT_EQ(g_warnings, "");
 }
 
@@ -167,7 +160,6 @@ TEST_F(Nvdec, StartEndAndEveryAreExact) {
         options.start_s = start;
         options.end_s = 0.4;
         options.every = every;
-        options.gpu_decoders = every;
         SCOPED_TRACE(std::string(name) + " from " + std::to_string(start));
         const GpuDecoded gpu = decode_on_gpu(kFixtures + name, options);
         expect_equal(gpu, decode(kFixtures + name, options));
@@ -180,7 +172,6 @@ TEST_F(Nvdec, StartEndAndEveryAreExact) {
 TEST_F(Nvdec, FramesStayWhenTheDecoderIsGone) {
   VideoOptions options;
   options.decoder = VideoDecoder::kNvdec;
-  options.gpu_decoders = 2;
   std::vector<VideoFrame> frames;
   {
     const std::unique_ptr<VideoReader> reader =
@@ -202,13 +193,9 @@ TEST_F(Nvdec, FramesStayWhenTheDecoderIsGone) {
 TEST_F(Nvdec, PicturesThatChangeTheirSize) {
   const Decoded cpu = decode(kFixtures + "size_change.h264");
   EXPECT_EQ(cpu.indices.size(), 10u);
-  for (const int decoders : {1, 2}) {
-    VideoOptions options;
-    options.gpu_decoders = decoders;
-    const GpuDecoded gpu = decode_on_gpu(kFixtures + "size_change.h264", options);
-    expect_equal(gpu, cpu);
-    EXPECT_EQ(gpu.on_gpu, 5);
-  }
+  const GpuDecoded gpu = decode_on_gpu(kFixtures + "size_change.h264");
+  expect_equal(gpu, cpu);
+  EXPECT_EQ(gpu.on_gpu, 5);
 }
 
 TEST_F(Nvdec, SaysOnceWhatItDoesNotTake) {
@@ -245,7 +232,6 @@ TEST_F(Nvdec, SurvivesDamage) {
       try {
         VideoOptions options;
         options.decoder = VideoDecoder::kAuto;
-        options.gpu_decoders = 1 + round % 2;
         const std::unique_ptr<VideoReader> reader = open_video(path, options);
         for (VideoFrame frame; frames < 100000 && reader->read(frame); ++frames) {
           EXPECT_EQ(frame.image.width, reader->info().width);

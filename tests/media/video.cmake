@@ -12,10 +12,3 @@ if(RFSEG_VIDEO AND RFSEG_CUDA_BUILT)
   rfseg_add_test(nvdec SOURCES ${CMAKE_CURRENT_LIST_DIR}/nvdec_test.cpp
                  DEPENDS rfseg_media rfseg_core)
 endif()
-if(RFSEG_VIDEO)
-  # A part of the module, whose functions the module does not export.
-  set(libav_sources ${PROJECT_SOURCE_DIR}/src/media/libav)
-  rfseg_add_test(gpu_lanes SOURCES
-    ${CMAKE_CURRENT_LIST_DIR}/gpu_lanes_test.cpp ${libav_sources}/gpu_lanes.cpp
-    ${libav_sources}/compat.cpp DEPENDS rfseg_media rfseg_ffmpeg ${CMAKE_DL_LIBS})
-endif()

@@ -11,7 +11,7 @@
 namespace rfseg::libav {
 
 /// Changes with every change of a struct or a meaning below.
-inline constexpr int kAbiVersion = 4;
+inline constexpr int kAbiVersion = 5;
 /// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
 /// Returns nullptr when it was built for another version.
 inline constexpr const char* kEntryPoint = "rfseg_libav_api";
@@ -37,8 +37,6 @@ struct Keeper {
   bool (*keep)(void* context, FrameView& view, Failure& failure) = nullptr;
   /// Waits until all copies are there.
   void (*settle)(void* context) = nullptr;
-  /// Frees what `keep` made and the reader does not give out.
-  void (*drop)(void* context, void* kept) = nullptr;
   void* context = nullptr;
 };
 
@@ -53,9 +51,7 @@ struct ReaderOptions {
   /// where it can, written on this stream and kept by `keeper`. nullptr: on the CPU.
   void* cuda_stream = nullptr;
   Keeper keeper;
-  int gpu_decoders = 1;          ///< that share the groups of pictures of a file
-  int64_t most_bytes_ahead = 0;  ///< of kept frames before their turn, with several decoders
-  bool tell_fallback = false;    ///< one line at warning level where the GPU was asked in vain
+  bool tell_fallback = false;  ///< one line at warning level where the GPU was asked in vain
   /// Polled during blocking calls, possibly from FFmpeg's own threads; may be nullptr.
   bool (*cancelled)(void* context) = nullptr;
   void* cancelled_context = nullptr;

@@ -22,7 +22,6 @@ constexpr int64_t kMaxPixels = int64_t{1} << 26;
 constexpr int kMostFailuresInARow = 10000;
 // A decoder asks where to decode with the first picture that it reads the head of.
 constexpr std::size_t kMostGiven = 64;
-constexpr int64_t kMostFramesAhead = 256;
 constexpr std::size_t kMostBytesAhead = std::size_t{256} << 20;
 
 bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
@@ -226,8 +225,22 @@ bool StreamReader::open_gpu_decoder() {
     tell_fallback(why);
     return false;
   }
-  int result = 0;
-  decoder_ = make_gpu_decoder(codec, result);
+  decoder_.reset(avcodec_alloc_context3(codec));
+  if (!decoder_) throw std::bad_alloc();
+  AVCodecContext& c = *decoder_;
+  int result = avcodec_parameters_to_context(&c, stream_->codecpar);
+  c.pkt_timebase = stream_->time_base;
+  c.max_pixels = kMaxPixels;
+  c.thread_count = 1;  // the CPU's part is reading headers
+  c.opaque = this;
+  c.get_format = choose_format;
+  c.extra_hw_frames = kExtraSurfaces;
+#ifdef AV_HWACCEL_FLAG_UNSAFE_OUTPUT
+  c.hwaccel_flags |= AV_HWACCEL_FLAG_UNSAFE_OUTPUT;  // no copy: the keeper makes one
+#endif
+  c.hw_device_ctx = av_buffer_ref(gpu_.get());
+  if (c.hw_device_ctx == nullptr) throw std::bad_alloc();
+  if (result >= 0) result = avcodec_open2(&c, codec, nullptr);
   if (result < 0) {
     gpu_refused_ = true;
     tell_fallback("NVDEC cannot be started: " + describe(result));
@@ -236,74 +249,15 @@ bool StreamReader::open_gpu_decoder() {
   return true;
 }
 
-AvPtr<AVCodecContext> StreamReader::make_gpu_decoder(const AVCodec* codec, int& result) {
-  AvPtr<AVCodecContext> decoder(avcodec_alloc_context3(codec));
-  if (!decoder) throw std::bad_alloc();
-  AVCodecContext& c = *decoder;
-  result = avcodec_parameters_to_context(&c, stream_->codecpar);
-  c.pkt_timebase = stream_->time_base;
-  c.max_pixels = kMaxPixels;
-  c.thread_count = 1;  // the CPU's part is reading headers
-  c.opaque = this;
-  c.get_format = choose_format;
-  c.extra_hw_frames = kExtraSurfaces;
-#ifdef AV_HWACCEL_FLAG_UNSAFE_OUTPUT
-  c.hwaccel_flags |= AV_HWACCEL_FLAG_UNSAFE_OUTPUT;  // no copy: a frame is read before the next
-#endif
-  c.hw_device_ctx = av_buffer_ref(gpu_.get());
-  if (c.hw_device_ctx == nullptr) throw std::bad_alloc();
-  if (result >= 0) result = avcodec_open2(&c, codec, nullptr);
-  return decoder;
-}
-
-/// After the first frame: the rest of the file goes to several decoders.
-void StreamReader::share_among_decoders() {
-  const AVCodecID id = stream_->codecpar->codec_id;
-  if (!gpu_ || gpu_refused_ || options_.gpu_decoders < 2 || source_ != Source::kFile || ended_ ||
-      (id != AV_CODEC_ID_H264 && id != AV_CODEC_ID_HEVC)) {
-    return;
-  }
-  const AVCodec* codec = decoder_->codec;
-  GpuLanes::Hooks hooks;
-  hooks.read = [this](AVPacket& packet) {
-    if (!next_packet(packet)) return false;
-    if ((packet.flags & AV_PKT_FLAG_CORRUPT) != 0) cut_short_ = true;
-    if (holds_frame(packet)) counter_.packet(packet.pts);
-    return true;
-  };
-  hooks.begins_group = GroupStarts(*stream_->codecpar);
-  hooks.open_decoder = [this, codec] {
-    int result = 0;
-    AvPtr<AVCodecContext> decoder = make_gpu_decoder(codec, result);
-    if (result < 0) fail(ErrorCode::kInput, name_, "NVDEC cannot be started again", result);
-    return decoder;
-  };
-  hooks.keep = [this](const AVFrame& frame) { return keep(converter_->convert(frame)); };
-  hooks.settle = [this] { settle(); };
-  hooks.drop = [this](const FrameView& view) {
-    options_.keeper.drop(options_.keeper.context, view.kept);
-  };
-  hooks.broken = [this] {
-    count_broken();
-    ++failures_in_a_row_;
-  };
-  const bool wide = stream_->codecpar->format == AV_PIX_FMT_YUV420P10LE;
-  const int64_t frame_bytes = int64_t{width_} * height_ * 3 / (wide ? 1 : 2);
-  const int64_t most = options_.most_bytes_ahead / std::max(frame_bytes, int64_t{1});
-  lanes_ = std::make_unique<GpuLanes>(
-      std::move(decoder_), options_.gpu_decoders,
-      static_cast<std::size_t>(std::clamp(most, int64_t{1}, kMostFramesAhead)), std::move(hooks));
-}
-
-FrameView StreamReader::keep(FrameView view) {
+void StreamReader::keep(FrameView& view) {
   Failure failure;
   copying_ = true;
   if (!options_.keeper.keep(options_.keeper.context, view, failure)) {
     throw Error(static_cast<ErrorCode>(failure.code), failure.message);
   }
-  return view;
 }
 
+/// Before the decoder gets its surface back.
 void StreamReader::settle() {
   if (copying_) options_.keeper.settle(options_.keeper.context);
   copying_ = false;
@@ -578,7 +532,8 @@ bool StreamReader::decode() {
   }
 }
 
-double StreamReader::frame_time(int64_t timestamp) {
+double StreamReader::frame_time(const AVFrame& frame) {
+  const int64_t timestamp = frame.best_effort_timestamp;
   if (timestamp == AV_NOPTS_VALUE) {
     return last_time_ < 0 ? 0 : last_time_ + (frame_rate_ > 0 ? 1 / frame_rate_ : 0);
   }
@@ -586,54 +541,18 @@ double StreamReader::frame_time(int64_t timestamp) {
   return to_seconds(timestamp - zero_time_);
 }
 
-/// The next frame that is whole, with its view only where several decoders work; false at the end.
-bool StreamReader::next_frame(GpuLanes::Frame& frame) {
-  if (!lanes_ && decoded_ == 1) share_among_decoders();
-  if (!lanes_) {
-    if (!decode()) return false;
-    frame.pts = frame_->pts;
-    frame.best_effort = frame_->best_effort_timestamp;
-    return true;
-  }
-  while (lanes_->next(frame)) {
-    if (!frame.damaged) {
-      failures_in_a_row_ = 0;
-      return true;
-    }
-    ++broken_;
-    counter_.frame(frame.pts);
-  }
-  return false;
-}
-
 bool StreamReader::read(FrameView& view) {
-  for (GpuLanes::Frame frame; next_frame(frame); frame = {}) {
-    const auto leave_out = [&] {
-      if (frame.view.kept != nullptr) {
-        options_.keeper.drop(options_.keeper.context, frame.view.kept);
-      }
-    };
-    if (watch_->cancelled()) {
-      leave_out();
-      throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
-    }
+  while (decode()) {
+    if (watch_->cancelled()) throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
     ++decoded_;
     given_.clear();
-    const int64_t index = counter_.frame(frame.pts);
-    const double time = frame_time(frame.best_effort);
+    const int64_t index = counter_.frame(frame_->pts);
+    const double time = frame_time(*frame_);
     last_time_ = time;
-    const bool past_end = options_.end_s >= 0 && time >= options_.end_s;
-    if (past_end || time < options_.start_s || index % options_.every != 0) {
-      leave_out();
-      if (past_end) return false;
-      continue;
-    }
-    if (lanes_ && frame.view.kept != nullptr) {
-      view = frame.view;
-    } else {
-      view = converter_->convert(*frame_);
-      if (view.on_gpu) view = keep(view);
-    }
+    if (options_.end_s >= 0 && time >= options_.end_s) return false;
+    if (time < options_.start_s || index % options_.every != 0) continue;
+    view = converter_->convert(*frame_);
+    if (view.on_gpu) keep(view);
     view.index = index;
     view.time_s = time;
     return true;

@@ -10,7 +10,6 @@
 #include "media/libav/compat.h"
 #include "media/libav/frame_converter.h"
 #include "media/libav/frame_counter.h"
-#include "media/libav/gpu_lanes.h"
 #include "media/libav/libav_api.h"
 
 namespace rfseg::libav {
@@ -55,9 +54,7 @@ class StreamReader {
   static AVPixelFormat choose_format(AVCodecContext* decoder, const AVPixelFormat* offered);
   void tell_fallback(const std::string& why) const;
   void decode_on_cpu_instead();
-  AvPtr<AVCodecContext> make_gpu_decoder(const AVCodec* codec, int& result);
-  void share_among_decoders();
-  FrameView keep(FrameView view);
+  void keep(FrameView& view);
   void settle();
   void go_to_start();
   bool seek_by_index(int64_t target);
@@ -67,8 +64,7 @@ class StreamReader {
   bool next_packet(AVPacket& packet);
   bool feed_decoder();
   bool decode();
-  bool next_frame(GpuLanes::Frame& frame);
-  double frame_time(int64_t timestamp);
+  double frame_time(const AVFrame& frame);
   bool holds_frame(const AVPacket& packet) const;
   void count_broken();
   [[noreturn]] void fail_read(const std::string& what, int error);
@@ -84,8 +80,7 @@ class StreamReader {
   const AVCodec* codec_ = nullptr;
   AvPtr<AVBufferRef> gpu_;  // set while decoder_ is to decode on the GPU
   bool gpu_refused_ = false;
-  bool copying_ = false;             // frames of decoders, by the keeper
-  std::unique_ptr<GpuLanes> lanes_;  // instead of decoder_, once they share the work
+  bool copying_ = false;  // a frame, by the keeper
   AvPtr<AVCodecContext> decoder_;
   std::unique_ptr<FrameConverter> converter_;
   AvPtr<AVPacket> packet_;
