@@ -37,10 +37,10 @@ constexpr int kWeightBytes = kChannels * kSlabChannels * 2;
 constexpr int kBoxBytes = 2 * kSide * kSlabChannels * 2, kBoxes = 2;  // two rows of a tile
 
 // Shared memory, from the first multiple of 1024 on.
-constexpr int kDepthwiseBiasAt = 1024;                // float [256]
-constexpr int kVectorsAt = 2048;                      // float4 [128]: two biases, two row sums
-constexpr int kTapsAt = 4096;                         // half [256, 16]: 9 taps and zeros
-constexpr int kStagingAt = kTapsAt + kChannels * 32;  // [warp][kBoxes]
+[[maybe_unused]] constexpr int kDepthwiseBiasAt = 1024;  // float [256]
+[[maybe_unused]] constexpr int kVectorsAt = 2048;        // float4 [128]: two biases, two row sums
+[[maybe_unused]] constexpr int kTapsAt = 4096;           // half [256, 16]: 9 taps and zeros
+constexpr int kStagingAt = kTapsAt + kChannels * 32;     // [warp][kBoxes]
 constexpr int kWeightsAt = kStagingAt + 8 * kBoxes * kBoxBytes;
 constexpr int kSlabsAt = kWeightsAt + kSlabs * kWeightBytes;
 constexpr int kBytes = 1024 + kSlabsAt + 2 * kSlots * kSlabPitch;
