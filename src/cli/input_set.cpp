@@ -75,7 +75,12 @@ InputSet::InputSet(const std::vector<Input>& inputs, const InputOptions& options
   source_ = std::move(source);
 }
 
-InputSet::~InputSet() { *stop_ = true; }
+InputSet::~InputSet() { close(); }
+
+void InputSet::close() {
+  *stop_ = true;
+  if (several_ != nullptr) several_->stop();
+}
 
 int64_t InputSet::sum(int64_t (InputSource::*count)() const) const {
   int64_t total = 0;

@@ -22,6 +22,8 @@ class InputSet {
   InputSet& operator=(const InputSet&) = delete;
 
   FrameSource& source() { return *source_; }
+  /// Ends reading; before the counts are asked for.
+  void close();
   /// Sums over InputSource's of the same names.
   int64_t broken_frames() const { return sum(&InputSource::broken_frames); }
   int64_t cut_short() const { return sum(&InputSource::cut_short); }

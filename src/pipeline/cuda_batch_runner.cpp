@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/cuda/device.h"
+#include "core/cuda/range.h"
 #include "pipeline/cuda_clock.h"
 #include "pipeline/picture_planes.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
@@ -117,6 +118,7 @@ class Runner final : public CudaBatchRunner {
   void seal() override {}
 
   void infer() override {
+    const cuda::Range range("launch of a batch");
     use_device();
     busy_ = true;
     Unit& unit = unit_of(static_cast<int>(taken_));
@@ -148,6 +150,7 @@ class Runner final : public CudaBatchRunner {
   }
 
   void finish() override {
+    const cuda::Range range("wait for a batch");
     use_device();
     Unit& unit = *current_;
     // A processor is worth more than some microseconds where other batches are in flight.
@@ -203,6 +206,7 @@ class Runner final : public CudaBatchRunner {
   /// host prepares its launch. Pinned planes are copied from where they are, each as one span,
   /// others through pinned memory.
   void upload(Seat& seat, const ImageView& picture, const HeldPixels& held) {
+    const cuda::Range range("upload of a picture");
     const std::vector<Plane> planes = planes_of(picture);
     const bool in_place =
         held.place == Place::kPinned && held.owner != nullptr && few_gaps(picture, planes);

@@ -16,13 +16,16 @@ MultiSource::MultiSource(std::vector<std::unique_ptr<FrameSource>> sources, Pict
   for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
-MultiSource::~MultiSource() {
+MultiSource::~MultiSource() { stop(); }
+
+void MultiSource::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     changed_.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 void MultiSource::work() {

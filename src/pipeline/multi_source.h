@@ -40,9 +40,11 @@ class MultiSource : public FrameSource {
   Got next_until(SourceFrame& frame, std::chrono::steady_clock::time_point deadline) override;
   bool live() const override { return live_; }
   int64_t estimated_total() const override;
+  /// Waits until nothing is read any more; frames that wait are not handed on. A source that blocks
+  /// has to be cancelled first. By the thread that calls `next`.
+  void stop();
   /// In the order of the sources; may be called from any thread.
   std::vector<StreamStats> stats() const;
-  FrameSource& source(std::size_t index) { return *sources_[index]; }
 
  private:
   struct Stream {

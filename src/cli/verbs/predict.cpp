@@ -334,6 +334,7 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
         if (overlay) overlay->write(std::move(frame.image), frame.record, frame.stream);
       });
   progress.clear();
+  input_set.close();
   stats.frames -= refused;
   stats.failed += refused + input_set.cut_short();
   if (stats.frames == 0 && stats.failed > 0 && !interrupted()) {
