@@ -243,11 +243,11 @@ void add_bench(CLI::App& app) {
                  "Instead: each kind of step of the network on a GPU, for each batch size, beside "
                  "the device's peak and cuBLASLt");
   VideoBenchArguments& video = arguments->video;
-  verb->add_option("--video", video.files,
-                   "Instead: the pipeline over this clip, scaled to each size; one of several clips "
-                   "that has a size is taken as it is");
-  verb->add_option("--video-sizes", video.sizes, "WxH, separated by commas")
-      ->capture_default_str();
+  verb->add_option(
+      "--video", video.files,
+      "Instead: the pipeline over this clip, scaled to each size; one of several clips "
+      "that has a size is taken as it is");
+  verb->add_option("--video-sizes", video.sizes, "WxH, separated by commas")->capture_default_str();
   add_integer(*verb, "--video-frames", 20, 1000000, video.frames,
               "--video: frames of a run, at least (600)");
   add_integer(*verb, "--video-streams", 0, 64, video.streams,
