@@ -310,7 +310,7 @@ std::unique_ptr<VideoReader> open_video(const std::string& path, const VideoOpti
   };
   std::unique_ptr<VideoReader> reader = open(options);
   if (!reader->info().live || options.reconnect_s <= 0) return reader;
-  return keep_connected(path, std::move(reader), open, options, cancelled);
+  return keep_connected(path, std::move(reader), open, options, std::move(cancelled));
 }
 
 std::unique_ptr<VideoWriter> create_video(const std::string& path, int width, int height,

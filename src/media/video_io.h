@@ -30,11 +30,10 @@ enum class VideoDecoder {
 };
 
 struct VideoOptions {
-  int every = 1;        ///< deliver frames 0, every, 2*every, ...
-  double start_s = 0;   ///< first frame with time >= start_s
-  double end_s = -1;    ///< last frame with time < end_s; negative = to the end
-  int threads = 0;      ///< decoder threads on the CPU, 0 = all processors, at most 16
-  int frames_held = 0;  ///< that the caller keeps (VideoFrame::held) beside the last one read
+  int every = 1;       ///< deliver frames 0, every, 2*every, ...
+  double start_s = 0;  ///< first frame with time >= start_s
+  double end_s = -1;   ///< last frame with time < end_s; negative = to the end
+  int threads = 0;     ///< decoder threads on the CPU, 0 = all processors, at most 16
   VideoDecoder decoder = VideoDecoder::kCpu;
   int cuda_device = 0;        ///< for the GPU's decoder
   double timeout_s = 30;      ///< streams and devices: silence that counts as broken off
