@@ -12,6 +12,7 @@
 #   RFSEG_TLS=yes        https and rtsps through GnuTLS (libgnutls28-dev), likewise
 #   RFSEG_JOBS           compiler processes, default all processors
 set -euo pipefail
+# shellcheck disable=SC2054  # commas separate what FFmpeg's configure enables
 cd "$(dirname "$0")/.."
 
 prefix="$(realpath -m "${1:-build/ffmpeg}")"
