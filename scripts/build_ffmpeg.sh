@@ -11,8 +11,8 @@
 #   RFSEG_DAV1D=yes      AV1 on the CPU through libdav1d (libdav1d-dev), a shared library that must be there at run time
 #   RFSEG_TLS=yes        https and rtsps through GnuTLS (libgnutls28-dev), likewise
 #   RFSEG_JOBS           compiler processes, default all processors
-set -euo pipefail
 # shellcheck disable=SC2054  # commas separate what FFmpeg's configure enables
+set -euo pipefail
 cd "$(dirname "$0")/.."
 
 prefix="$(realpath -m "${1:-build/ffmpeg}")"
