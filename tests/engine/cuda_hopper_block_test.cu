@@ -224,7 +224,7 @@ __global__ void plain_attention(AttentionArguments a, double* out) {
     return static_cast<const __half*>(p) + (static_cast<int64_t>(sequence) * a.length + i) * ld +
            head * 64;
   };
-  extern __shared__ double scores[];
+  extern __shared__ double scores[];  // with room for reading in pairs
   double highest = -1e300;
   for (int i = lane; i < a.length; i += 32) {
     double s = 0;
@@ -270,7 +270,7 @@ void try_attention(int sequences, int length, int heads, float loud) {
   a.ldq = a.ldk = a.ldv = 3 * width;
   a.out = out.data();
   a.ldo = width + 8;
-  plain_attention<<<static_cast<unsigned>(rows * heads), 32, length * 8>>>(a, plain.data());
+  plain_attention<<<static_cast<unsigned>(rows * heads), 32, (length + 4) * 8>>>(a, plain.data());
   check(cudaGetLastError(), "launching the plain attention");
   const std::vector<double> want = plain.read();
   for (const bool overlap : {false, true}) {

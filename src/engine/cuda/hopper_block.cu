@@ -437,8 +437,9 @@ int tiles(const GemmArguments& g, int columns) {
 
 bool readable(const GemmArguments& g) {
   return g.source == RowSource::kRows && !g.index && !g.split && g.batch == 1 && !g.row_bias &&
-         g.b_fixed && aligned(g.a) && aligned(g.b) && g.lda % 8 == 0 && g.ldb % 8 == 0 &&
-         g.k % 64 == 0 && g.k >= 64 && g.m >= 1 && reinterpret_cast<uintptr_t>(g.bias) % 8 == 0;
+         !g.halves && !g.norm_of && g.b_fixed && aligned(g.a) && aligned(g.b) && g.lda % 8 == 0 &&
+         g.ldb % 8 == 0 && g.k % 64 == 0 && g.k >= 64 && g.m >= 1 &&
+         reinterpret_cast<uintptr_t>(g.bias) % 8 == 0;
 }
 
 }  // namespace
