@@ -117,7 +117,9 @@ class Implementation final : public CudaEngine {
       graphs_.clear();
       std::swap(workspace_, larger);
       // The first pass, which only loads the kernels, computes with zeros.
+      // Passes run on streams that do not wait for it, nor for the upload of the weights.
       check(cudaMemset(workspace_.data(), 0, workspace_.size()), "clearing the workspace");
+      check(cudaDeviceSynchronize(), "clearing the workspace");
       carve(buffers_, config_, proposals_, math_, batch, workspace_.data());
       capacity_ = batch;
       ++counters_.allocations;
