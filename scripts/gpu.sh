@@ -67,7 +67,8 @@ if [[ $stage == video ]]; then
   exit 0
 fi
 if [[ $stage == net ]]; then
-  programs=(test_engine_cuda test_engine_cuda_hopper test_engine_cuda_products bench/bench_network_cuda)
+  programs=(test_engine_cuda test_engine_cuda_hopper test_engine_cuda_hopper_block
+    test_engine_cuda_products bench/bench_network_cuda)
   for program in "${programs[@]}"; do
     [[ -x "$build/$program" ]] || { scripts/build.sh release; build=build/release; break; }
   done
@@ -76,12 +77,14 @@ if [[ $stage == net ]]; then
   net_cases=(${RFSEG_NET_CASES:-seg-nano:1 seg-nano:32})
   for step in "${steps[@]}"; do
     case "$step" in
-      test) for program in "${programs[@]:0:3}"; do "$build/$program" --gtest_brief=1; done ;;
+      test) for program in "${programs[@]:0:4}"; do "$build/$program" --gtest_brief=1; done ;;
       sanitize)
         for tool in memcheck racecheck synccheck initcheck; do
           echo "== $tool"
           RFSEG_CUDA_SEEDS=1 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda" \
             --gtest_filter="$small" 2>&1 | tail -n 3
+          compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda_hopper_block" \
+            --gtest_filter='*SumsWithTheirNorm' 2>&1 | tail -n 3
         done ;;
       bench)
         "$build/bench/bench_network_cuda" "${net_cases[@]}"
