@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/cuda/device.h"
+
 extern "C" {
 
 // Contents are garbage, as on a GPU.
@@ -116,3 +118,8 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) {
 }
 
 }  // extern "C"
+
+namespace rfseg::cuda {
+/// There are no kernels to ask.
+bool has_hopper_code() { return false; }
+}  // namespace rfseg::cuda

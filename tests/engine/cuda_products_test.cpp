@@ -14,9 +14,8 @@ class CudaProducts : public ::testing::TestWithParam<Math> {
   void SetUp() override {
     std::string why;
     if (!usable(&why)) GTEST_SKIP() << why;
-    int major = 0;
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess) {
-      queue_.overlap = major >= 9;
+    if (has_hopper_code()) {
+      queue_.overlap = true;
     }
   }
   Math math() const { return GetParam(); }
@@ -157,12 +156,7 @@ TEST_P(CudaProducts, NormsOfWholeRows) {
 #if defined(RFSEG_SIMT_EMULATION)
 constexpr bool kClusters = true;
 #else
-bool has_clusters() {
-  int major = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "asking");
-  return major >= 9;
-}
-const bool kClusters = has_clusters();
+const bool kClusters = has_hopper_code();
 #endif
 
 TEST_P(CudaProducts, NormsOfWholeRowsByClusters) {

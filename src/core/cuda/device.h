@@ -22,6 +22,11 @@ cudaDeviceProp device_properties(int device);
 /// The same, and makes that GPU current.
 cudaDeviceProp open_device(int device);
 
+/// Whether kernels run on the current device from code made for compute capability 9.0 or newer.
+/// Only that has clusters, and waits for the kernel before it (await_previous_kernel); a newer GPU
+/// may have been given older code, compiled by the driver from PTX.
+bool has_hopper_code();
+
 /// Grow-only memory, on the device or pinned on the host (mapped, so that kernels can write it).
 /// Contents are undefined, and lost by growing.
 class Buffer {

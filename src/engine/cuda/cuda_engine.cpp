@@ -55,6 +55,7 @@ class Implementation final : public CudaEngine {
                  const CudaEngineOptions& options, const cudaDeviceProp& properties)
       : config_(checked(config)),
         properties_(properties),
+        hopper_code_(has_hopper_code()),
         options_(options),
         proposals_(make_proposals(config)),
         math_(math_of(options.precision)),
@@ -64,6 +65,7 @@ class Implementation final : public CudaEngine {
   Implementation(const Implementation& other)
       : config_(other.config_),
         properties_(other.properties_),
+        hopper_code_(other.hopper_code_),
         options_(other.options_),
         proposals_(other.proposals_),
         math_(other.math_),
@@ -220,7 +222,7 @@ class Implementation final : public CudaEngine {
                       spatial_,
                       decoded_,
                       heads_,
-                      options_.overlap && probe == nullptr && properties_.major >= 9,
+                      options_.overlap && probe == nullptr && hopper_code_,
                       options_.portable,
                       observer,
                       options_.few_rows};
@@ -271,6 +273,7 @@ class Implementation final : public CudaEngine {
 
   ModelConfig config_;
   cudaDeviceProp properties_;
+  bool hopper_code_;  ///< the kernels wait for their predecessors, so that they may start early
   CudaEngineOptions options_;
   Proposals proposals_;
   Math math_;

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "core/cuda/device.h"
 #include "engine/cuda/portable_norms.h"
 #include "engine/cuda/portable_tiles.h"
 #include "rfseg/error.h"
@@ -151,13 +152,7 @@ bool takes_norm(const TileEntry& tile, const ProductArguments& arguments) {
 
 /// Asked once: the GPUs of a machine are of one kind.
 bool has_clusters() {
-  static const bool has = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-               cudaSuccess &&
-           major >= 9;
-  }();
+  static const bool has = has_hopper_code();
   return has;
 }
 
