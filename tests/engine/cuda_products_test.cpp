@@ -154,13 +154,13 @@ TEST_P(CudaProducts, NormsOfWholeRows) {
 }
 
 #if defined(RFSEG_SIMT_EMULATION)
-constexpr bool kClusters = true;
+bool has_clusters() { return true; }
 #else
-const bool kClusters = has_hopper_code();
+bool has_clusters() { return has_hopper_code(); }
 #endif
 
 TEST_P(CudaProducts, NormsOfWholeRowsByClusters) {
-  if (!kClusters) GTEST_SKIP() << "a GPU without clusters";
+  if (!has_clusters()) GTEST_SKIP() << "a GPU without clusters";
   EXPECT_EQ(portable::gemm_norm_tiles(math(), RowSource::kRows) > 0, math() == Math::kFp16);
   unsigned seed = 520;
   for (const bool conv : {false, true}) {
