@@ -68,13 +68,18 @@ bool MultiSource::push(std::size_t index, SourceFrame& frame, bool live) {
   std::unique_lock lock(mutex_);
   Stream& stream = streams_[index];
   const auto room = static_cast<std::size_t>(std::max(1, options_.queue));
-  if (live && stream.waiting.size() >= room) {
-    stream.waiting.pop_front();
-    ++stream.stats.dropped;
+  const bool droppable = live && frame.error.empty();
+  if (droppable && stream.waiting.size() >= room) {
+    const auto oldest = std::find_if(stream.waiting.begin(), stream.waiting.end(),
+                                     [](const Stream::Waiting& w) { return w.droppable; });
+    if (oldest != stream.waiting.end()) {
+      stream.waiting.erase(oldest);
+      ++stream.stats.dropped;
+    }
   }
   changed_.wait(lock, [&] { return stopping_ || stream.waiting.size() < room; });
   if (stopping_) return false;
-  stream.waiting.push_back(std::move(frame));
+  stream.waiting.push_back({std::move(frame), droppable});
   // What a picture's view points to has moved along with it.
   stream.stats.max_queue = std::max(stream.stats.max_queue, stream.waiting.size());
   changed_.notify_all();
@@ -86,7 +91,7 @@ bool MultiSource::take(SourceFrame& frame) {
     const std::size_t index = (turn_ + i) % streams_.size();
     Stream& stream = streams_[index];
     if (stream.waiting.empty()) continue;
-    frame = std::move(stream.waiting.front());
+    frame = std::move(stream.waiting.front().frame);
     stream.waiting.pop_front();
     ++stream.stats.frames;
     turn_ = index + 1;

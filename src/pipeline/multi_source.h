@@ -18,7 +18,8 @@ namespace rfseg {
 
 /// Several sources read at once, each by a thread of its own, their frames taken in turn: one of
 /// each that has one. Frames of one source stay in order. No source has more than `queue` frames
-/// waiting: one that is quicker waits, unless it is live, which loses its oldest frame instead.
+/// waiting: one that is quicker waits. A live one that has a live frame waiting loses the oldest of
+/// these instead: pictures, frames of files and errors are never lost.
 class MultiSource : public FrameSource {
  public:
   struct Options {
@@ -29,7 +30,7 @@ class MultiSource : public FrameSource {
   /// What became of a source's frames.
   struct StreamStats {
     int64_t frames = 0;   ///< handed on, failures included
-    int64_t dropped = 0;  ///< for newer ones
+    int64_t dropped = 0;  ///< live ones, for newer ones
     std::size_t max_queue = 0;
   };
 
@@ -48,7 +49,11 @@ class MultiSource : public FrameSource {
 
  private:
   struct Stream {
-    std::deque<SourceFrame> waiting;
+    struct Waiting {
+      SourceFrame frame;
+      bool droppable = false;  // live, and no error
+    };
+    std::deque<Waiting> waiting;
     StreamStats stats;
     bool ended = false;
   };

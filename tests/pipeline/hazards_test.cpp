@@ -237,6 +237,57 @@ TEST(Hazards, ALiveStreamUnderOverloadLosesOldFramesAndCountsThem) {
   }
 }
 
+/// Frames of a file, an error and then live frames, as fast as they are taken.
+class FileThenLive : public FrameSource {
+ public:
+  FileThenLive(int files, int live) : files_(files), end_(files + 1 + live) {}
+  bool next(SourceFrame& frame) override {
+    if (at_ == end_) return false;
+    frame = SourceFrame();
+    frame.frame = at_;
+    if (at_ == files_) frame.error = "broken";
+    frame.storage.width = frame.storage.height = 1;
+    frame.storage.pixels.resize(3);
+    frame.view = frame.storage.view();
+    ++at_;
+    return true;
+  }
+  // Of the frame handed out last.
+  bool live() const override { return at_ > files_ + 1; }
+
+ private:
+  const int files_, end_;
+  int at_ = 0;
+};
+
+TEST(Hazards, OnlyLiveFramesAreDroppedForLiveFrames) {
+  constexpr int kFiles = 3, kLive = 40;
+  TellingEngine engine;
+  for (const int room : {1, 2, 5}) {
+    std::vector<std::unique_ptr<FrameSource>> one;
+    one.push_back(std::make_unique<FileThenLive>(kFiles, kLive));
+    MultiSource::Options options;
+    options.queue = room;
+    MultiSource source(std::move(one), pool(engine), options);
+    std::vector<int64_t> seen;
+    int errors = 0;
+    for (SourceFrame frame; source.next(frame);) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      seen.push_back(*frame.frame);
+      errors += frame.error.empty() ? 0 : 1;
+    }
+    ASSERT_GT(seen.size(), static_cast<std::size_t>(kFiles)) << "queue " << room;
+    for (int i = 0; i <= kFiles; ++i) EXPECT_EQ(seen[static_cast<std::size_t>(i)], i);
+    EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
+    EXPECT_EQ(seen.back(), kFiles + kLive);
+    EXPECT_EQ(errors, 1);
+    const MultiSource::StreamStats stats = source.stats().at(0);
+    EXPECT_GT(stats.dropped, 0);
+    EXPECT_EQ(stats.frames + stats.dropped, kFiles + 1 + kLive);
+    EXPECT_LE(stats.max_queue, static_cast<std::size_t>(room));
+  }
+}
+
 // A batch of live frames goes on its way when the wait is over, though it is not full.
 TEST(Hazards, ALiveFrameWaitsNoLongerThanAllowed) {
   TellingEngine engine;
