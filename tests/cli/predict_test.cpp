@@ -235,6 +235,16 @@ TEST_F(PredictTest, SeveralVideosAtOnceGiveWhatEachGivesAlone) {
   EXPECT_FALSE(stats["memory"].empty());
 }
 
+TEST_F(PredictTest, StatisticsNameAFileWhoseNameIsNoUtf8) {
+  std::filesystem::copy_file(pictures_[0], path("caf\xe9.jpg"));
+  const auto result = run({"predict", "-q", "-m", model(), "caf\xe9.jpg", demo("clip.mp4"), "--end",
+                           "0.05", "--streams", "2", "-o", "r.jsonl", "--stats", "s.json"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const json stats = json::parse(read_text(path("s.json")));
+  EXPECT_EQ(stats["streams"][0]["input"], "caf\uFFFD.jpg");
+  EXPECT_EQ(stats["streams"][0]["frames"], 1);
+}
+
 TEST_F(PredictTest, DepthAndBackendChangeNothingThatMatters) {
   const std::vector<std::string> base = {"predict",    "-m",         model(),
                                          pictures_[0], pictures_[1], pictures_[2]};

@@ -170,7 +170,8 @@ std::string stats_text(const PredictArguments& arguments, const LoadedModel& mod
   json["frames_per_s"] =
       stats.wall_ms > 0 ? 1000.0 * static_cast<double>(stats.frames) / stats.wall_ms : 0;
   json["peak_rss_bytes"] = peak_rss_bytes();
-  return json.dump(2) + "\n";
+  // A file's name may be no UTF-8.
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 std::unique_ptr<ReportWriter> open_report(const PredictArguments& arguments,
