@@ -34,7 +34,8 @@ DecodedImage decode_ppm(const ImageSource& source);  ///< P1 to P6
 
 /// Throws Error(kInput): "NAME: MESSAGE".
 [[noreturn]] void fail_image(const ImageSource& source, const std::string& message);
-/// Refuses empty pictures, and pictures over the limit.
+/// Refuses empty pictures, and pictures over the limit; announces the bytes of others. To be called
+/// before memory is taken.
 void check_image_size(const ImageSource& source, uint64_t width, uint64_t height);
 /// Warns that samples of more than 8 bits were clipped at 255, as Pillow does.
 void warn_clipped(const ImageSource& source, const char* what);

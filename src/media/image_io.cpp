@@ -74,7 +74,16 @@ const Format* format_of_name(const std::string& path) {
   return nullptr;
 }
 
+thread_local const std::function<void(std::size_t)>* t_announce = nullptr;
+
 }  // namespace
+
+AnnounceImageBytes::AnnounceImageBytes(std::function<void(std::size_t bytes)> announce)
+    : announce_(std::move(announce)), before_(t_announce) {
+  t_announce = &announce_;
+}
+
+AnnounceImageBytes::~AnnounceImageBytes() { t_announce = before_; }
 
 void fail_image(const ImageSource& source, const std::string& message) {
   throw Error(ErrorCode::kInput, fmt::format("{}: {}", source.name, message));
@@ -89,6 +98,7 @@ void check_image_size(const ImageSource& source, uint64_t width, uint64_t height
     fail_image(source, fmt::format("{}x{} pixels are too many: at most {} are read", width, height,
                                    source.max_pixels));
   }
+  if (t_announce != nullptr) (*t_announce)(static_cast<std::size_t>(width * height * 3));
 }
 
 void warn_clipped(const ImageSource& source, const char* what) {

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,20 @@ Image decode_image(const std::string& path, const DecodeOptions& options = {});
 /// The same from bytes; `name` is for messages.
 Image decode_image(const uint8_t* data, std::size_t size, const std::string& name,
                    const DecodeOptions& options = {});
+/// While one lives, `decode_image` on this thread calls `announce` with the bytes of a picture's
+/// RGB pixels, at least once and before their memory is taken. It may wait, and what it throws
+/// leaves `decode_image`.
+class AnnounceImageBytes {
+ public:
+  explicit AnnounceImageBytes(std::function<void(std::size_t bytes)> announce);
+  ~AnnounceImageBytes();
+  AnnounceImageBytes(const AnnounceImageBytes&) = delete;
+  AnnounceImageBytes& operator=(const AnnounceImageBytes&) = delete;
+
+ private:
+  std::function<void(std::size_t bytes)> announce_;
+  const std::function<void(std::size_t bytes)>* before_;  // of an outer one
+};
 /// True when the name ends in an extension that decode_image reads (case-insensitive).
 bool is_image_name(const std::string& path);
 

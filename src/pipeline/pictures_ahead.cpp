@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "media/image_io.h"
+#include "rfseg/error.h"
+
 namespace rfseg {
 
 PicturesAhead::PicturesAhead(Decode decode, int threads)
@@ -14,13 +17,13 @@ PicturesAhead::~PicturesAhead() {
     stopping_ = true;
   }
   asked_.notify_all();
+  room_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
 bool PicturesAhead::has_room() const {
   const std::lock_guard lock(mutex_);
-  return pictures_.empty() ||
-         (pictures_.size() < 2 * most_threads_ && (pictures_.size() + 1) * largest_ <= kMostBytes);
+  return pictures_.empty() || (pictures_.size() < 2 * most_threads_ && held_ < kMostBytes);
 }
 
 void PicturesAhead::ask(const std::string& path) {
@@ -44,8 +47,31 @@ Image PicturesAhead::take() {
   const std::shared_ptr<Picture> picture = pictures_.front();
   done_.wait(lock, [&] { return picture->done; });
   pictures_.pop_front();
+  held_ -= picture->bytes;
+  room_.notify_all();
   if (picture->failure) std::rethrow_exception(picture->failure);
   return std::move(picture->image);
+}
+
+bool PicturesAhead::is_next_to_hold(const std::shared_ptr<Picture>& picture) const {
+  for (const auto& before : pictures_) {
+    if (before == picture) return true;
+    if (!before->sized && !before->done) return false;
+  }
+  return true;
+}
+
+// In the order of asking, so that those who wait never wait for a picture that waits for them.
+void PicturesAhead::reserve(const std::shared_ptr<Picture>& picture, std::size_t bytes) {
+  std::unique_lock lock(mutex_);
+  if (picture->sized) return;
+  room_.wait(lock, [&] {
+    return stopping_ || (is_next_to_hold(picture) && (held_ == 0 || held_ + bytes <= kMostBytes));
+  });
+  if (stopping_) throw Error(ErrorCode::kCancelled, picture->path + ": cancelled");
+  held_ += picture->bytes = bytes;
+  picture->sized = true;
+  room_.notify_all();
 }
 
 void PicturesAhead::work() {
@@ -62,14 +88,17 @@ void PicturesAhead::work() {
     picture->begun = true;
     lock.unlock();
     try {
+      const AnnounceImageBytes announce([&](std::size_t bytes) { reserve(picture, bytes); });
       picture->image = decode_(picture->path);
     } catch (...) {
       picture->failure = std::current_exception();
     }
     lock.lock();
     picture->done = true;
-    largest_ = std::max(largest_, picture->image.pixels.size());
+    held_ += picture->image.pixels.size() - picture->bytes;  // 0 of one that failed
+    picture->bytes = picture->image.pixels.size();
     done_.notify_all();
+    room_.notify_all();
   }
 }
 

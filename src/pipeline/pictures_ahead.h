@@ -17,7 +17,8 @@ namespace rfseg {
 
 /// Decodes pictures on several threads before their turn comes, and hands them out in the order in
 /// which they were asked for. What is held at once is bounded: two pictures a thread, and
-/// `kMostBytes` of pixels as far as the largest one so far tells.
+/// `kMostBytes` of pixels or one picture. Memory is given in the order of asking, to a picture
+/// whose size is known (AnnounceImageBytes) before it is decoded; others wait for theirs.
 class PicturesAhead {
  public:
   /// Called on several threads at once; may throw.
@@ -44,16 +45,20 @@ class PicturesAhead {
     std::string path;
     Image image;
     std::exception_ptr failure;
-    bool begun = false, done = false;
+    std::size_t bytes = 0;  // of pixels, that it holds or is about to
+    bool begun = false, sized = false, done = false;
   };
   void work();
+  /// Waits until the picture may take its memory. Throws Error(kCancelled) at the end of all.
+  void reserve(const std::shared_ptr<Picture>& picture, std::size_t bytes);
+  bool is_next_to_hold(const std::shared_ptr<Picture>& picture) const;
 
   Decode decode_;
   std::size_t most_threads_;
   mutable std::mutex mutex_;
-  std::condition_variable asked_, done_;
+  std::condition_variable asked_, done_, room_;
   std::deque<std::shared_ptr<Picture>> pictures_;
-  std::size_t largest_ = 0;  // bytes of pixels
+  std::size_t held_ = 0;  // bytes of pixels of pictures_
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -9,8 +9,10 @@
 #include <filesystem>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/files.h"
+#include "media/image_decoders.h"
 #include "media/image_io.h"
 #include "pipeline/frame_source.h"
 #include "rfseg/error.h"
@@ -56,24 +58,73 @@ TEST(PicturesAhead, GivesThemInTheOrderOfAsking) {
   EXPECT_LE(most, 4);
 }
 
-TEST(PicturesAhead, LargePicturesAreFewerAtOnce) {
-  constexpr int kSide = 6000;  // 108 MB: two at once stay below the bound
-  std::atomic<int> decoded{0};
-  PicturesAhead pictures(
-      [&](const std::string&) {
-        ++decoded;
-        return Image(kSide, kSide);
-      },
-      8);
-  pictures.ask("a");
-  EXPECT_EQ(pictures.take().width, kSide);
-  EXPECT_TRUE(pictures.has_room());
-  pictures.ask("b");
-  EXPECT_TRUE(pictures.has_room());
-  pictures.ask("c");
-  EXPECT_FALSE(pictures.has_room());
-  pictures.take();
-  EXPECT_TRUE(pictures.has_room());
+/// Decodes "WxH" as the decoders do: the size is checked, then memory is taken. No pixel is made.
+class SizedPictures {
+ public:
+  Image decode(const std::string& name) {
+    const int width = std::stoi(name), height = std::stoi(name.substr(name.find('x') + 1));
+    const std::size_t bytes = std::size_t{3} * width * height;
+    check_image_size({nullptr, 0, name, uint64_t{1} << 28}, width, height);
+    const std::size_t now = held += bytes;
+    for (std::size_t seen = most; now > seen && !most.compare_exchange_weak(seen, now);) {
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (name.ends_with("broken")) {
+      held -= bytes;
+      throw Error(ErrorCode::kInput, name);
+    }
+    return Image(width, height);
+  }
+  std::atomic<std::size_t> held{0}, most{0};
+};
+
+// The bound holds from the first picture on, for any mixture of sizes, and all of them come.
+TEST(PicturesAhead, WhatIsHeldIsBoundedFromTheFirstPictureOn) {
+  const std::string large = "6000x5000";  // 90 MB: two at once are below the bound
+  const std::string small = "300x200", huge = "10000x9000";  // 270 MB: only alone
+  std::vector<std::vector<std::string>> rows(3);
+  rows[0].assign(6, large);
+  rows[1].assign(20, small);
+  rows[1].insert(rows[1].end(), 5, large);
+  for (int i = 0; i < 12; ++i) {
+    rows[2].push_back(i % 6 == 4   ? huge
+                      : i % 4 == 1 ? large + "broken"
+                      : i % 2 == 0 ? large
+                                   : small);
+  }
+  for (const auto& names : rows) {
+    SizedPictures pictures;
+    PicturesAhead ahead([&](const std::string& name) { return pictures.decode(name); }, 16);
+    std::size_t asked = 0, largest = 0;
+    for (const std::string& name : names) {
+      while (asked < names.size() && ahead.has_room()) ahead.ask(names[asked++]);
+      try {
+        const std::size_t bytes = ahead.take().pixels.size();
+        pictures.held -= bytes;
+        largest = std::max(largest, bytes);
+        EXPECT_FALSE(name.ends_with("broken"));
+      } catch (const Error& error) {
+        EXPECT_EQ(error.what(), name);
+      }
+      EXPECT_LE(ahead.waiting(), 32u);
+    }
+    // Beside what waits there is the one that was just taken.
+    EXPECT_LE(pictures.most, std::max(PicturesAhead::kMostBytes, largest) + largest);
+    EXPECT_GT(pictures.most, 90000000u) << "none was decoded ahead";
+    EXPECT_EQ(pictures.held, 0u);
+  }
+}
+
+// Whoever waits for memory does not keep the end waiting.
+TEST(PicturesAhead, EndsWhilePicturesWaitForMemory) {
+  SizedPictures pictures;
+  {
+    PicturesAhead ahead([&](const std::string& name) { return pictures.decode(name); }, 4);
+    for (int i = 0; i < 4; ++i) ahead.ask("9000x9000");  // 243 MB
+    pictures.held -= ahead.take().pixels.size();
+    EXPECT_EQ(ahead.waiting(), 3u);
+  }
+  EXPECT_LE(pictures.most, std::size_t{2} * 243000000);
 }
 
 TEST(PicturesAhead, WhatHasNotBegunIsDroppedAtTheEnd) {
