@@ -38,12 +38,14 @@ class LiveReader final : public VideoReader {
 
   bool read(VideoFrame& frame) override {
     for (;;) {
-      if (reader_ == nullptr && !connect()) return false;
+      if (ended_ || (reader_ == nullptr && !connect())) return false;
       std::string why = "the stream ended";
       try {
         if (reader_->read(frame)) {
           place(frame);
-          return true;
+          if (options_.end_s < 0 || frame.time_s < options_.end_s) return true;
+          ended_ = true;
+          return false;
         }
         if (options_.end_s >= 0 && reached_end()) return false;
       } catch (const Error& error) {
@@ -92,6 +94,15 @@ class LiveReader final : public VideoReader {
     return last_time_ + 1.5 * frame >= options_.end_s;
   }
 
+  /// Seconds in which a frame before the end can still come: by the clock since the first frame, or
+  /// where none has come yet since the stream was opened, with the patience for one silence.
+  double time_left() const {
+    if (options_.end_s < 0) return options_.timeout_s;
+    const Clock::time_point now = Clock::now();
+    if (started_) return options_.end_s - Seconds(now - start_).count();
+    return options_.end_s + options_.timeout_s - Seconds(now - opened_).count();
+  }
+
   bool stopped() const { return cancelled_ && cancelled_(); }
 
   /// False when the time for it has run out.
@@ -114,12 +125,13 @@ class LiveReader final : public VideoReader {
       wait_ = std::min(wait_, std::max(0.0, options_.reconnect_s - silent) + 0.001);
       try {
         VideoOptions options = options_;
-        if (started_) {
+        if (started_) {  // a connection has its own clock: the end is seen here
           options.start_s = 0;
-          const double gone = Seconds(Clock::now() - start_).count();
-          if (options.end_s >= 0 && options.end_s <= gone) return false;
-          if (options.end_s >= 0) options.end_s -= gone;
+          options.end_s = -1;
         }
+        const double left = time_left();
+        if (left <= 0) return false;
+        options.timeout_s = std::clamp(left, std::min(0.1, options_.timeout_s), options_.timeout_s);
         reader_ = open_(options);
         connected_ = Clock::now();
         ++reconnects_;
@@ -139,8 +151,8 @@ class LiveReader final : public VideoReader {
   VideoOptions options_;
   std::function<bool()> cancelled_;
   VideoInfo info_;
-  Clock::time_point start_, last_frame_, connected_ = Clock::now();
-  bool started_ = false, fresh_ = true;
+  Clock::time_point start_, last_frame_, opened_ = Clock::now(), connected_ = opened_;
+  bool started_ = false, fresh_ = true, ended_ = false;
   int64_t first_index_ = 0, last_index_ = -1;
   double first_time_ = 0, last_time_ = 0, wait_ = 0;
   int64_t broken_ = 0, reconnects_ = 0;

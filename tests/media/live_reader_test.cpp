@@ -198,6 +198,49 @@ TEST_F(LiveReader, EndsWithItsStreamWhereNoneIsToBeConnectedAgain) {
   EXPECT_EQ(reader->reconnects(), 0);
 }
 
+// Connections that take their time before they send: the end is that of the times delivered.
+TEST_F(LiveReader, KeepsTheEndAcrossConnections) {
+  const std::string jpeg = a_jpeg();
+  std::atomic<int> connections{0};
+  Server server([&](int client) {
+    if (connections++ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(700));
+    send_motion_jpeg(client, connections == 1 ? 8 : 400, std::chrono::milliseconds(10), jpeg);
+  });
+  VideoOptions options = patient(20);
+  options.end_s = 2;
+  const auto started = Clock::now();
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("camera"), options);
+  int frames = 0;
+  VideoFrame frame;
+  for (; reader->read(frame); ++frames) EXPECT_LT(frame.time_s, options.end_s);
+  EXPECT_FALSE(reader->read(frame)) << "a frame after the end";
+  EXPECT_EQ(reader->reconnects(), 1);
+  EXPECT_GT(frames, 8) << "none of the second connection";
+  EXPECT_LT(Clock::now() - started, std::chrono::seconds(10));
+}
+
+// Nothing is waited for longer than until the end, be the patience with silence what it may.
+TEST_F(LiveReader, EndsInSilence) {
+  const std::string jpeg = a_jpeg();
+  std::atomic<int> connections{0};
+  Server server([&](int client) {
+    if (connections++ == 0) return send_motion_jpeg(client, 8, std::chrono::milliseconds(1), jpeg);
+    char byte;
+    while (recv(client, &byte, 1, 0) > 0) {  // until the reader has gone
+    }
+  });
+  VideoOptions options = patient(60);
+  options.timeout_s = 30;
+  options.end_s = 2;
+  const auto started = Clock::now();
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("camera"), options);
+  int frames = 0;
+  for (VideoFrame frame; reader->read(frame);) ++frames;
+  EXPECT_EQ(frames, 8);
+  EXPECT_EQ(connections, 2);
+  EXPECT_LT(Clock::now() - started, std::chrono::seconds(10));
+}
+
 // The size is that of the first connection.
 TEST_F(LiveReader, ScalesWhatComesBackInAnotherSize) {
   const std::string first = bytes_of(kFixtures + "stream.ts"),
