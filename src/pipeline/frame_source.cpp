@@ -145,14 +145,20 @@ void InputSource::check_length(const std::string& file) {
                           file, last_frame_ + 1, info.frames));
 }
 
+// What it has counted stays.
+void InputSource::close_video() {
+  if (video_ == nullptr) return;
+  broken_frames_ += video_->broken_frames();
+  reconnects_ += video_->reconnects();
+  delivered_ += video_delivered_;
+  video_.reset();
+}
+
 bool InputSource::next_video_frame(SourceFrame& frame) {
   VideoFrame decoded;
   if (!video_->read(decoded)) {
     check_length(frame.file);
-    broken_frames_ += video_->broken_frames();
-    reconnects_ += video_->reconnects();
-    delivered_ += video_delivered_;
-    video_.reset();
+    close_video();
     return false;
   }
   ++video_delivered_;
@@ -225,7 +231,7 @@ bool InputSource::next(SourceFrame& frame) {
       return true;
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kCancelled) return false;
-      video_.reset();
+      close_video();
       frame.view = {};
       frame.held = {};
       frame.error = error.what();

@@ -79,10 +79,14 @@ class InputSource : public FrameSource {
   bool next(SourceFrame& frame) override;
   int64_t estimated_total() const override { return estimated_total_; }
   bool live() const override;
-  /// Video frames that could not be decoded, of the videos that have ended.
-  int64_t broken_frames() const { return broken_frames_; }
-  /// Times that live inputs were connected again, of those that have ended.
-  int64_t reconnects() const { return reconnects_; }
+  /// Video frames that could not be decoded so far. As those below, not while `next` runs.
+  int64_t broken_frames() const {
+    return broken_frames_ + (video_ != nullptr ? video_->broken_frames() : 0);
+  }
+  /// Times that live inputs were connected again so far.
+  int64_t reconnects() const {
+    return reconnects_ + (video_ != nullptr ? video_->reconnects() : 0);
+  }
   /// Videos that ended long before the length that they state.
   int64_t cut_short() const { return cut_short_; }
 
@@ -92,6 +96,7 @@ class InputSource : public FrameSource {
   Image next_picture(std::size_t index);
   void estimate_total();
   void check_length(const std::string& file);
+  void close_video();
 
   std::vector<Input> inputs_;
   InputOptions options_;
@@ -99,7 +104,7 @@ class InputSource : public FrameSource {
   std::size_t asked_ = 0;  // inputs before this one need not be asked of pictures_
   std::unique_ptr<PicturesAhead> pictures_;
   std::unique_ptr<VideoReader> video_;
-  int64_t broken_frames_ = 0;
+  int64_t broken_frames_ = 0;  // of videos that are closed, as all below
   int64_t cut_short_ = 0;
   int64_t reconnects_ = 0;
   int64_t delivered_ = 0;  // frames before the current video

@@ -68,5 +68,34 @@ TEST(LiveInput, ASlowReaderSeesTheNewestFramesAndDropsAreCounted) {
   EXPECT_GE(last, kPictures - 3) << "the newest frames are the ones kept";
 }
 
+// The camera breaks off once; a run that is cancelled then tells that all the same.
+TEST(LiveInput, CountsAreRightWhenTheRunIsCancelled) {
+  const std::vector<uint8_t> bytes =
+      read_file(RFSEG_SOURCE_DIR "/tests/media/images/orientation_1.jpg");
+  const std::string jpeg(bytes.begin(), bytes.end());
+  std::atomic<bool> cancelled{false};
+  Server server([&](int client) {
+    if (!take_request(client)) return;
+    send_all(client, stream_head("multipart/x-mixed-replace;boundary=frame"));
+    for (int i = 0; i < 8; ++i) {
+      send_all(client, "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: " +
+                           std::to_string(jpeg.size()) + "\r\n\r\n" + jpeg + "\r\n");
+    }
+  });
+  InputOptions options;
+  options.video.threads = 1;
+  options.cancelled = [&] { return cancelled.load(); };
+  InputSource source({{server.url("camera"), InputKind::kVideo, ""}}, options);
+  SourceFrame frame;
+  for (int i = 0; i < 60 && source.reconnects() == 0; ++i) {
+    ASSERT_TRUE(source.next(frame));
+    ASSERT_EQ(frame.error, "");
+  }
+  EXPECT_GE(source.reconnects(), 1) << "of the video under way";
+  cancelled = true;
+  EXPECT_FALSE(source.next(frame));
+  EXPECT_GE(source.reconnects(), 1);
+}
+
 }  // namespace
 }  // namespace rfseg
