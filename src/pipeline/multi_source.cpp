@@ -43,9 +43,11 @@ void MultiSource::work() {
       if (!failure_) failure_ = std::current_exception();
       stopping_ = true;
     }
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     streams_[index].ended = true;
     changed_.notify_all();
+    // Else many short sources would wait in memory at once, and be under way at once downstream.
+    changed_.wait(lock, [&] { return stopping_ || streams_[index].waiting.empty(); });
   }
 }
 
@@ -133,6 +135,12 @@ int64_t MultiSource::estimated_total() const {
     total += one;
   }
   return total;
+}
+
+bool MultiSource::ended(std::size_t source, int64_t frames) const {
+  const std::lock_guard lock(mutex_);
+  const Stream& stream = streams_[source];
+  return stream.ended && stream.waiting.empty() && stream.stats.frames == frames;
 }
 
 std::vector<MultiSource::StreamStats> MultiSource::stats() const {

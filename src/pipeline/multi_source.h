@@ -23,7 +23,7 @@ namespace rfseg {
 class MultiSource : public FrameSource {
  public:
   struct Options {
-    int at_once = 8;  ///< sources that are open; the next begins when one has ended
+    int at_once = 8;  ///< sources that are open; the next begins when one has handed on its last
     int queue = 2;
     std::function<bool()> cancelled;  ///< called from several threads
   };
@@ -44,6 +44,9 @@ class MultiSource : public FrameSource {
   /// Waits until nothing is read any more; frames that wait are not handed on. A source that blocks
   /// has to be cancelled first. By the thread that calls `next`.
   void stop();
+  /// Whether `source` has nothing more to give and has handed on `frames`. May be called from any
+  /// thread.
+  bool ended(std::size_t source, int64_t frames) const;
   /// In the order of the sources; may be called from any thread.
   std::vector<StreamStats> stats() const;
 

@@ -425,6 +425,47 @@ TEST(Hazards, OnlySoManySourcesAreOpenAtOnce) {
   EXPECT_EQ(last.size(), 5u);
 }
 
+// Sources of one frame never fill a queue: that must not let all of them begin at once.
+TEST(Hazards, NoMoreSourcesThanAllowedAreUnderWayHoweverShort) {
+  constexpr int kSources = 30, kAtOnce = 3;
+  class One : public FrameSource {
+   public:
+    explicit One(std::atomic<int>& begun) : begun_(begun) {}
+    bool next(SourceFrame& frame) override {
+      if (done_) return false;
+      ++begun_;
+      done_ = true;
+      frame = SourceFrame();
+      frame.error = "one";
+      return true;
+    }
+
+   private:
+    std::atomic<int>& begun_;
+    bool done_ = false;
+  };
+  TellingEngine engine;
+  std::atomic<int> begun{0};
+  std::vector<std::unique_ptr<FrameSource>> all;
+  for (int i = 0; i < kSources; ++i) all.push_back(std::make_unique<One>(begun));
+  MultiSource::Options options;
+  options.at_once = kAtOnce;
+  MultiSource source(std::move(all), pool(engine), options);
+  int taken = 0, ended = 0;
+  for (SourceFrame frame; source.next(frame);) {
+    // The others of those that were allowed, at least, have ended by now.
+    ended = 0;
+    for (std::size_t i = 0; i < kSources; ++i) ended += source.ended(i, 1) ? 1 : 0;
+    EXPECT_FALSE(source.ended(static_cast<std::size_t>(frame.stream), 0));
+    ++taken;
+    EXPECT_GE(ended, taken - kAtOnce);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    EXPECT_LE(begun, taken + kAtOnce);
+  }
+  EXPECT_EQ(taken, kSources);
+  for (std::size_t i = 0; i < kSources; ++i) EXPECT_TRUE(source.ended(i, 1)) << i;
+}
+
 TEST(Hazards, CancellingEndsStreamsThatGoOnForEver) {
   TellingEngine engine;
   std::atomic<bool> cancelled{false};
