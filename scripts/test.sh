@@ -33,7 +33,12 @@ run_tests release
 if [[ ${#failed[@]} -gt 0 ]]; then
   echo "Failed:" >&2
   for preset in "${failed[@]}"; do
-    sed "s/^/  $preset, test /" "build/$preset/Testing/Temporary/LastTestsFailed.log" >&2 || true
+    list="build/$preset/Testing/Temporary/LastTestsFailed.log"
+    if [[ -s "$list" ]]; then
+      sed "s/^/  $preset, test /" "$list" >&2
+    else
+      echo "  $preset: its tests could not be run, see above" >&2
+    fi
   done
   exit 1
 fi

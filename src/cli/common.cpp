@@ -126,7 +126,7 @@ void add_runtime_options(CLI::App& app, CommonOptions& options) {
        {"cpu", Backend::kCpu},
        {"cuda", Backend::kCuda}},
       [&options](Backend value) { options.model_options.backend = value; },
-      "auto, cpu (fast) or reference (plain): forces the implementation");
+      "auto, cpu (fast), reference (plain) or cuda: forces the implementation");
   app.add_option("--weights-cache", options.model_options.weights_cache,
                  "Folder for weights packed for a GPU, so that the next start is faster");
   add_integer(app, "--threads", 1, 1024, options.model_options.threads,

@@ -224,6 +224,7 @@ ParityReport compare_runs(const RunResults& a, const RunResults& b, const Parity
   }
   ParityReport report;
   report.threshold = options.threshold ? options.threshold : lowest_score(a, b);
+  report.threshold_named = options.threshold.has_value();
   const std::vector<PictureKey> keys_a = picture_keys(a), keys_b = picture_keys(b);
   std::map<PictureKey, std::size_t> index_b;
   for (std::size_t j = 0; j < keys_b.size(); ++j) index_b.emplace(keys_b[j], j);
@@ -273,6 +274,10 @@ std::vector<std::string> violations(const ParityReport& report, const ParityBoun
     lines.push_back(fmt::format("{} picture(s) only in A, {} only in B", report.only_a.size(),
                                 report.only_b.size()));
   }
+  if (report.matched == 0 && report.detections_a + report.detections_b > 0) {
+    lines.push_back(fmt::format("no detection of {} in A and {} in B has a partner",
+                                report.detections_a, report.detections_b));
+  }
   most("box difference", report.box_px.max, bounds.max_box_px);
   most("score difference", report.score.max, bounds.max_score);
   const bool none = report.mask_iou.count == 0;
@@ -280,10 +285,18 @@ std::vector<std::string> violations(const ParityReport& report, const ParityBoun
   least("mean mask IoU", none, report.mask_iou.mean, bounds.min_mean_iou);
   least("share of identical masks", report.mask_pairs == 0, report.identical_share(),
         bounds.min_identical);
+  // A lowest score of 0.99 would excuse all that lies above 0.98.
+  const std::size_t guessed =
+      report.threshold_named ? 0 : report.near_threshold_a.size() + report.near_threshold_b.size();
+  const std::size_t unmatched = report.unmatched() + guessed;
   if (bounds.max_unmatched &&
-      report.unmatched() > static_cast<std::size_t>(std::max<int64_t>(*bounds.max_unmatched, 0))) {
-    lines.push_back(fmt::format("{} unmatched detection(s), over {}", report.unmatched(),
-                                *bounds.max_unmatched));
+      unmatched > static_cast<std::size_t>(std::max<int64_t>(*bounds.max_unmatched, 0))) {
+    lines.push_back(
+        fmt::format("{} unmatched detection(s), over {}", unmatched, *bounds.max_unmatched));
+    if (guessed > 0) {
+      lines.back() += fmt::format(
+          "; {} of them may be a matter of the threshold, which --threshold would tell", guessed);
+    }
   }
   return lines;
 }

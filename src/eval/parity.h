@@ -43,10 +43,11 @@ struct ParityReport {
   /// Of the unmatched ones those that lie on each other with different classes.
   std::vector<ClassChange> class_changes;
   std::optional<double>
-      threshold;               ///< that near_threshold_ was decided by; none without detections
-  Distribution box_px;         ///< of matched pairs: the largest of the four differences
-  Distribution score;          ///< of matched pairs: |a - b|
-  std::size_t mask_pairs = 0;  ///< matched pairs with a mask on either side
+      threshold;                 ///< that near_threshold_ was decided by; none without detections
+  bool threshold_named = false;  ///< else it was guessed, from the lowest score
+  Distribution box_px;           ///< of matched pairs: the largest of the four differences
+  Distribution score;            ///< of matched pairs: |a - b|
+  std::size_t mask_pairs = 0;    ///< matched pairs with a mask on either side
   std::size_t one_sided_masks = 0;  ///< of these, with a mask on one side; their IoU is 0
   std::size_t identical = 0;        ///< of these, with the same size and run lengths
   Distribution mask_iou;            ///< of those with more than 100 pixels on either side
@@ -72,8 +73,10 @@ struct ParityBounds {
 /// not, or neither has a picture.
 ParityReport compare_runs(const RunResults& a, const RunResults& b, const ParityOptions& options);
 
-/// One line for each bound that does not hold. Where any bound is set, a picture that one run lacks
-/// is such a line too, and so is a bound on masks where matched detections have none.
+/// One line for each bound that does not hold. Detections near a threshold that was only guessed
+/// count as unmatched here. Where any bound is set, it is a line that no detection has a partner,
+/// and a picture that one run lacks is such a line too, and so is a bound on masks where matched
+/// detections have none.
 std::vector<std::string> violations(const ParityReport& report, const ParityBounds& bounds);
 
 }  // namespace rfseg

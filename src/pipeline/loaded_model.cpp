@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/download.h"
 #include "core/cuda/usable.h"
+#include "core/log.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -98,6 +99,9 @@ std::string resolve_model_path(const std::string& name) {
 
 void load_model(const std::string& path, const ModelOptions& options, LoadedModel& model) {
   const DeviceChoice choice = choose_device(options);
+  if (!options.weights_cache.empty() && choice.backend != Backend::kCuda) {
+    log_warning("--weights-cache: only a GPU's weights are kept, and this runs on the CPU");
+  }
   const auto start = std::chrono::steady_clock::now();
   const Checkpoint checkpoint = open_checkpoint(resolve_model_path(path), options);
   model.config = checkpoint.config;

@@ -212,6 +212,33 @@ TEST(Parity, ScoresAtTheThresholdAreListedApart) {
   EXPECT_EQ(report.near_threshold_b.size(), 1u);
 }
 
+TEST(Parity, AGuessedThresholdExcusesNothing) {
+  const RunResults a = one_picture({boxed(1, 0.99, 0, 0, 10, 10), boxed(1, 0.985, 50, 0, 10, 10)});
+  const RunResults b = one_picture({boxed(1, 0.99, 0, 0, 10, 10)});
+  ParityBounds bounds;
+  bounds.max_unmatched = 0;
+  const ParityReport guessed = compare_runs(a, b, {});
+  EXPECT_EQ(guessed.unmatched(), 0u);
+  ASSERT_EQ(violations(guessed, bounds).size(), 1u);
+  EXPECT_NE(violations(guessed, bounds)[0].find("--threshold"), std::string::npos);
+  ParityOptions options;
+  options.threshold = 0.98;
+  EXPECT_TRUE(violations(compare_runs(a, b, options), bounds).empty());
+}
+
+TEST(Parity, NoPartnerAtAllHoldsNoBound) {
+  const RunResults a = one_picture({boxed(1, 0.505, 0, 0, 10, 10)}), b = one_picture({});
+  ParityOptions options;
+  options.threshold = 0.5;
+  const ParityReport report = compare_runs(a, b, options);
+  EXPECT_EQ(report.unmatched(), 0u);
+  EXPECT_TRUE(violations(report, {}).empty());
+  ParityBounds bounds;
+  bounds.max_box_px = 1;
+  EXPECT_EQ(violations(report, bounds).size(), 1u);
+  EXPECT_TRUE(violations(compare_runs(b, b, options), bounds).empty()) << "nothing to match";
+}
+
 TEST(Parity, AChangedClassIsNamedAndUnmatchedOnBothSides) {
   const RunResults a = one_picture({boxed(1, 0.9, 0, 0, 10, 10)});
   const RunResults b = one_picture({boxed(2, 0.8, 0, 0, 10, 10)});

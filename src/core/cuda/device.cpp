@@ -9,6 +9,20 @@
 
 namespace rfseg::cuda {
 
+namespace {
+
+/// Why there is no GPU, for someone who may not have one.
+std::string reason(cudaError_t status) {
+  if (status == cudaSuccess) return "none found";
+  if (status == cudaErrorInsufficientDriver) {
+    return fmt::format("no NVIDIA driver, or one too old for CUDA {}.{}", CUDART_VERSION / 1000,
+                       CUDART_VERSION % 1000 / 10);
+  }
+  return cudaGetErrorString(status);
+}
+
+}  // namespace
+
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();
@@ -20,9 +34,7 @@ cudaDeviceProp device_properties(int device) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
-    throw Error(ErrorCode::kDevice,
-                fmt::format("CUDA: no usable GPU ({})",
-                            status != cudaSuccess ? cudaGetErrorString(status) : "none found"));
+    throw Error(ErrorCode::kDevice, fmt::format("CUDA: no usable GPU ({})", reason(status)));
   }
   if (device < 0 || device >= count) {
     throw Error(ErrorCode::kDevice,
@@ -158,8 +170,7 @@ bool usable(std::string* why) {
   if (status == cudaSuccess && count > 0) return true;
   cudaGetLastError();
   if (why != nullptr) {
-    *why = fmt::format("no usable GPU ({})",
-                       status == cudaSuccess ? "none found" : cudaGetErrorString(status));
+    *why = fmt::format("no usable GPU ({})", reason(status));
   }
   return false;
 }
