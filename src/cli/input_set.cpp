@@ -29,13 +29,32 @@ std::vector<std::vector<Input>> grouped(const std::vector<Input>& inputs) {
   return groups;
 }
 
+/// Live inputs each for itself, all others together, in order.
+std::vector<std::vector<Input>> live_apart(const std::vector<Input>& inputs) {
+  std::vector<std::vector<Input>> groups;
+  std::size_t files = inputs.size();  // which group they are
+  for (const Input& input : inputs) {
+    if (!is_live(input) && files < groups.size()) {
+      groups[files].push_back(input);
+      continue;
+    }
+    if (!is_live(input)) files = groups.size();
+    groups.push_back({input});
+  }
+  return groups;
+}
+
 }  // namespace
 
 InputSet::InputSet(const std::vector<Input>& inputs, const InputOptions& options, int streams,
                    const Engine& engine)
     : stop_(std::make_shared<std::atomic<bool>>(false)) {
   const auto live = static_cast<int>(std::count_if(inputs.begin(), inputs.end(), is_live));
-  if (streams == 0) streams = std::max(1, live);
+  const bool by_default = streams == 0;
+  if (by_default) {
+    const bool files = static_cast<std::size_t>(live) < inputs.size();
+    streams = std::max(1, live + (files ? 1 : 0));
+  }
   InputOptions own = options;
   own.cancelled = [stop = stop_, asked = options.cancelled] { return *stop || (asked && asked()); };
   const bool video = std::any_of(inputs.begin(), inputs.end(), [](const Input& input) {
@@ -54,7 +73,9 @@ InputSet::InputSet(const std::vector<Input>& inputs, const InputOptions& options
   // has time for is dropped where it is decoded. Files that are read one after another are one
   // stream, which keeps their order.
   std::vector<std::vector<Input>> groups;
-  if (streams > 1) {
+  if (by_default) {
+    groups = live_apart(inputs);
+  } else if (streams > 1) {
     groups = grouped(inputs);
   } else {
     groups.push_back(inputs);

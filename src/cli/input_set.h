@@ -14,7 +14,8 @@ namespace rfseg::cli {
 /// The inputs of a run as one source: one after another, or several at once.
 class InputSet {
  public:
-  /// `streams`: videos and live inputs that are read at once; 0 is all live ones, and else one.
+  /// `streams`: videos and live inputs that are read at once; 0 is all live ones, and beside them
+  /// the others one after another.
   InputSet(const std::vector<Input>& inputs, const InputOptions& options, int streams,
            const Engine& engine);
   ~InputSet();
@@ -28,10 +29,15 @@ class InputSet {
   int64_t broken_frames() const { return sum(&InputSource::broken_frames); }
   int64_t cut_short() const { return sum(&InputSource::cut_short); }
   int64_t reconnects() const { return sum(&InputSource::reconnects); }
+  /// Whether the input `stream` of several has ended and `frames` are all that came of it. May be
+  /// called from any thread.
+  bool ended(int stream, int64_t frames) const {
+    return several_ != nullptr && several_->ended(static_cast<std::size_t>(stream), frames);
+  }
   /// Frames that live inputs lost to newer ones.
   int64_t dropped() const;
-  /// Each of the inputs that are read at once, for --stats; one where files follow each other, and
-  /// none where they are not read ahead.
+  /// Each of the inputs that are read at once, for --stats; one entry where files follow each
+  /// other, and none where they are not read ahead.
   nlohmann::json streams() const;
 
  private:

@@ -63,9 +63,8 @@ OverlayFiles::OverlayFiles(std::string folder, std::vector<std::string> inputs,
 
 OverlayFiles::~OverlayFiles() = default;
 
-void OverlayFiles::check(const std::string& file, bool video) const {
-  const std::string name = base_name(file) + (video ? ".mp4" : picture_extension(file));
-  refuse_overwriting_input((fs::path(folder_) / name).string(), inputs_, "--overlay");
+void OverlayFiles::expect(const std::string& file, bool video) {
+  expected_.emplace(file, unique_path(file, video ? ".mp4" : picture_extension(file)));
 }
 
 std::string OverlayFiles::unique_path(const std::string& file, const std::string& extension) {
@@ -75,6 +74,14 @@ std::string OverlayFiles::unique_path(const std::string& file, const std::string
     name = fmt::format("{}-{}{}", base, i, extension);
   std::string path = (fs::path(folder_) / name).string();
   refuse_overwriting_input(path, inputs_, "--overlay");
+  return path;
+}
+
+std::string OverlayFiles::take_path(const std::string& file, const std::string& extension) {
+  const auto at = expected_.lower_bound(file);  // the first of equal ones
+  if (at == expected_.end() || at->first != file) return unique_path(file, extension);
+  std::string path = std::move(at->second);
+  expected_.erase(at);
   return path;
 }
 
@@ -94,7 +101,7 @@ void OverlayFiles::write(Image image, const ResultRecord& record, int stream) {
     close(video);
     const std::string extension = picture_extension(record.file);
     const bool jpeg = extension != ".png";
-    const std::string path = unique_path(record.file, extension);
+    const std::string path = take_path(record.file, extension);
     const std::vector<uint8_t> bytes =
         jpeg ? encode_jpeg(image.view(), kJpegQuality)
              : encode_png(image.pixels.data(), image.width, image.height, 3);
@@ -112,10 +119,25 @@ void OverlayFiles::write(Image image, const ResultRecord& record, int stream) {
     video.height = image.height;
     video.start_s = record.time_s.value_or(0);
     video.writer = std::make_unique<AsyncVideoWriter>(
-        create_video(unique_path(record.file, ".mp4"), image.width, image.height, kFrameRateHint));
+        create_video(take_path(record.file, ".mp4"), image.width, image.height, kFrameRateHint));
   }
   video.last_frame = *record.frame;
   video.writer->write(std::move(image), record.time_s.value_or(0) - video.start_s);
+}
+
+void OverlayFiles::end_stream(int stream) {
+  const auto video = videos_.find(stream);
+  if (video == videos_.end()) return;
+  close(video->second);
+  videos_.erase(video);
+}
+
+std::vector<int> OverlayFiles::open_streams() const {
+  std::vector<int> streams;
+  for (const auto& [stream, video] : videos_) {
+    if (video.writer) streams.push_back(stream);
+  }
+  return streams;
 }
 
 void OverlayFiles::finish() {

@@ -235,6 +235,55 @@ TEST_F(PredictTest, SeveralVideosAtOnceGiveWhatEachGivesAlone) {
   EXPECT_FALSE(stats["memory"].empty());
 }
 
+// The first cannot be read; which name the second gets does not depend on that, nor on which of
+// them is quicker.
+TEST_F(PredictTest, OverlaysAreNamedInTheOrderOfTheInputs) {
+  for (const char* folder : {"a", "b", "c"}) std::filesystem::create_directories(folder_ / folder);
+  write_text(path("a/clip.mp4"), "no video");
+  std::filesystem::copy_file(demo("clip.mp4"), path("b/clip.mp4"));
+  std::filesystem::copy_file(pictures_[0], path("c/clip.jpg"));
+  const auto result = run({"predict", "-q", "-m", model(), "a/clip.mp4", "b/clip.mp4", "c/clip.jpg",
+                           "--end", "0.05", "--streams", "3", "--overlay", "o", "-o", "r.jsonl"});
+  EXPECT_EQ(result.code, 1) << result.err;
+  std::vector<std::string> written;
+  for (const std::string& name : files()) {
+    if (name.starts_with("o/")) written.push_back(name);
+  }
+  EXPECT_EQ(written, (std::vector<std::string>{"o/clip-2.mp4", "o/clip.jpg"}));
+}
+
+// Each open video is a descriptor at least.
+TEST_F(PredictTest, OverlaysOfManyVideosAreClosedAsTheseEnd) {
+  constexpr int kVideos = 30;
+  std::vector<std::string> words = {"predict",   "-q", "-m", model(),   "--end",     "0.05",
+                                    "--streams", "2",  "-o", "r.jsonl", "--overlay", "o"};
+  for (int i = 0; i < kVideos; ++i) {
+    words.push_back("v" + std::to_string(i) + ".mp4");
+    std::filesystem::copy_file(demo("clip.mp4"), path(words.back()));
+  }
+  const auto result = run(words, "", "ulimit -n 28;");
+  ASSERT_EQ(result.code, 0) << result.err;
+  for (int i = 0; i < kVideos; ++i) {
+    EXPECT_EQ(read_text(path("o/v" + std::to_string(i) + ".mp4")).substr(4, 4), "ftyp") << i;
+  }
+}
+
+// A camera is not kept waiting until the files before it are done: it is a stream of its own.
+TEST_F(PredictTest, LiveInputsAreReadBesideTheFiles) {
+  const std::string camera = "tcp://127.0.0.1:1";  // where nobody listens
+  const auto result = run({"predict", "-q", "-m", model(), pictures_[0], camera, pictures_[1], "-o",
+                           "r.jsonl", "--stats", "s.json"});
+  EXPECT_EQ(result.code, 1) << result.err;
+  EXPECT_NE(result.err.find(camera), std::string::npos) << result.err;
+  EXPECT_EQ(json_lines(read_text(path("r.jsonl"))).size(), 2u);
+  const json streams = json::parse(read_text(path("s.json")))["streams"];
+  ASSERT_EQ(streams.size(), 2u);
+  EXPECT_EQ(streams[0]["input"], pictures_[0]);
+  EXPECT_EQ(streams[0]["frames"], 2);
+  EXPECT_EQ(streams[1]["input"], camera);
+  EXPECT_EQ(streams[1]["frames"], 1);
+}
+
 TEST_F(PredictTest, StatisticsNameAFileWhoseNameIsNoUtf8) {
   std::filesystem::copy_file(pictures_[0], path("caf\xe9.jpg"));
   const auto result = run({"predict", "-q", "-m", model(), "caf\xe9.jpg", demo("clip.mp4"), "--end",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -280,7 +281,7 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
     for (const auto& [option, path] : outputs) reserved.push_back(path);
     overlay =
         std::make_unique<OverlayFiles>(arguments.overlay, paths, reserved, resolved.class_names);
-    for (const Input& input : inputs) overlay->check(input.path, input.kind == InputKind::kVideo);
+    for (const Input& input : inputs) overlay->expect(input.path, input.kind == InputKind::kVideo);
   }
   std::unique_ptr<ResultWriter> writer = create_writer(arguments, resolved.class_names);
   std::unique_ptr<ReportWriter> report = open_report(arguments, model, resolved.class_names);
@@ -306,10 +307,17 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   FrameSource& source = input_set.source();
   Progress progress("frames");
   int64_t done = 0, detections = 0, refused = 0;
+  std::map<int, int64_t> of_stream;  // frames that came
   finish_work_on_interrupt();
   PipelineStats stats =
       run_pipeline(*model.engine, source, resolved, arguments.pipeline, [&](PipelineFrame& frame) {
         progress.update(++done, source.estimated_total());
+        if (overlay) {
+          for (const int stream : overlay->open_streams()) {
+            if (input_set.ended(stream, of_stream[stream])) overlay->end_stream(stream);
+          }
+          ++of_stream[frame.stream];
+        }
         if (!frame.error.empty()) {
           log_message(LogLevel::kError, frame.error);
           return;
