@@ -156,7 +156,12 @@ void run_info(const InfoArguments& arguments) {
     info = describe_model(open_checkpoint(path, options), path);
   }
   info.update(describe_program(choice, options.threads));
-  std::fputs((arguments.json ? info.dump(2) + "\n" : as_text(info)).c_str(), stdout);
+  std::fputs(
+      (arguments.json
+           ? info.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"
+           : as_text(info))
+          .c_str(),
+      stdout);
 }
 
 }  // namespace
