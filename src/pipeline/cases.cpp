@@ -194,14 +194,27 @@ CaseWriter::CaseWriter(std::string folder, std::map<std::string, std::string> ma
     : folder_(std::move(folder)) {
   manifest_.made_by = std::move(made_by);
   std::error_code error;
-  std::filesystem::create_directories(folder_, error);
+  made_folder_ = std::filesystem::create_directories(folder_, error);
   if (error || !std::filesystem::is_directory(folder_)) {
-    throw Error(ErrorCode::kOutput, folder_ + ": cannot create the folder");
+    throw Error(ErrorCode::kOutput,
+                fmt::format("{}: cannot create the folder: {}", folder_,
+                            error ? error.message() : "a file of that name exists"));
   }
   if (!std::filesystem::is_empty(folder_, error) || error) {
     throw Error(ErrorCode::kUsage,
                 folder_ + ": is not empty; name a new folder for the recorded cases");
   }
+}
+
+CaseWriter::~CaseWriter() {
+  if (finished_) return;
+  std::error_code ignored;
+  for (const std::string& file : written_) std::filesystem::remove(file, ignored);
+  if (made_folder_) std::filesystem::remove(folder_, ignored);
+}
+
+const std::string& CaseWriter::path(const std::string& name) {
+  return written_.emplace_back(folder_ + "/" + name);
 }
 
 CaseEntry CaseWriter::begin(CaseEntry::Stage stage, const std::string& source,
@@ -260,7 +273,10 @@ void CaseWriter::add_preprocess(const std::string& source, std::optional<int64_t
   manifest_.cases.push_back(std::move(entry));
 }
 
-void CaseWriter::finish() { write_file(path(kManifestName), manifest_text(manifest_)); }
+void CaseWriter::finish() {
+  write_file(path(kManifestName), manifest_text(manifest_));
+  finished_ = true;
+}
 
 CaseManifest read_manifest(const std::string& folder) {
   const std::string path = folder + "/" + kManifestName;

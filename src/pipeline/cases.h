@@ -37,12 +37,15 @@ struct RecordOptions {
   std::optional<int> weaker_queries;
 };
 
-/// Writes cases to a folder. Without finish() there is no manifest, and so no cases.
+/// Writes cases to a folder. Without finish() the destructor removes what was written.
 class CaseWriter {
  public:
   /// The folder is made, or must be empty. Throws Error(kUsage) for one that is not,
   /// Error(kOutput).
   CaseWriter(std::string folder, std::map<std::string, std::string> made_by);
+  ~CaseWriter();
+  CaseWriter(const CaseWriter&) = delete;
+  CaseWriter& operator=(const CaseWriter&) = delete;
 
   /// `spec` with the picture's geometry. What must come out is what the reference implementation
   /// makes of the stored values.
@@ -57,9 +60,12 @@ class CaseWriter {
 
  private:
   CaseEntry begin(CaseEntry::Stage stage, const std::string& source, std::optional<int64_t> frame);
-  std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  /// The path of a file that is written now.
+  const std::string& path(const std::string& name);
 
   std::string folder_;
+  bool made_folder_ = false, finished_ = false;
+  std::vector<std::string> written_;
   CaseManifest manifest_;
 };
 

@@ -158,6 +158,27 @@ TEST_F(CasesTest, CaptureRecordsWhatReplayRuns) {
   EXPECT_NE(result.err.find("is not empty"), std::string::npos) << result.err;
 }
 
+TEST_F(CasesTest, CaptureKeepsNothingThatItDoesNotFinish) {
+  // The masks are larger than a file may be here.
+  auto result = run({"capture", "-m", model(), pictures_[0], "--stage", "postprocess", "-o", "new",
+                     "--device", "cpu"},
+                    "", "ulimit -f 500;");
+  EXPECT_EQ(result.code, 6) << result.err;
+  EXPECT_FALSE(std::filesystem::exists(path("new")));
+  std::vector<std::string> words = {"capture", "-m",      model(),      "--device",
+                                    "cpu",     "--stage", "preprocess", "--count",
+                                    "100000",  "-o",      "given"};
+  words.insert(words.end(), 300, demo("clip.mp4"));
+  std::filesystem::create_directory(path("given"));
+  result = run(words, "", "timeout --preserve-status -s INT 2");
+  EXPECT_EQ(result.code, 130) << result.err;
+  EXPECT_TRUE(std::filesystem::is_empty(path("given")));
+  testing::write_text(path("file"), "");
+  result = run({"capture", "-m", model(), pictures_[0], "-o", "file/new", "--device", "cpu"});
+  EXPECT_EQ(result.code, 6);
+  EXPECT_NE(result.err.find("Not a directory"), std::string::npos) << result.err;
+}
+
 TEST_F(CasesTest, FramesOfAVideoKeepTheirPixelFormat) {
   auto result = run({"capture", "-m", model(), demo("clip.mp4"), "--stage", "preprocess", "--count",
                      "2", "--every", "3", "-o", "video"});

@@ -70,11 +70,13 @@ class Capture {
                                           {"precision", model_.info.precision},
                                           {"expected", "by the reference implementation"}});
     arguments_.input.image.apply_exif = !arguments_.no_exif;
+    arguments_.input.cancelled = interrupted;
+    finish_work_on_interrupt();  // what was written is to go
     InputSource source(std::move(inputs), arguments_.input);
     SourceFrame frame;
     Progress progress("frames");
     int frames = 0, failed = 0;
-    while (frames < arguments_.count && source.next(frame)) {
+    while (frames < arguments_.count && !interrupted() && source.next(frame)) {
       try {
         if (!frame.error.empty()) throw Error(ErrorCode::kInput, frame.error);
         record(frame, writer);
@@ -86,6 +88,7 @@ class Capture {
       }
     }
     progress.clear();
+    if (interrupted()) throw Error(ErrorCode::kCancelled, "capture: interrupted; nothing is kept");
     if (writer.cases() == 0) throw Error(ErrorCode::kInput, "capture: no input could be read");
     writer.finish();
     log_info(
