@@ -1,4 +1,5 @@
 #include "cli/program.h"
+#include "media/loopback_server.h"
 
 namespace rfseg {
 namespace {
@@ -49,7 +50,64 @@ TEST_F(BenchVideoTest, RefusesWhatItCannotMeasure) {
   const auto no_clip = bench({"--video", "none.mp4"});
   EXPECT_EQ(no_clip.code, 4);
   EXPECT_NE(no_clip.err.find("none.mp4"), std::string::npos) << no_clip.err;
-  for (const auto& result : {bad_size, no_clip}) EXPECT_EQ(result.out, "");
+  const auto zero = bench({"--video", clip(), "--video-sizes", "64x48,0x9"});
+  EXPECT_EQ(zero.code, 2);
+  EXPECT_NE(zero.err.find("'0x9' is not WxH"), std::string::npos) << zero.err;
+  const auto both = bench({"--kernels", "--video", clip()});
+  EXPECT_EQ(both.code, 2);
+  EXPECT_NE(both.err.find("--kernels and --video"), std::string::npos) << both.err;
+  for (const auto& result : {bad_size, no_clip, zero, both}) EXPECT_EQ(result.out, "");
+}
+
+TEST_F(BenchVideoTest, RefusesAStreamThatNeverEnds) {
+  const std::string body = testing::read_text(RFSEG_SOURCE_DIR "/tests/media/video/stream.ts");
+  Server server([&](int client) {
+    if (take_request(client)) send_all(client, stream_head("video/mp2t") + body);
+  });
+  const auto result = run({"bench", "-q", "-m", model(), "--device", "cpu", "--video",
+                           server.url("live.ts"), "--video-sizes", "96x64"},
+                          "", "timeout 60");
+  EXPECT_EQ(result.code, 2) << result.err;
+  EXPECT_NE(result.err.find("is a live stream"), std::string::npos) << result.err;
+}
+
+TEST_F(BenchVideoTest, NeedsAFolderForTemporaryFiles) {
+  const auto result = run({"bench", "-q", "-m", model(), "--device", "cpu", "--video", clip()}, "",
+                          "TMPDIR=/nonexistent");
+  EXPECT_EQ(result.code, 6);
+  EXPECT_NE(result.err.find("TMPDIR: '/nonexistent'"), std::string::npos) << result.err;
+}
+
+// Before any work: the model is not even looked for.
+TEST_F(BenchVideoTest, OpensItsStatisticsFirst) {
+  for (const bool video : {false, true}) {
+    std::vector<std::string> words = {"bench", "-m", "none.pth", "--stats", "missing/s.json"};
+    if (video) words.insert(words.end(), {"--video", clip()});
+    const auto result = run(words);
+    EXPECT_EQ(result.code, 6) << result.err;
+    EXPECT_NE(result.err.find("missing/s.json"), std::string::npos) << result.err;
+  }
+}
+
+TEST_F(BenchVideoTest, LeavesNothingWhenInterrupted) {
+  const auto result = run({"bench", "-q", "-m", model(), "--device", "cpu", "--video", clip(),
+                           "--video-sizes", "64x48", "--video-frames", "1000000", "--stats", "s"},
+                          "", "TMPDIR=. timeout --preserve-status -s INT 3");
+  EXPECT_EQ(result.code, 130) << result.err;
+  EXPECT_EQ(result.out, "");
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+TEST_F(BenchVideoTest, SaysOnceThatAClipIsNotWhole) {
+  const std::string whole = testing::read_text(RFSEG_SOURCE_DIR "/tests/media/video/plain.mkv");
+  testing::write_text(path("part.mkv"), whole.substr(0, whole.size() * 6 / 10));
+  const auto result = run({"bench", "-q", "-m", model(), "--device", "cpu", "--video", "part.mkv",
+                           "--video-sizes", "96x64", "--video-frames", "20"});
+  EXPECT_EQ(result.code, 1) << result.err;
+  const std::size_t first = result.err.find("truncated or damaged");
+  ASSERT_NE(first, std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find("truncated or damaged", first + 1), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("nothing is measured"), std::string::npos) << result.err;
 }
 
 }  // namespace

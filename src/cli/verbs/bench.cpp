@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "cli/common.h"
 #include "cli/progress.h"
@@ -94,6 +95,7 @@ class Bench {
 
   void run() {
     refuse_equal_outputs({{"the table", "-"}, {"--stats", arguments_.common.stats}});
+    if (!arguments_.common.stats.empty()) stats_.emplace(output_path(arguments_.common.stats));
     load_model(arguments_.common.model, arguments_.common.resolved(), model_);
     const ResolvedOptions resolved = resolve_options(arguments_.predict, model_.config);
     Image picture;
@@ -189,14 +191,15 @@ class Bench {
     return json;
   }
 
-  void print() const {
+  void print() {
     const nlohmann::json json = to_json();
-    if (!arguments_.common.stats.empty())
-      write_file(output_path(arguments_.common.stats), json.dump(2) + "\n");
-    if (arguments_.json) {
-      std::fputs((json.dump() + "\n").c_str(), stdout);
-      return;
-    }
+    std::fputs((arguments_.json ? json.dump() + "\n" : table(json)).c_str(), stdout);
+    if (!stats_) return;
+    stats_->write(json.dump(2) + "\n");
+    stats_->commit();
+  }
+
+  std::string table(const nlohmann::json& json) const {
     std::string text = fmt::format(
         "{} on {} ({}, {} threads), picture {}, {} rounds\nload {:.0f} ms, engine {:.0f} MB, peak "
         "memory {:.0f} MB, {} detections\n",
@@ -211,10 +214,11 @@ class Bench {
                           timing.batch, timing.percentile(0.5), timing.percentile(0.9),
                           timing.percentile(0.99), 1000.0 * timing.batch / timing.percentile(0.5));
     }
-    std::fputs(text.c_str(), stdout);
+    return text;
   }
 
   const BenchArguments& arguments_;
+  std::optional<OutputFile> stats_;
   LoadedModel model_;
   Progress progress_;
   int64_t done_ = 0, total_ = 0;
@@ -255,6 +259,9 @@ void add_bench(CLI::App& app) {
   add_integer(*verb, "--depth", 2, 64, video.depth, "--video: batches in flight (2)");
   verb->footer("Example: rfseg bench -m model.pth --batch 1,8 --image-size 1080x1920");
   verb->callback([arguments] {
+    if (arguments->kernels && !arguments->video.files.empty()) {
+      throw Error(ErrorCode::kUsage, "--kernels and --video: only one of them is accepted");
+    }
     if (!arguments->video.files.empty()) {
       arguments->video.json = arguments->json;
       arguments->video.rounds = std::min(arguments->rounds, 1000);

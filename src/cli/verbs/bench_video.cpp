@@ -7,9 +7,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -44,13 +46,28 @@ double seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
+void stop_if_interrupted() {
+  if (interrupted()) throw Error(ErrorCode::kCancelled, "bench --video: interrupted");
+}
+
 /// A folder that goes with its content.
 class ScratchFolder {
  public:
   ScratchFolder() {
-    std::string name = (fs::temp_directory_path() / "rfseg-bench-XXXXXX").string();
+    std::error_code error;
+    const fs::path parent = fs::temp_directory_path(error);
+    if (error) {
+      const char* named = std::getenv("TMPDIR");
+      throw Error(ErrorCode::kOutput,
+                  fmt::format("TMPDIR: '{}' cannot be used: {}; a folder for temporary files is "
+                              "accepted",
+                              named != nullptr ? named : "", error.message()));
+    }
+    std::string name = (parent / "rfseg-bench-XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) {
-      throw Error(ErrorCode::kOutput, fmt::format("{}: cannot be made", name));
+      throw Error(ErrorCode::kOutput,
+                  fmt::format("{}: cannot be made: {}; TMPDIR names another folder", name,
+                              std::strerror(errno)));
     }
     path_ = name;
   }
@@ -95,9 +112,13 @@ std::vector<std::pair<int, int>> parse_sizes(const std::string& text) {
   std::vector<std::pair<int, int>> sizes;
   for (std::size_t at = 0; at <= text.size();) {
     const std::size_t comma = std::min(text.find(',', at), text.size());
-    const auto [width, height] =
-        parse_size(text.substr(at, comma - at), "--video-sizes", kMaxSide);  // here WxH
-    sizes.emplace_back(width, height);
+    const std::string size = text.substr(at, comma - at);
+    try {
+      sizes.push_back(parse_size(size, "--video-sizes", kMaxSide));  // the first is the width here
+    } catch (const Error&) {
+      refuse_value("--video-sizes", size,
+                   fmt::format("WxH in pixels, each 1 to {}, for example 1280x720", kMaxSide));
+    }
     at = comma + 1;
   }
   return sizes;
@@ -197,7 +218,17 @@ class VideoBench {
  public:
   VideoBench(const CommonOptions& common, const PredictOptions& predict,
              const VideoBenchArguments& arguments)
-      : arguments_(arguments), common_(common), progress_("runs") {
+      : arguments_(arguments),
+        common_(common),
+        sizes_(parse_sizes(arguments.sizes)),
+        progress_("runs") {
+    if (!common.stats.empty()) stats_.emplace(output_path(common.stats));
+    for (const std::string& file : arguments.files) {
+      if (!open_video(file)->info().live) continue;
+      throw Error(
+          ErrorCode::kUsage,
+          fmt::format("--video: '{}' is a live stream; a video that ends is accepted", file));
+    }
     load_model(common.model, common.resolved(), model_);
     PredictOptions options = predict;
     if (!model_.config.seg) options.masks = MaskFormat::kNone;
@@ -207,12 +238,17 @@ class VideoBench {
   }
 
   void run() {
+    finish_work_on_interrupt();  // the scratch folder is to go
+    scratch_.emplace();
     if (cuda_ != nullptr) clock_step_ns_ = gpu_clock_step_ns(cuda_->device());
-    for (const auto& [width, height] : parse_sizes(arguments_.sizes)) measure(width, height);
+    for (const auto& [width, height] : sizes_) measure(width, height);
     progress_.clear();
     const nlohmann::json json = to_json();
-    if (!common_.stats.empty()) write_file(output_path(common_.stats), json.dump(2) + "\n");
     std::fputs((arguments_.json ? json.dump() + "\n" : table()).c_str(), stdout);
+    if (stats_) {
+      stats_->write(json.dump(2) + "\n");
+      stats_->commit();
+    }
   }
 
  private:
@@ -225,12 +261,13 @@ class VideoBench {
       const VideoInfo info = open_video(file)->info();
       if (info.width == width && info.height == height) return file;
     }
-    const std::string path = scratch_.file(fmt::format("{}x{}.mp4", width, height));
+    const std::string path = scratch_->file(fmt::format("{}x{}.mp4", width, height));
     const auto reader = open_video(arguments_.files.front());
     const auto writer = create_video(path, width, height, kFrameRate);
     VideoFrame frame;
     int written = 0;
     for (; written < arguments_.frames && reader->read(frame); ++written) {
+      stop_if_interrupted();
       writer->write(scaled(to_rgb(frame.image, frame.held), width, height).view(),
                     written / kFrameRate);
     }
@@ -240,6 +277,7 @@ class VideoBench {
 
   InputOptions input_options(VideoDecoder decoder) const {
     InputOptions options;
+    options.cancelled = interrupted;
     options.video.decoder = decoder;
     options.video.cuda_device = cuda_ != nullptr ? cuda_->device() : 0;
     return options;
@@ -286,10 +324,14 @@ class VideoBench {
     PipelineOptions options;
     options.depth = depth;
     options.frame_times = frame_times;
-    return run_pipeline(*model_.engine, source, resolved_, options, [&](PipelineFrame& frame) {
-      if (!frame.error.empty()) throw Error(ErrorCode::kInput, frame.error);
-      consume(frame);
-    });
+    PipelineStats stats =
+        run_pipeline(*model_.engine, source, resolved_, options, [&](PipelineFrame& frame) {
+          stop_if_interrupted();
+          if (!frame.error.empty()) throw Error(ErrorCode::kInput, frame.error);
+          consume(frame);
+        });
+    stop_if_interrupted();  // the source may have ended early
+    return stats;
   }
 
   /// The results alone: what differs is told by its number.
@@ -366,7 +408,7 @@ class VideoBench {
   void time_run(SizeResults& r, const std::string& name, FrameSource& source, int64_t frames,
                 int depth) {
     const auto writer =
-        create_jsonl_writer(scratch_.file("results.jsonl"), resolved_.class_names, masks_);
+        create_jsonl_writer(scratch_->file("results.jsonl"), resolved_.class_names, masks_);
     RateMeter meter(frames);
     pipeline(source, depth, [&](PipelineFrame& frame) {
       writer->write(frame.record);
@@ -383,6 +425,7 @@ class VideoBench {
   }
 
   void add(SizeResults& r, const std::string& name, const RateMeter& meter) {
+    stop_if_interrupted();
     Row& row = r.row(name);
     row.rates.push_back(meter.rate());
     row.start_ms = meter.start_ms();
@@ -398,6 +441,7 @@ class VideoBench {
     double total = 0;
     int64_t frames = 0;
     for (const SourceFrame& frame : device_) {
+      stop_if_interrupted();
       for (const auto& runner : all) {
         for (int pass = 0; pass < 2; ++pass) {  // the first makes the graph or has none
           if (pass > 0) runner->clear();
@@ -449,6 +493,11 @@ class VideoBench {
     r.nvdec = has_nvdec(r.file);
     const auto counted = open(r.file, VideoDecoder::kCpu);
     for (SourceFrame frame; counted->next(frame);) ++r.frames;
+    stop_if_interrupted();
+    if (counted->cut_short() > 0) {
+      throw Error(ErrorCode::kPartial,
+                  fmt::format("bench --video: {} is not whole; nothing is measured", r.file));
+    }
     if (r.frames == 0) throw Error(ErrorCode::kInput, fmt::format("{}: no frame", r.file));
     repeats_ = static_cast<int>((arguments_.frames + r.frames - 1) / r.frames);
     if (cuda_ != nullptr) {
@@ -626,11 +675,13 @@ class VideoBench {
 
   const VideoBenchArguments& arguments_;
   const CommonOptions& common_;
+  std::vector<std::pair<int, int>> sizes_;  ///< width, height
+  std::optional<OutputFile> stats_;
   LoadedModel model_;
   ResolvedOptions resolved_;
   MaskFormat masks_ = MaskFormat::kRle;
   CudaEngine* cuda_ = nullptr;
-  ScratchFolder scratch_;
+  std::optional<ScratchFolder> scratch_;
   Progress progress_;
   int64_t done_ = 0;
   uint64_t clock_step_ns_ = 0;
