@@ -254,14 +254,15 @@ TEST_F(PredictTest, OverlaysAreNamedInTheOrderOfTheInputs) {
 
 // Each open video is a descriptor at least.
 TEST_F(PredictTest, OverlaysOfManyVideosAreClosedAsTheseEnd) {
-  constexpr int kVideos = 30;
-  std::vector<std::string> words = {"predict",   "-q", "-m", model(),   "--end",     "0.05",
-                                    "--streams", "2",  "-o", "r.jsonl", "--overlay", "o"};
+  constexpr int kVideos = 45;
+  std::vector<std::string> words = {"predict",   "-q", "-m",    model(),   "--device",  "cpu",
+                                    "--every",   "25", "--end", "0.5",     "--masks",   "none",
+                                    "--streams", "2",  "-o",    "r.jsonl", "--overlay", "o"};
   for (int i = 0; i < kVideos; ++i) {
     words.push_back("v" + std::to_string(i) + ".mp4");
     std::filesystem::copy_file(demo("clip.mp4"), path(words.back()));
   }
-  const auto result = run(words, "", "ulimit -n 28;");
+  const auto result = run(words, "", "ulimit -n 40;");
   ASSERT_EQ(result.code, 0) << result.err;
   for (int i = 0; i < kVideos; ++i) {
     EXPECT_EQ(read_text(path("o/v" + std::to_string(i) + ".mp4")).substr(4, 4), "ftyp") << i;

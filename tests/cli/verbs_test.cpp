@@ -116,6 +116,13 @@ TEST_F(VerbsTest, InfoAsTextAndJson) {
   EXPECT_EQ(info["class_names"][17], "cat");
 }
 
+TEST_F(VerbsTest, InfoOfAFileWhoseNameIsNoUtf8) {
+  std::filesystem::create_symlink(model(), path("m\xe9.safetensors"));
+  const auto result = run({"info", "m\xe9.safetensors", "--json"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(json::parse(result.out)["file"], "m\uFFFD.safetensors");
+}
+
 TEST_F(VerbsTest, ConvertKeepsTheAnswers) {
   const auto convert = run({"convert", model(), "c.safetensors", "--dtype", "f32"});
   ASSERT_EQ(convert.code, 0) << convert.err;
