@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "core/cpu.h"
+#include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "engine/cpu/cpu_engine.h"
 #include "engine/cuda/cuda_engine.h"
