@@ -218,6 +218,23 @@ std::pair<int, int> parse_size(const std::string& text, const char* option, int 
           number(std::string_view(text).substr(x + 1))};
 }
 
+std::vector<int> parse_counts(const std::string& text, const char* option, const char* example,
+                              int most) {
+  std::vector<int> counts;
+  const char* at = text.data();
+  const char* end = at + text.size();
+  while (true) {
+    int value = 0;
+    const auto [next, error] = std::from_chars(at, end, value);
+    if (error != std::errc() || value < 1 || value > most || (next != end && *next != ',')) {
+      refuse_value(option, text, fmt::format("a list such as {} (each 1 to {})", example, most));
+    }
+    counts.push_back(value);
+    if (next == end) return counts;
+    at = next + 1;
+  }
+}
+
 ModelOptions CommonOptions::resolved() const {
   ModelOptions result = model_options;
   if (!shape.empty()) std::tie(result.height, result.width) = parse_size(shape, "--shape");

@@ -37,6 +37,10 @@ void add_selection_options(CLI::App& app, PredictOptions& options, std::vector<s
 /// "HxW" or one number for a square, as rows, columns, each 1 to `max_side`. Throws Error(kUsage)
 /// naming `option`.
 std::pair<int, int> parse_size(const std::string& text, const char* option, int max_side = 65535);
+/// Whole numbers separated by commas, each 1 to `most`. Throws Error(kUsage) naming `option`, with
+/// `example`.
+std::vector<int> parse_counts(const std::string& text, const char* option, const char* example,
+                              int most);
 /// One class name a line. Throws Error(kInput).
 std::vector<std::string> read_class_file(const std::string& path);
 

@@ -31,28 +31,6 @@ struct AblateArguments {
 
 constexpr int kMostQueries = 4096, kMostSide = 16384;
 
-std::vector<int> parse_counts(const std::string& text) {
-  std::vector<int> counts;
-  for (std::size_t at = 0; at <= text.size();) {
-    const std::size_t end = std::min(text.find(',', at), text.size());
-    const std::string word = text.substr(at, end - at);
-    std::size_t used = 0;
-    int count = 0;
-    try {
-      count = std::stoi(word, &used);
-    } catch (const std::exception&) {
-      used = 0;
-    }
-    if (used == 0 || used != word.size() || count < 1 || count > kMostQueries) {
-      refuse_value("--queries", text,
-                   fmt::format("a list such as 100,300 (each 1 to {})", kMostQueries));
-    }
-    counts.push_back(count);
-    at = end + 1;
-  }
-  return counts;
-}
-
 /// What was done in several ways.
 struct Group {
   std::string name;
@@ -64,7 +42,7 @@ class Ablate {
   explicit Ablate(const AblateArguments& arguments) : arguments_(arguments) {}
 
   void run(int& exit_code) {
-    queries_ = parse_counts(arguments_.queries);
+    queries_ = parse_counts(arguments_.queries, "--queries", "100,300", kMostQueries);
     size_ = parse_size(arguments_.image_size, "--image-size", kMostSide);
     ModelOptions device;
     device.device = arguments_.device;

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -53,20 +52,7 @@ struct Timing {
 };
 
 std::vector<int> parse_batches(const std::string& text) {
-  std::vector<int> batches;
-  const char* at = text.data();
-  const char* end = at + text.size();
-  while (true) {
-    int value = 0;
-    const auto [next, error] = std::from_chars(at, end, value);
-    if (error != std::errc() || value < 1 || value > 1024 || (next != end && *next != ',')) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("--batch: '{}' is not a list such as 1,8,32 (each 1 to 1024)", text));
-    }
-    batches.push_back(value);
-    if (next == end) return batches;
-    at = next + 1;
-  }
+  return parse_counts(text, "--batch", "1,8,32", 1024);
 }
 
 // A picture with structure at every scale, so that the codecs and the network do real work.
