@@ -15,8 +15,8 @@
 #include <random>
 
 #include "core/cuda/device.h"
-#include "engine/cuda/hopper_attention.h"
-#include "engine/cuda/hopper_gemm.h"
+#include "engine/cuda/hopper/attention.h"
+#include "engine/cuda/hopper/gemm.h"
 
 namespace rfseg::cuda {
 namespace {

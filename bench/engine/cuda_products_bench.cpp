@@ -17,8 +17,8 @@
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "core/half.h"
-#include "engine/cuda/cublas_lt.h"
-#include "engine/cuda/portable.h"
+#include "engine/cuda/portable/portable.h"
+#include "engine/cuda/timing/cublas_lt.h"
 #include "rfseg/error.h"
 
 namespace rfseg::bench {

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "core/cuda/device.h"
-#include "engine/cuda/hopper_block.h"
-#include "engine/cuda/hopper_gemm.h"
+#include "engine/cuda/hopper/block.h"
+#include "engine/cuda/hopper/gemm.h"
 
 namespace rfseg::cuda {
 namespace {

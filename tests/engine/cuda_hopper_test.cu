@@ -12,9 +12,9 @@
 #include <random>
 
 #include "core/cuda/device.h"
-#include "engine/cuda/hopper_attention.h"
-#include "engine/cuda/hopper_gemm.h"
-#include "engine/cuda/hopper_mask_block.h"
+#include "engine/cuda/hopper/attention.h"
+#include "engine/cuda/hopper/gemm.h"
+#include "engine/cuda/hopper/mask_block.h"
 
 namespace rfseg::cuda {
 namespace {

@@ -6,10 +6,10 @@
 #include <gtest/gtest.h>
 
 #include "engine/cuda/cuda_engine.h"
-#include "engine/cuda/hopper_gemm.h"
-#include "engine/cuda/map_kernels.cu"
-#include "engine/cuda/query_kernels.cu"
-#include "engine/cuda/row_kernels.cu"
+#include "engine/cuda/hopper/gemm.h"
+#include "engine/cuda/small/map_kernels.cu"
+#include "engine/cuda/small/query_kernels.cu"
+#include "engine/cuda/small/row_kernels.cu"
 #include "engine/golden.h"
 #include "engine/plain_products.h"
 

@@ -4,8 +4,8 @@ rfseg_add_test(engine_cuda_products SOURCES ${products_tests}
   DEPENDS rfseg_engine CUDA::cudart_static)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT RFSEG_SANITIZE)
   set(products_sources)
-  foreach(name portable_gemm portable_fp16 portable_float portable_attention)
-    list(APPEND products_sources ${PROJECT_SOURCE_DIR}/src/engine/cuda/${name}.cu)
+  foreach(name gemm fp16 float attention)
+    list(APPEND products_sources ${PROJECT_SOURCE_DIR}/src/engine/cuda/portable/${name}.cu)
   endforeach()
   # In this folder they are C++: one thread of the GPU after the other.
   set_source_files_properties(${products_sources} PROPERTIES LANGUAGE CXX

@@ -3,7 +3,7 @@
 // for the emulator.
 
 #include "core/cuda/usable.h"
-#include "engine/cuda/portable.h"
+#include "engine/cuda/portable/portable.h"
 #include "engine/product_cases.h"
 
 namespace rfseg::cuda::test {

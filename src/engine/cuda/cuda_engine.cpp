@@ -9,10 +9,10 @@
 
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
-#include "engine/cuda/hopper_gemm.h"
-#include "engine/cuda/network.h"
-#include "engine/cuda/peaks.h"
-#include "engine/cuda/step_times.h"
+#include "engine/cuda/hopper/gemm.h"
+#include "engine/cuda/network/network.h"
+#include "engine/cuda/timing/peaks.h"
+#include "engine/cuda/timing/step_times.h"
 #include "engine/model_weights.h"
 #include "rfseg/error.h"
 

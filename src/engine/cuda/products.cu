@@ -1,10 +1,10 @@
 #include "engine/cuda/products.h"
 
-#include "engine/cuda/hopper_attention.h"
-#include "engine/cuda/hopper_block.h"
-#include "engine/cuda/hopper_gemm.h"
-#include "engine/cuda/hopper_mask_block.h"
-#include "engine/cuda/portable.h"
+#include "engine/cuda/hopper/attention.h"
+#include "engine/cuda/hopper/block.h"
+#include "engine/cuda/hopper/gemm.h"
+#include "engine/cuda/hopper/mask_block.h"
+#include "engine/cuda/portable/portable.h"
 #include "rfseg/error.h"
 
 // Which family computes a product.
@@ -23,7 +23,7 @@ constexpr int kSharedNormRows = 2048;
 /// is its plain product and a kernel for the norm; for fewer, parts of k are worth more.
 constexpr int kApartRows = 2048;
 
-/// Up to this many rows the kernels of hopper_block.h are the faster ones.
+/// Up to this many rows the kernels of hopper/block.h are the faster ones.
 constexpr int kBlockRows = 1100;
 
 bool on_hopper(const Queue& queue, Math math, int rows) {

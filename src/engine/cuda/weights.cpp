@@ -11,7 +11,7 @@
 #include "core/half.h"
 #include "core/log.h"
 #include "engine/cpu/thread_team.h"
-#include "engine/cuda/small_kernels.h"
+#include "engine/cuda/small/small_kernels.h"
 #include "engine/mask_projection.h"
 #include "engine/model_weights.h"
 #include "engine/position.h"

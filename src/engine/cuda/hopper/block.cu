@@ -1,0 +1,492 @@
+#include "engine/cuda/hopper/block.h"
+
+#include <algorithm>
+
+#include "core/cuda/launch.h"
+#include "engine/cuda/hopper/block_device.h"
+#include "engine/cuda/hopper/epilogue.h"
+#include "engine/cuda/hopper/maps.h"
+
+// The products of an encoder block for few rows. A block has one tile of 64 rows and two
+// warpgroups; its weights are on their way to shared memory before the previous kernel has ended.
+//
+// Three forms. kPlain: each warpgroup has half of the columns. With a norm, where every warpgroup
+// completes 24 columns, so that the way out is short: kShort, a block has 48 columns and its
+// warpgroups share k; kLong, it has 96 and two blocks share k. What a warpgroup does not complete
+// it hands over as it lies in registers. The 8 blocks of a row are the cluster: each warpgroup
+// tells all of them mean and squared deviations of its 24 columns of a row, and everyone merges
+// what arrives (Chan et al. 1979). That goes straight into the other's shared memory and counts on
+// its barrier: no one waits for a barrier of the cluster after the start.
+
+namespace rfseg::cuda::hopper {
+namespace {
+
+enum class Form { kPlain, kShort, kLong };
+
+struct BlockTask {
+  CUtensorMap a, b;  // boxes of 64 x 64 and 64 x columns
+  const float* bias;
+  const float* scale;
+  const float* residual;
+  float* sum;
+  __half* out;
+  int64_t ldr, ld_sum, ldo;
+  int m;
+  int n_tiles;   // of columns
+  int k_blocks;  // of 64, of one block
+  int stages;    // of the ring
+  float eps;
+};
+
+constexpr int kMultipliers = 2 * 128;  // threads
+constexpr int kBoxBytes = 64 * 128;
+constexpr int kOwn = 24;  // columns that a warpgroup completes, with a norm
+constexpr int kNormColumns = 384;
+constexpr int kParts = kNormColumns / kOwn;  // of a row
+constexpr int kCluster = 8;                  // blocks of a row, with a norm
+constexpr int kMostRowBoxes = 6;
+constexpr int kLeadBytes = 1024;  // transaction barriers
+constexpr int kMomentBytes = kParts * 64 * 8;
+constexpr int kSumBytes = 64 * kOwn * 4;  // of a warpgroup
+
+/// Whether all of k lies in shared memory; else a warp of its own feeds a ring.
+RFSEG_HOST_DEVICE constexpr bool keeps_rows(Form form) { return form == Form::kShort; }
+RFSEG_HOST_DEVICE constexpr int threads_of(Form form) {
+  return kMultipliers + (keeps_rows(form) ? 0 : 32);
+}
+RFSEG_HOST_DEVICE constexpr int columns_of(Form form, int half) {
+  return form == Form::kShort ? half : 2 * half;
+}
+RFSEG_HOST_DEVICE constexpr int rows_at(Form form) {
+  return kLeadBytes + (form == Form::kPlain ? 0 : kMomentBytes + 2 * kSumBytes);
+}
+RFSEG_HOST_DEVICE constexpr int stage_bytes(Form form, int half) {
+  return columns_of(form, half) * 128 + (keeps_rows(form) ? 0 : kBoxBytes);
+}
+
+#if RFSEG_HOPPER
+
+/// Stages a warp's 16 rows x kColumns halves in its own shared memory and writes them in pieces of
+/// 16 bytes. `value(j, h, i)`: element i of the pair in row half h of column group j.
+template <int kColumns, class Value>
+RFSEG_DEVICE void write_halves(uint32_t staging, __half* out, int64_t ldo, int row, int m,
+                               Value&& value) {
+  constexpr int kPitch = kColumns * 2 + 16;  // rows begin at different banks
+  constexpr int kPieces = kColumns / 8;
+  const int lane = lane_index();
+  const uint32_t to = staging + static_cast<uint32_t>(lane % 16 * kPitch + lane / 16 * 16);
+  RFSEG_UNROLL
+  for (int pair = 0; pair < kColumns / 16; ++pair) {
+    uint32_t halves[4];
+    RFSEG_UNROLL
+    for (int g = 0; g < 2; ++g) {
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        halves[g * 2 + h] = pack_halves(value(2 * pair + g, h, 0), value(2 * pair + g, h, 1));
+      }
+    }
+    store_matrices(to + pair * 32, halves[0], halves[1], halves[2], halves[3]);
+  }
+  warp_sync();
+  RFSEG_UNROLL
+  for (int i = 0; i < kPieces / 2; ++i) {
+    const int at = i * kWarp + lane, r = at / kPieces, piece = at % kPieces;
+    const float4 v = load_shared4(staging + static_cast<uint32_t>(r * kPitch + piece * 16));
+    if (row + r < m) *reinterpret_cast<float4*>(out + (row + r) * ldo + piece * 8) = v;
+  }
+}
+
+#endif
+
+template <Form kForm, int kHalf, Activation kActivation>
+RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
+#if RFSEG_HOPPER
+  constexpr bool kNorm = kForm != Form::kPlain, kKeeps = keeps_rows(kForm);
+  constexpr int kColumns = columns_of(kForm, kHalf), kStageBytes = stage_bytes(kForm, kHalf);
+  constexpr int kWeightsAt = kKeeps ? 0 : kBoxBytes;  // in a stage
+  constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
+  constexpr int kGroups = kNorm ? kOwn / 8 : kHalf / 8;  // of 8 columns, to complete
+  const uint32_t base = (shared_address(shared) + 1023) / 1024 * 1024;
+  const uint32_t full = base, empty = base + 128, rows_full = base + 256;
+  const uint32_t sums_full = base + 384, moments_full = base + 400;
+  const uint32_t moments = base + kLeadBytes, sums = moments + kMomentBytes;
+  const uint32_t rows = base + rows_at(kForm);
+  const uint32_t ring = rows + (kKeeps ? task.k_blocks * kBoxBytes : 0);
+  const int thread = thread_index(), warp = uniform(thread / 32);
+  const int in_row = task.n_tiles * kBlocksInRow;
+  const int tile = block_x() / in_row, place = block_x() % in_row;
+  const int part = place % kBlocksInRow, column = place / kBlocksInRow * kColumns;
+  const int first_k = part * task.k_blocks;
+  const int rank = cluster_rank();
+
+  if (thread == 0) {
+    for (int s = 0; s < task.stages; ++s) {
+      barrier_init(full + 8 * s, 1);
+      barrier_init(empty + 8 * s, 8);
+    }
+    if constexpr (kKeeps) {
+      for (int k = 0; k < task.k_blocks; ++k) barrier_init(rows_full + 8 * k, 1);
+    }
+    if constexpr (kNorm) {
+      barrier_init(sums_full, 1);
+      barrier_init(sums_full + 8, 1);
+      barrier_init(moments_full, 1);
+    }
+    barrier_init_fence();
+    if constexpr (kKeeps) {
+      for (int k = 0; k < task.k_blocks; ++k) barrier_expect(rows_full + 8 * k, kBoxBytes);
+    }
+    if constexpr (kNorm) {
+      barrier_expect(moments_full, kMomentBytes);
+      if constexpr (kForm == Form::kLong) {
+        barrier_expect(sums_full, kSumBytes);
+        barrier_expect(sums_full + 8, kSumBytes);
+      }
+    }
+  }
+  if constexpr (kNorm) {
+    cluster_meet();
+  } else {
+    block_sync();
+  }
+
+  const int group = warp / 4, lane = lane_index();
+  const auto fetch = [&](const CUtensorMap& map, int k, int stage, int at, int first) {
+    load_tile(ring + stage * kStageBytes + at, &map, full + 8 * stage, (first_k + k) * 64, first,
+              0);
+  };
+  const bool leads = thread == (kKeeps ? 0 : kMultipliers);
+  if (leads) {
+    map_prefetch(&task.b);
+    map_prefetch(&task.a);
+    for (int k = 0; k < task.stages; ++k) {
+      barrier_expect(full + 8 * k, kStageBytes);
+      fetch(task.b, k, k, kWeightsAt, column);
+    }
+  }
+  if constexpr (!kKeeps) {
+    if (warp == 8) {
+      if (!leads) return;
+      await_previous_kernel();
+      for (int k = 0; k < task.stages; ++k) fetch(task.a, k, k, 0, tile * 64);
+      int stage = 0, parity = 0;
+      for (int k = task.stages; k < task.k_blocks; ++k) {
+        barrier_wait(empty + 8 * stage, parity);
+        barrier_expect(full + 8 * stage, kStageBytes);
+        fetch(task.a, k, stage, 0, tile * 64);
+        fetch(task.b, k, stage, kWeightsAt, column);
+        if (++stage == task.stages) stage = 0, parity ^= 1;
+      }
+      return;
+    }
+  } else {
+    warp_sync();
+  }
+  // This warpgroup's columns to complete.
+  const int own = kForm == Form::kPlain   ? column + group * kHalf
+                  : kForm == Form::kShort ? column + group * kOwn
+                                          : column + group * kHalf + part * kOwn;
+  const int first_row = tile * 64 + warp % 4 * 16;            // of the warp
+  const int row = first_row + lane / 4, pair = lane % 4 * 2;  // of the thread: this and row + 8
+  float2 bias[kGroups], scale[kNorm ? kGroups : 1], old[kNorm ? 2 : 1][kNorm ? kGroups : 1];
+  RFSEG_UNROLL
+  for (int j = 0; j < kGroups; ++j) {
+    const int at = own + j * 8 + pair;
+    bias[j] = task.bias ? *reinterpret_cast<const float2*>(task.bias + at) : float2{0, 0};
+    if constexpr (kNorm) {
+      scale[j] = task.scale ? *reinterpret_cast<const float2*>(task.scale + at) : float2{1, 1};
+    }
+  }
+  await_previous_kernel();
+  if constexpr (kKeeps) {
+    if (leads) {
+      for (int k = rank; k < task.k_blocks; k += kCluster) {
+        load_tile_for_all(rows + k * kBoxBytes, &task.a, rows_full + 8 * k, k * 64, tile * 64, 0,
+                          (1 << kCluster) - 1);
+      }
+    }
+    warp_sync();
+  }
+  // Only now: what comes next shall find each multiprocessor with one block at work, not two.
+  release_next_kernel();
+  if constexpr (kNorm) {
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const float* from = task.residual + (row + 8 * h) * task.ldr + own + pair;
+      RFSEG_UNROLL
+      for (int j = 0; j < kGroups; ++j) {
+        old[h][j] =
+            row + 8 * h < task.m ? *reinterpret_cast<const float2*>(from + j * 8) : float2{0, 0};
+      }
+    }
+  }
+
+  float d[kHalf / 2];
+  {
+    constexpr int kStep = kForm == Form::kShort ? 2 : 1;
+    const int begin = kForm == Form::kShort ? group : 0;
+    const uint64_t a = tile_descriptor(kKeeps ? rows : ring);
+    const uint64_t b =
+        tile_descriptor(ring + kWeightsAt + (kForm == Form::kShort ? 0 : group * kHalf * 128));
+    int stage = begin, parity = 0, last = 0;
+    for (int k = begin; k < task.k_blocks; k += kStep) {
+      if constexpr (kKeeps) barrier_wait(rows_full + 8 * k, 0);
+      barrier_wait(full + 8 * stage, parity);
+      const uint64_t at =
+          a + static_cast<uint32_t>((kKeeps ? k * kBoxBytes : stage * kStageBytes) / 16);
+      const uint64_t weights = b + static_cast<uint32_t>(stage * kStageBytes / 16);
+      wgmma_fence();
+      RFSEG_UNROLL
+      for (int step = 0; step < 4; ++step) {
+        Wgmma<kHalf>::run(d, at + 2 * step, weights + 2 * step, k - begin + step > 0);
+      }
+      wgmma_commit();
+      if (kForm != Form::kShort && k > 0) {
+        wgmma_wait<1>();
+        if (lane == 0) barrier_arrive(empty + 8 * last);
+      }
+      last = stage;
+      stage += kStep;
+      if (stage >= task.stages) stage -= task.stages, parity ^= 1;
+    }
+    wgmma_wait<0>();
+    fence_registers(d);
+  }
+
+  if constexpr (!kNorm) {
+    named_sync(1, kMultipliers);  // the weights' places are done with: warps stage their rows there
+    write_halves<kHalf>(
+        ring + static_cast<uint32_t>(warp * 16 * (kHalf * 2 + 16)), task.out + own, task.ldo,
+        first_row, task.m, [&](int j, int h, int i) {
+          return activate<kActivation>(d[4 * j + 2 * h + i] + (i ? bias[j].y : bias[j].x));
+        });
+  } else {
+    constexpr int kCount = 4 * kGroups;
+    const auto in_group = static_cast<uint32_t>(thread % 128 * 16);
+    const bool second = kForm == Form::kShort ? group : part;
+    float v[kCount];
+    {
+      const int to_group = kForm == Form::kShort ? 1 - group : group;
+      uint32_t to = sums + to_group * kSumBytes + in_group, arrived = sums_full + 8 * to_group;
+      if constexpr (kForm == Form::kLong) {
+        to = address_at(to, rank ^ 1);
+        arrived = address_at(arrived, rank ^ 1);
+      }
+      RFSEG_UNROLL
+      for (int j = 0; j < kGroups; ++j) {
+        float away[4];
+        RFSEG_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          v[4 * j + i] = second ? d[kCount + 4 * j + i] : d[4 * j + i];
+          away[i] = second ? d[4 * j + i] : d[kCount + 4 * j + i];
+        }
+        if constexpr (kForm == Form::kLong) {
+          store_at(to + j * 2048, away[0], away[1], away[2], away[3], arrived);
+        } else {
+          store_shared4(to + j * 2048, away[0], away[1], away[2], away[3]);
+        }
+      }
+    }
+    if constexpr (kForm == Form::kLong) {
+      barrier_wait(sums_full + 8 * group, 0);
+    } else {
+      named_sync(1, kMultipliers);
+    }
+    float mean[2] = {0, 0}, squares[2] = {0, 0};
+    RFSEG_UNROLL
+    for (int j = 0; j < kGroups; ++j) {
+      const float4 other = load_shared4(sums + group * kSumBytes + in_group + j * 2048);
+      const float more[4] = {other.x, other.y, other.z, other.w};
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        float &x = v[4 * j + 2 * h], &y = v[4 * j + 2 * h + 1];
+        x = fused(x + more[2 * h] + bias[j].x, scale[j].x, old[h][j].x);
+        y = fused(y + more[2 * h + 1] + bias[j].y, scale[j].y, old[h][j].y);
+        mean[h] += x + y;
+      }
+    }
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      mean[h] += __shfl_xor_sync(kAllLanes, mean[h], 1);
+      mean[h] += __shfl_xor_sync(kAllLanes, mean[h], 2);
+      mean[h] *= 1.0f / kOwn;
+    }
+    RFSEG_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      const float off = v[i] - mean[i / 2 % 2];
+      squares[i / 2 % 2] = fused(off, off, squares[i / 2 % 2]);
+    }
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 1);
+      squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 2);
+    }
+    // Each of the four lanes that share two rows tells two blocks. [part][row, row + 8][2]
+    const uint32_t rows_of = moments + static_cast<uint32_t>((warp % 4 * 8 + lane / 4) * 16);
+    RFSEG_UNROLL
+    for (int i = 0; i < kCluster / 4; ++i) {
+      const int to = lane % 4 + 4 * i;
+      store_at(address_at(rows_of + own / kOwn * 512, to), mean[0], squares[0], mean[1], squares[1],
+               address_at(moments_full, to));
+    }
+    // While that is under way.
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      if (row + 8 * h >= task.m) continue;
+      float* to = task.sum + (row + 8 * h) * task.ld_sum + own + pair;
+      RFSEG_UNROLL
+      for (int j = 0; j < kGroups; ++j) {
+        *reinterpret_cast<float2*>(to + j * 8) = float2{v[4 * j + 2 * h], v[4 * j + 2 * h + 1]};
+      }
+    }
+    barrier_wait(moments_full, 0);
+    // Relative to the first part's mean, so that one pass is enough.
+    const float4 first = load_shared4(rows_of);
+    const float pivot[2] = {first.x, first.z};
+    float sum[2] = {0, 0}, between[2] = {0, 0}, within[2] = {0, 0}, factor[2];
+    RFSEG_UNROLL
+    for (int i = 0; i < kParts / 4; ++i) {
+      const float4 one = load_shared4(rows_of + (lane % 4 + 4 * i) * 512);
+      const float off[2] = {one.x - pivot[0], one.z - pivot[1]};
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        sum[h] += off[h];
+        between[h] = fused(off[h], off[h], between[h]);
+      }
+      within[0] += one.y;
+      within[1] += one.w;
+    }
+    RFSEG_UNROLL
+    for (int d = 1; d < 4; d *= 2) {
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        sum[h] += __shfl_xor_sync(kAllLanes, sum[h], d);
+        between[h] += __shfl_xor_sync(kAllLanes, between[h], d);
+        within[h] += __shfl_xor_sync(kAllLanes, within[h], d);
+      }
+    }
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const float off = sum[h] * (1.0f / kParts);
+      mean[h] = pivot[h] + off;
+      const float deviations = fused(fused(-sum[h], off, between[h]), kOwn, within[h]);
+      factor[h] = rsqrtf(fused(deviations, 1.0f / kNormColumns, task.eps));
+    }
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      if (row + 8 * h >= task.m) continue;
+      __half* to = task.out + (row + 8 * h) * task.ldo + own + pair;
+      RFSEG_UNROLL
+      for (int j = 0; j < kGroups; ++j) {
+        *reinterpret_cast<uint32_t*>(to + j * 8) = pack_halves(
+            (v[4 * j + 2 * h] - mean[h]) * factor[h], (v[4 * j + 2 * h + 1] - mean[h]) * factor[h]);
+      }
+    }
+  }
+#else
+  static_cast<void>(task);
+  static_cast<void>(shared);
+#endif
+}
+
+bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+/// Blocks that are resident at a time, one a multiprocessor.
+constexpr int kResident = 132;
+
+// Shared memory of a block. Blocks of two successive kernels fit on a multiprocessor: 228 KB in
+// all, of which the system keeps 1 KB a block. Two of a kPlain product do not: where fewer
+// multiprocessors than it has blocks were idle, they would come to lie on those in pairs, with the
+// others at rest, and take twice as long.
+constexpr int kPlainRoom = 117 * 1024, kNormRoom = 110 * 1024;
+constexpr int kAloneBytes = 115 * 1024;
+
+template <Form kForm, int kHalf, Activation kActivation = Activation::kNone>
+bool run(const Queue& queue, BlockTask& task, const GemmArguments& g, int room) {
+  constexpr int kColumns = columns_of(kForm, kHalf), kStageBytes = stage_bytes(kForm, kHalf);
+  constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
+  task.m = g.m;
+  task.n_tiles = g.n / kColumns;
+  task.k_blocks = g.k / 64 / kBlocksInRow;
+  if (keeps_rows(kForm) && task.k_blocks > kMostRowBoxes) return false;
+  if (!matrix_map(&task.a, g.a, g.k, g.m, g.lda, 1, 0, 64, 64) ||
+      !matrix_map(&task.b, g.b, g.k, g.n, g.ldb, 1, 0, 64, kColumns)) {
+    return false;
+  }
+  const int fixed = 1024 + rows_at(kForm) + (keeps_rows(kForm) ? task.k_blocks * kBoxBytes : 0);
+  task.stages = std::min((room - fixed) / kStageBytes, task.k_blocks);
+  if (task.stages < (kForm == Form::kShort ? task.k_blocks : std::min(task.k_blocks, 2)))
+    return false;
+  const int blocks = (g.m + 63) / 64 * task.n_tiles * kBlocksInRow;
+  const int bytes =
+      std::max(fixed + task.stages * kStageBytes, kForm == Form::kPlain ? kAloneBytes : 0);
+  constexpr auto kBody = &multiply<kForm, kHalf, kActivation>;
+  if constexpr (kForm == Form::kPlain) {
+    launch<kBody, threads_of(kForm), 2>(queue, {blocks, 1}, static_cast<std::size_t>(bytes), task);
+  } else {
+    // So few registers that attention's blocks may still be there.
+    launch_cluster<kBody, threads_of(kForm), kForm == Form::kShort ? 4 : 2>(queue, {blocks, 1},
+                                                                            kCluster, bytes, task);
+  }
+  return true;
+}
+
+int tiles(const GemmArguments& g, int columns) {
+  return g.n % columns ? 1 << 30 : (g.m + 63) / 64 * (g.n / columns);
+}
+
+bool readable(const GemmArguments& g) {
+  return g.source == RowSource::kRows && !g.index && !g.split && g.batch == 1 && !g.row_bias &&
+         !g.halves && !g.norm_of && g.b_fixed && aligned(g.a) && aligned(g.b) && g.lda % 8 == 0 &&
+         g.ldb % 8 == 0 && g.k % 64 == 0 && g.k >= 64 && g.m >= 1 &&
+         reinterpret_cast<uintptr_t>(g.bias) % 8 == 0;
+}
+
+}  // namespace
+
+bool block_gemm(const Queue& queue, const GemmArguments& g) {
+  if (!readable(g) || g.scale || g.residual || g.out_float || g.out_group || !aligned(g.out) ||
+      g.ldo % 8) {
+    return false;
+  }
+  BlockTask task = {};
+  task.bias = g.bias;
+  task.out = static_cast<__half*>(g.out);
+  task.ldo = g.ldo;
+  if (tiles(g, 96) <= kResident && g.activation == Activation::kNone) {
+    return run<Form::kPlain, 48>(queue, task, g, kPlainRoom);
+  }
+  if (tiles(g, 128) <= kResident && g.activation == Activation::kGelu) {
+    return run<Form::kPlain, 64, Activation::kGelu>(queue, task, g, kPlainRoom);
+  }
+  return false;
+}
+
+bool block_gemm_norm(const Queue& queue, const GemmNormArguments& n) {
+  const GemmArguments& g = n.product;
+  if (!readable(g) || g.n != kNormColumns || !g.residual || !g.residual_float || n.gamma ||
+      n.beta || n.activation != Activation::kNone || n.out_float || n.out_plus || !n.out ||
+      !n.sum) {
+    return false;
+  }
+  if (reinterpret_cast<uintptr_t>(n.out) % 4 || n.ldo % 2 ||
+      reinterpret_cast<uintptr_t>(g.residual) % 8 || reinterpret_cast<uintptr_t>(n.sum) % 8 ||
+      reinterpret_cast<uintptr_t>(g.scale) % 8 || g.ldr % 2 || n.ld_sum % 2) {
+    return false;
+  }
+  BlockTask task = {};
+  task.bias = g.bias;
+  task.scale = g.scale;
+  task.residual = static_cast<const float*>(g.residual);
+  task.sum = n.sum;
+  task.out = static_cast<__half*>(n.out);
+  task.ldr = g.ldr;
+  task.ld_sum = n.ld_sum;
+  task.ldo = n.ldo;
+  task.eps = n.eps;
+  if (g.k < 128) return false;  // each warpgroup has a share of k
+  if (g.k <= 64 * kMostRowBoxes) return run<Form::kShort, 48>(queue, task, g, kNormRoom);
+  return g.k % 128 == 0 && run<Form::kLong, 48>(queue, task, g, kNormRoom);
+}
+
+}  // namespace rfseg::cuda::hopper

@@ -1,0 +1,168 @@
+#include "engine/cuda/network/pass.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+// Two-stage selection and decoder: models/transformer.py of roboflow/rf-detr 1.4.1.
+
+namespace rfseg::cuda {
+
+void Pass::select_queries() {
+  const DecoderWeights& w = w_.decoder;
+  const int c = c_.dim, m = batch_ * total_, q = batch_ * c_.queries;
+  const void* memory = b_.memory;
+  if (w.valid != nullptr) {
+    mask_rows(main_.next(), math_, {b_.memory, w.valid, b_.masked, batch_, total_, c});
+    memory = b_.masked;
+  }
+  GemmNormArguments g;
+  g.product = product(memory, c, m, w.enc_output);
+  g.gamma = w.enc_norm.gamma;
+  g.beta = w.enc_norm.beta;
+  g.eps = kDecoderEps;
+  g.out = b_.cells;
+  g.ldo = c;
+  g.scratch = b_.scratch;
+  g.scratch_size = b_.scratch_size;
+  gemm_norm(main_.next(), math_, g);
+  linear(main_, b_.cells, m, w.enc_class, b_.cell_logits, Activation::kNone, true);
+  class_max(main_.next(), {b_.cell_logits, b_.scores, m, c_.logits});
+  trace("enc_score", {total_}, b_.scores, PointType::kFloat);
+  select_cells(main_.next(), {b_.scores, forced_ ? b_.forced : nullptr, b_.chosen, b_.chosen_rows,
+                              batch_, total_, c_.queries});
+  trace("topk", {std::min(c_.queries, total_)}, b_.chosen, PointType::kInt32, c_.queries);
+
+  GemmArguments first = product(b_.cells, c, q, w.enc_box.layers[0]);
+  first.index = b_.chosen_rows;
+  first.activation = Activation::kRelu;
+  first.out = b_.mlp[0];
+  first.ldo = c;
+  gemm(main_.next(), math_, first);
+  linear(main_, b_.mlp[0], q, w.enc_box.layers[1], b_.mlp[1], Activation::kRelu);
+  linear(main_, b_.mlp[1], q, w.enc_box.layers[2], b_.delta, Activation::kNone, true);
+  make_references(main_.next(), math_,
+                  {b_.delta, b_.chosen, w.proposals, w.reference_points, b_.references, b_.sine,
+                   batch_, c_.queries, c});
+  trace("ref", {c_.queries, 4}, b_.references, PointType::kFloat);
+  linear(main_, b_.sine, q, w.position[0], b_.mlp[0], Activation::kRelu);
+  linear(main_, b_.mlp[0], q, w.position[1], b_.position, Activation::kNone, true);
+  start_queries(
+      main_.next(), math_,
+      {w.content, b_.position, b_.queries, b_.content, b_.positioned, batch_, c_.queries, c});
+}
+
+void Pass::project_values(Lane& lane) {
+  linear(lane, b_.memory, batch_ * total_, w_.decoder.values, b_.values);
+}
+
+void Pass::add_to_queries(const void* a, const Matrix& b, const Norm& norm) {
+  GemmNormArguments g;
+  g.product = product(a, b.k, batch_ * c_.queries, b);
+  g.product.residual = b_.queries;
+  g.product.ldr = c_.dim;
+  g.gamma = norm.gamma;
+  g.beta = norm.beta;
+  g.eps = kDecoderEps;
+  g.out_float = b_.queries;
+  g.ldo_float = c_.dim;
+  g.out = b_.content;
+  g.ldo = c_.dim;
+  g.plus = b_.position;
+  g.out_plus = b_.positioned;
+  g.scratch = b_.scratch;
+  g.scratch_size = b_.scratch_size;
+  gemm_norm(main_.next(), math_, g);
+}
+
+void Pass::project_queries(const DecoderLayer& l) {
+  GemmArguments g = product(b_.positioned, c_.dim, batch_ * c_.queries, l.in_proj);
+  g.a2 = b_.content;  // values have no position
+  g.split = 2 * c_.dim;
+  g.out = b_.query_qkv;
+  g.ldo = 3 * c_.dim;
+  gemm(main_.next(), math_, g);
+}
+void Pass::attend_to_queries() {
+  const int c = c_.dim;
+  AttentionArguments a;
+  a.q = b_.query_qkv;
+  a.k = at(b_.query_qkv, c);
+  a.v = at(b_.query_qkv, 2 * c);
+  a.ldq = a.ldk = a.ldv = 3 * c;
+  a.out = b_.attended;
+  a.ldo = c;
+  a.sequences = batch_;
+  a.length = c_.queries;
+  a.heads = c_.sa_heads;
+  a.head_dim = c / c_.sa_heads;
+  a.scale = 0.17677669529663687f;  // 1 / sqrt(32)
+  attention(main_.next(), math_, a);
+}
+SampleArguments Pass::samples_of(int layer) const {
+  SampleArguments s;
+  s.sampling = b_.sampling;
+  s.references = b_.references;
+  s.values = at(b_.values, int64_t{layer} * c_.dim);
+  s.ldv = int64_t{c_.dec_layers} * c_.dim;
+  s.out = b_.attended;
+  s.batch = batch_;
+  s.queries = c_.queries;
+  s.heads = c_.ca_heads;
+  s.points = c_.points;
+  s.n = total_;
+  s.levels = static_cast<int>(proposals_.levels.size());
+  for (int level = 0; level < s.levels; ++level) {
+    s.level_rows[level] = proposals_.levels[level].rows;
+    s.level_cols[level] = proposals_.levels[level].cols;
+  }
+  return s;
+}
+
+void Pass::decode() {
+  const int c = c_.dim, q = batch_ * c_.queries;
+  for (int i = 0; i < c_.dec_layers; ++i) {
+    const DecoderLayer& l = w_.decoder.layers[i];
+    project_queries(l);
+    attend_to_queries();
+    add_to_queries(b_.attended, l.out_proj, l.norm1);
+
+    linear(main_, b_.positioned, q, l.sampling, b_.sampling, Activation::kNone, true);
+    sample_values(main_.next(), math_, samples_of(i));
+    add_to_queries(b_.attended, l.output_proj, l.norm2);
+
+    linear(main_, b_.content, q, l.linear1, b_.ffn, Activation::kRelu);
+    add_to_queries(b_.ffn, l.linear2, l.norm3);
+    trace(fmt::format("decoder{}", i), {c_.queries, c}, b_.queries, PointType::kFloat);
+  }
+  NormArguments n;
+  n.x = b_.queries;
+  n.ldx = c;
+  n.m = q;
+  n.n = c;
+  n.gamma = w_.decoder.norm.gamma;
+  n.beta = w_.decoder.norm.beta;
+  n.eps = kDecoderEps;
+  n.out = b_.hs;
+  n.ldo = c;
+  if (c_.seg) {
+    n.then_gamma = w_.segmentation.query_norm.gamma;
+    n.then_beta = w_.segmentation.query_norm.beta;
+    n.then_eps = kDecoderEps;
+    n.then_out = b_.query_normed;
+  }
+  norm_rows(main_.next(), math_, n);
+  trace("hs", {c_.queries, c}, b_.hs, PointType::kElement);
+}
+
+void Pass::heads(Lane& lane) {
+  const DecoderWeights& w = w_.decoder;
+  const int q = batch_ * c_.queries;
+  linear(lane, b_.hs, q, w.box.layers[0], b_.mlp[0], Activation::kRelu);
+  linear(lane, b_.mlp[0], q, w.box.layers[1], b_.mlp[1], Activation::kRelu);
+  linear(lane, b_.mlp[1], q, w.box.layers[2], b_.delta, Activation::kNone, true);
+  linear(lane, b_.hs, q, w.classes, b_.logits, Activation::kNone, true);
+  refine_boxes(lane.next(), {b_.delta, b_.references, b_.boxes, q});
+}
+
+}  // namespace rfseg::cuda

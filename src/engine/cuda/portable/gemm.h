@@ -1,0 +1,427 @@
+#pragma once
+
+#include "engine/cuda/portable/finish.h"
+#include "engine/cuda/portable/rows.h"
+
+// The matrix product of products.h on mma.sync.
+//
+// A block computes kRows x kCols of the result; k is walked in stages of kSlabs slabs of 128 bytes
+// (64 halves or 32 floats), of which kStages - 1 are on their way while one is multiplied. In
+// shared memory a slab is a row of eight 16-byte chunks for each row of A or B; chunk c of row r
+// lies at c ^ a_turn(r) or c ^ b_turn(r), so that every ldmatrix and every copy touches all banks.
+//
+// kWarpsM x kWarpsN warps share the result; kWarpsK such groups share the steps of each stage (a
+// step is 32 bytes of k) and add up their sums in shared memory at the end, in a fixed order.
+//
+// A thread's columns: tensor core columns may stand for any columns of B. In each group of 32, tile
+// j's column c stands for 8 * (c / 2) + 2 * j + c % 2, so that a thread of quad position t ends up
+// with the eight consecutive columns 8 t .. 8 t + 7 of a row. The sums go through shared memory, so
+// that the end of the product is code (and fetched) once, whatever a warp holds.
+//
+// The first stages of a B that no kernel writes are requested before the previous kernel is
+// awaited.
+//
+// kNormed: the whole normalised rows lie in shared memory before the first step (kMaxNormed
+// floats of a row at most); only B is walked in stages.
+//
+// gemm_norm() is a product into memory and a kernel of norms: in one kernel, whole rows in a block,
+// too few blocks read too many weights each. On GPUs with clusters the blocks of a row tile are
+// one, and tell each other their rows' statistics (kNorm).
+
+namespace rfseg::cuda::portable {
+
+template <class Tile>
+class GemmWarp {
+ public:
+  using Core = Arithmetic<Tile::kMath>;
+  static constexpr int kTilesM = Tile::kTilesM, kGroups = Tile::kGroups;
+
+  RFSEG_DEVICE GemmWarp() {
+    const int warp = thread_index() / kWarp;
+    lane_ = thread_index() % kWarp;
+    part_ = warp / (Tile::kWarpsM * Tile::kWarpsN);
+    const int place = warp % (Tile::kWarpsM * Tile::kWarpsN);
+    row_ = place / Tile::kWarpsN * (Tile::kRows / Tile::kWarpsM);
+    col_ = place % Tile::kWarpsN * (Tile::kCols / Tile::kWarpsN);
+    RFSEG_UNROLL
+    for (int i = 0; i < kTilesM; ++i) {
+      RFSEG_UNROLL
+      for (int j = 0; j < kGroups * 4; ++j) {
+        RFSEG_UNROLL
+        for (int e = 0; e < 4; ++e) sums_[i][j][e] = 0;
+      }
+    }
+    const int a_row = row_ + lane_ % 16;
+    a_offset_ = static_cast<uint32_t>(a_row * 128);
+    a_chunk_ = static_cast<uint32_t>((lane_ / 16) ^ a_turn(a_row)) << 4;
+    // Matrix q of a load: tile q / 2 of a pair, chunk q % 2 of a step.
+    const int q = lane_ / 8, c = lane_ % 8, b_row = col_ + 8 * (c / 2) + c % 2 + 2 * (q / 2);
+    b_offset_ = static_cast<uint32_t>(b_row * 128);
+    b_chunk_ = static_cast<uint32_t>((q % 2) ^ c) << 4;
+  }
+
+  /// The steps of this warp in a stage whose slabs of A and B begin at `a` and `b`. What has to be
+  /// requested meanwhile, `request()` does once the first fragments are on their way.
+  template <class Request>
+  RFSEG_DEVICE void multiply(SharedAddress a, SharedAddress b, Request&& request) {
+    a += a_offset_;
+    b += b_offset_;
+    const auto slab_of = [&](int i, SharedAddress slabs, int rows, uint32_t chunk) {
+      const int step = Tile::kWarpsK == 1 ? i : part_ * Tile::kSteps + i;
+      return slabs + static_cast<uint32_t>(step / 4 * rows * 128) +
+             ((static_cast<uint32_t>(step % 4) << 5) ^ chunk);
+    };
+    const auto load_rows = [&](uint32_t(&raw)[kTilesM][4], int i) {
+      const SharedAddress from = slab_of(i, a, Tile::kRows, a_chunk_);
+      RFSEG_UNROLL
+      for (int m = 0; m < kTilesM; ++m) {
+        load_matrices(raw[m], from + static_cast<uint32_t>(m * 16 * 128));
+      }
+    };
+    const auto load_pair = [&](uint32_t(&raw)[4], int i, int pair) {
+      load_matrices(raw, slab_of(i, b, Tile::kCols, b_chunk_) +
+                             static_cast<uint32_t>((pair / 2 * 32 + pair % 2 * 4) * 128));
+    };
+    const auto multiply_pair = [&](const typename Core::A(&fragments)[kTilesM],
+                                   const uint32_t(&raw)[4], int pair) {
+      RFSEG_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        typename Core::B other;
+        Core::take_b(other, raw[2 * half], raw[2 * half + 1]);
+        RFSEG_UNROLL
+        for (int m = 0; m < kTilesM; ++m) {
+          Core::multiply(sums_[m][pair * 2 + half], fragments[m], other);
+        }
+      }
+    };
+    constexpr int kSets = Tile::kAhead ? 2 : 1;
+    uint32_t rows[kSets][kTilesM][4], pairs[kSets][kGroups * 2][4];
+    const auto load = [&](int i) {
+      load_rows(rows[i % kSets], i);
+      RFSEG_UNROLL
+      for (int pair = 0; pair < kGroups * 2; ++pair) load_pair(pairs[i % kSets][pair], i, pair);
+    };
+    if constexpr (Tile::kAhead) load(0);
+    request();
+    RFSEG_UNROLL
+    for (int i = 0; i < Tile::kSteps; ++i) {
+      if constexpr (Tile::kAhead) {
+        if (i + 1 < Tile::kSteps) load(i + 1);
+      } else {
+        load_rows(rows[0], i);
+      }
+      typename Core::A fragments[kTilesM];
+      RFSEG_UNROLL
+      for (int m = 0; m < kTilesM; ++m) Core::take_a(fragments[m], rows[i % kSets][m]);
+      RFSEG_UNROLL
+      for (int pair = 0; pair < kGroups * 2; ++pair) {
+        if constexpr (!Tile::kAhead) load_pair(pairs[0][pair], i, pair);
+        multiply_pair(fragments, pairs[i % kSets][pair], pair);
+      }
+    }
+  }
+
+  /// The sums to `to` [kWarpsK][kRows][kPitch].
+  RFSEG_DEVICE void store(float* to) const {
+    to += (part_ * Tile::kRows + row_ + lane_ / 4) * Tile::kPitch + col_ + lane_ % 4 * 8;
+    RFSEG_UNROLL
+    for (int m = 0; m < kTilesM; ++m) {
+      RFSEG_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        RFSEG_UNROLL
+        for (int j = 0; j < kGroups * 4; j += 2) {
+          const float(&left)[4] = sums_[m][j];
+          const float(&right)[4] = sums_[m][j + 1];
+          store_quad(to + (m * 16 + half * 8) * Tile::kPitch + j / 4 * 32 + j % 4 * 2,
+                     {{float_bits(left[2 * half]), float_bits(left[2 * half + 1]),
+                       float_bits(right[2 * half]), float_bits(right[2 * half + 1])}});
+        }
+      }
+    }
+  }
+
+ private:
+  int lane_, part_, row_, col_;
+  uint32_t a_offset_, a_chunk_, b_offset_, b_chunk_;
+  float sums_[kTilesM][kGroups * 4][4];
+};
+
+/// A block's part of a row: the mean of its columns, and the sum of their squared distances from
+/// it.
+struct RowShare {
+  float mean, squares;
+};
+constexpr int kMostShares = 8;  ///< blocks of a cluster
+
+/// The end of gemm_norm() for the block's tile: eight columns a thread. `shares`: [kMostShares]
+/// [kRows], written by the cluster.
+template <class Tile>
+RFSEG_DEVICE void finish_norm(const ProductArguments& arguments, const float* vectors,
+                              const EarlyResidual& early, const float* sums, RowShare* shares,
+                              int first_row, int first_col) {
+  const GemmArguments& g = arguments.product;
+  constexpr Math kMath = Tile::kMath;
+  constexpr int kEights = Tile::kCols / 8;
+  static_assert(Tile::kRows * kEights <= Tile::kThreads && kWarp % kEights == 0);
+  const int item = thread_index(), local = item / kEights, local_col = item % kEights * 8;
+  const int row = first_row + local, col = first_col + local_col;
+  const bool active = item < Tile::kRows * kEights;  // whole warps
+  float v[8] = {}, gamma[8], beta[8], plus[8] = {};
+  const auto load_floats = [&](float(&to)[8], const float* from, float absent) {
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const uint32_t none = float_bits(absent);
+      const Quad q = from != nullptr ? load_quad(from + 4 * h) : Quad{{none, none, none, none}};
+      RFSEG_UNROLL
+      for (int e = 0; e < 4; ++e) to[4 * h + e] = float_of_bits(q.word[e]);
+    }
+  };
+  if (active) {
+    load_floats(gamma, arguments.gamma != nullptr ? arguments.gamma + col : nullptr, 1.0f);
+    load_floats(beta, arguments.beta != nullptr ? arguments.beta + col : nullptr, 0.0f);
+    if (arguments.norm_plus != nullptr && row < g.m) {
+      load_floats(plus, arguments.plus + element_at(row, g.n, col), 0.0f);
+    }
+    RFSEG_UNROLL
+    for (int part = 0; part < Tile::kWarpsK; ++part) {
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const Quad q =
+            load_quad(sums + (part * Tile::kRows + local) * Tile::kPitch + local_col + 4 * h);
+        RFSEG_UNROLL
+        for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+      }
+    }
+    float r[8] = {};
+    if (g.residual != nullptr && row < g.m) take_residual<kMath>(r, early, g.residual_float);
+    float own = 0, squares = 0;
+    RFSEG_UNROLL
+    for (int e = 0; e < 8; ++e) {
+      const float scale = g.scale != nullptr ? vectors[Tile::kCols + local_col + e] : 1.0f;
+      v[e] = fused(v[e] + vectors[local_col + e], scale, r[e]);
+      own += v[e];
+    }
+    RFSEG_UNROLL
+    for (int d = 1; d < kEights; d *= 2) own += warp_read(own, (item % kWarp) ^ d);
+    own /= static_cast<float>(Tile::kCols);
+    RFSEG_UNROLL
+    for (int e = 0; e < 8; ++e) squares = fused(v[e] - own, v[e] - own, squares);
+    RFSEG_UNROLL
+    for (int d = 1; d < kEights; d *= 2) squares += warp_read(squares, (item % kWarp) ^ d);
+    cluster_wait();  // all have begun
+    for (int peer = item % kEights; peer < cluster_size(); peer += kEights) {
+      cluster_peer(shares, peer)[cluster_rank() * Tile::kRows + local] = {own, squares};
+    }
+  } else {
+    cluster_wait();
+  }
+  cluster_sync();
+  if (!active || row >= g.m) return;
+  const int count = cluster_size();
+  float mean = 0, squares = 0;
+  for (int i = 0; i < count; ++i) mean += shares[i * Tile::kRows + local].mean;
+  mean /= static_cast<float>(count);
+  for (int i = 0; i < count; ++i) {
+    const RowShare share = shares[i * Tile::kRows + local];
+    const float off = share.mean - mean;
+    squares += fused(off * off, static_cast<float>(Tile::kCols), share.squares);
+  }
+  const float scale = 1.0f / exact_sqrt(squares / static_cast<float>(g.n) + arguments.norm_eps);
+  if (arguments.norm_sum != nullptr) {
+    store_eight<kMath>(v, arguments.norm_sum, true, element_at(row, arguments.ld_norm_sum, col), 8,
+                       true);
+  }
+  RFSEG_UNROLL
+  for (int e = 0; e < 8; ++e) {
+    v[e] =
+        activate<kMath>(fused((v[e] - mean) * scale, gamma[e], beta[e]), arguments.norm_activation);
+  }
+  if (arguments.norm_float != nullptr) {
+    store_eight<kMath>(v, arguments.norm_float, true, element_at(row, arguments.ld_norm_float, col),
+                       8, true);
+  }
+  if (arguments.norm_out != nullptr) {
+    store_eight<kMath>(v, arguments.norm_out, false, element_at(row, arguments.ld_norm_out, col), 8,
+                       true);
+  }
+  if (arguments.norm_plus != nullptr) {
+    RFSEG_UNROLL
+    for (int e = 0; e < 8; ++e) v[e] += plus[e];
+    store_eight<kMath>(v, arguments.norm_plus, false, element_at(row, g.n, col), 8, true);
+  }
+}
+
+/// kNorm: gemm_norm() by clusters as wide as the rows; `vector` accesses, n a multiple of kCols.
+template <class Tile, RowSource kSource, bool kNorm = false>
+RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
+  const GemmArguments& g = arguments.product;
+  constexpr Math kMath = Tile::kMath;
+  constexpr int kBytes = Arithmetic<kMath>::kBytes;
+  constexpr bool kNormed = kSource == RowSource::kNormed;
+  static_assert(!kNormed || Tile::kSlabs == 1);
+  if constexpr (kNorm) cluster_arrive();
+  release_next_kernel();
+  // Blocks next to each other share rows of A: the larger operand comes from the L2.
+  const int first_col = block_x() * Tile::kCols;
+  int first_row = block_y() * Tile::kRows, batch = 0;
+  if (g.batch > 1) {
+    batch = block_y() / arguments.row_tiles;
+    first_row -= batch * arguments.row_tiles * Tile::kRows;
+  }
+
+  float* vectors = static_cast<float*>(shared);
+  std::byte* staged = static_cast<std::byte*>(shared) + Tile::kVectorBytes;
+  int k = g.k, k_first = 0;
+  if (arguments.k_part > 0) {
+    k_first = batch * arguments.k_part;
+    k = k - k_first < arguments.k_part ? k - k_first : arguments.k_part;
+  }
+  const int slabs = (k / Tile::kChunkElements + 7) / 8;
+  const int stages = (slabs + Tile::kSlabs - 1) / Tile::kSlabs;
+  // Kept rows of A come first, then the stages.
+  constexpr int kStageBytes = (kNormed ? 0 : Tile::kBytesA) + Tile::kBytesB;
+  const SharedAddress stage_address =
+      shared_address(staged + (kNormed ? slabs * Tile::kRows * 128 : 0));
+  const auto stage_at = [&](int place) {
+    return stage_address + static_cast<uint32_t>(place * kStageBytes);
+  };
+  constexpr uint32_t kToB = kStageBytes - Tile::kBytesB;
+
+  // What does not depend on the previous kernel.
+  if (!g.b_fixed) await_previous_kernel();
+  MatrixRows<Tile, Tile::kCols, true> b(
+      static_cast<const std::byte*>(g.b) + (batch > 0 ? (batch * g.b_step + k_first) * kBytes : 0),
+      g.ldb, first_col, g.n, k);
+  const auto copy_b = [&](int stage, SharedAddress to) {
+    RFSEG_UNROLL
+    for (int s = 0; s < Tile::kSlabs; ++s) {
+      b.copy(to + kToB + static_cast<uint32_t>(s * Tile::kCols * 128), stage * Tile::kSlabs + s);
+    }
+  };
+  RFSEG_ROLLED
+  for (int s = 0; s < Tile::kStages - 1 && s < stages; ++s) copy_b(s, stage_at(s));
+  static_assert(Tile::kCols <= Tile::kThreads);
+  if (thread_index() < Tile::kCols) {
+    const int col = first_col + thread_index();
+    const bool bias = g.bias != nullptr && col < g.n, scale = g.scale != nullptr && col < g.n;
+    const SharedAddress to = shared_address(vectors + thread_index());
+    copy_async_4(to, bias ? g.bias + col : g.b, bias);
+    copy_async_4(to + Tile::kCols * 4, scale ? g.scale + col : g.b, scale);
+  }
+  GemmWarp<Tile> warp;
+  // What this thread finishes: eight columns of a row, kItems times.
+  constexpr int kEights = Tile::kCols / 8, kAll = Tile::kRows * kEights;
+  constexpr int kItems = (kAll + Tile::kThreads - 1) / Tile::kThreads;
+  const auto row_of = [&](int item) { return item / kEights; };
+  const auto col_of = [&](int item) { return item % kEights * 8; };
+  // Residuals come together: before the loop where there is room for all, else after it.
+  constexpr int kAtOnce = kItems < 4 ? kItems : 4;
+  constexpr bool kBeforeLoop = kItems <= 2;
+  EarlyResidual early[kAtOnce];
+  const auto request_from = [&](int first) {
+    RFSEG_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = (first + i) * Tile::kThreads + thread_index();
+      if (kAll % Tile::kThreads == 0 || item < kAll) {
+        request_residual<kMath>(early[i], arguments, batch, first_row + row_of(item),
+                                first_col + col_of(item));
+      }
+    }
+  };
+  const auto walk = [&](auto&& a_of_stage, auto&& copy_a) {
+    int place = 0, free = Tile::kStages - 1;  // of this stage, and of the one to be requested
+    for (int stage = 0; stage < stages; ++stage) {
+      copy_async_wait<Tile::kStages - 2>();
+      block_sync();
+      const SharedAddress here = stage_at(place);
+      warp.multiply(a_of_stage(stage, here), here + kToB, [&] {
+        const int next = stage + Tile::kStages - 1;
+        if (next < stages) {
+          copy_b(next, stage_at(free));
+          copy_a(next, stage_at(free));
+        }
+        copy_async_commit();
+      });
+      free = place;
+      place = place + 1 == Tile::kStages ? 0 : place + 1;
+    }
+  };
+  if constexpr (kNormed) {
+    copy_async_commit();
+    await_previous_kernel();
+    if (kBeforeLoop) request_from(0);
+    normalise_rows<Tile>(g, static_cast<const float*>(g.a) + batch * g.a_step, first_row, staged);
+    RFSEG_UNROLL
+    for (int s = 1; s < Tile::kStages - 1; ++s) copy_async_commit();
+    walk(
+        [&](int stage, SharedAddress) {
+          return shared_address(staged) + static_cast<uint32_t>(stage * Tile::kRows * 128);
+        },
+        [](int, SharedAddress) {});
+  } else {
+    const std::byte* a =
+        static_cast<const std::byte*>(g.split != 0 && first_col >= g.split ? g.a2 : g.a) +
+        (batch > 0 ? batch * g.a_step * kBytes : 0);
+    const auto multiply_rows = [&](auto&& rows) {
+      const auto copy_a = [&](int stage, SharedAddress to) {
+        RFSEG_UNROLL
+        for (int s = 0; s < Tile::kSlabs; ++s) {
+          rows.copy(to + static_cast<uint32_t>(s * Tile::kRows * 128), stage * Tile::kSlabs + s);
+        }
+      };
+      await_previous_kernel();
+      rows.look_up(g.index, g.lda);
+      RFSEG_ROLLED
+      for (int s = 0; s < Tile::kStages - 1; ++s) {
+        if (s < stages) copy_a(s, stage_at(s));
+        copy_async_commit();
+      }
+      if (kBeforeLoop) request_from(0);
+      walk([](int, SharedAddress here) { return here; }, copy_a);
+    };
+    if constexpr (kSource == RowSource::kConv3x3) {
+      multiply_rows(ConvolutionRows<Tile>(g, a, first_row, k_first, k));
+    } else {
+      multiply_rows(
+          MatrixRows<Tile, Tile::kRows, false>(a + k_first * kBytes, g.lda, first_row, g.m, k));
+    }
+  }
+  copy_async_wait<0>();
+  block_sync();
+  // Through shared memory, so that the end is written (and fetched) once, whatever a warp holds.
+  float* sums = reinterpret_cast<float*>(staged);
+  warp.store(sums);
+  if (!kBeforeLoop) request_from(0);
+  block_sync();
+  if constexpr (kNorm) {
+    RowShare* shares =
+        reinterpret_cast<RowShare*>(static_cast<std::byte*>(shared) + Tile::kSharedBytes);
+    finish_norm<Tile>(arguments, vectors, early[0], sums, shares, first_row, first_col);
+  } else {
+    RFSEG_ROLLED
+    for (int first = 0; first < kItems; first += kAtOnce) {
+      if (first > 0) request_from(first);
+      RFSEG_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int item = (first + i) * Tile::kThreads + thread_index();
+        if (kAll % Tile::kThreads != 0 && item >= kAll) break;
+        const int row = row_of(item), col = col_of(item);
+        float v[8] = {};
+        RFSEG_UNROLL
+        for (int part = 0; part < Tile::kWarpsK; ++part) {
+          RFSEG_UNROLL
+          for (int h = 0; h < 2; ++h) {
+            const Quad q =
+                load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
+            RFSEG_UNROLL
+            for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+          }
+        }
+        finish_eight<kMath>(arguments, vectors, Tile::kCols, early[i], v, batch, first_row + row,
+                            col, first_col + col);
+      }
+    }
+  }
+}
+
+}  // namespace rfseg::cuda::portable

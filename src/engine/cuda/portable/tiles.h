@@ -1,0 +1,81 @@
+#pragma once
+
+#include "engine/cuda/portable/gemm.h"
+
+// What the host knows of each compiled tile of the portable product.
+
+namespace rfseg::cuda::portable {
+
+/// What a tile costs, in ns on an H200: once, for each round of blocks, for each 128 bytes of k in
+/// the first round and in each further one (rounds share the multiprocessor). Fitted to measured
+/// times; they only have to put the tiles in order.
+struct TileCost {
+  float once, block, slab, further;
+};
+
+struct TileEntry {
+  const char* name;
+  TileCost cost;
+  int rows, cols, threads;
+  int shared_bytes;            ///< fixed part; kNormed asks normed_bytes
+  int (*normed_bytes)(int k);  ///< null but for kNormed
+  int max_k;                   ///< of kNormed
+  int min_blocks;
+  void (*enqueue)(const Queue&, const ProductArguments&, Grid, int shared_bytes);
+};
+
+template <class Tile, RowSource kSource>
+void enqueue_tile(const Queue& queue, const ProductArguments& arguments, Grid grid,
+                  int shared_bytes) {
+  launch<gemm_body<Tile, kSource>, Tile::kThreads, Tile::kMinBlocks>(
+      queue, grid, static_cast<std::size_t>(shared_bytes), arguments);
+}
+
+template <class Tile, RowSource kSource>
+constexpr TileEntry tile_entry(const char* name, const TileCost& cost) {
+  static_assert(kSource == RowSource::kNormed || Tile::kSharedBytes <= kMaxSharedBytes);
+  static_assert(kSource != RowSource::kNormed || Tile::normed_bytes(256) <= kMaxSharedBytes);
+  return {name,
+          cost,
+          Tile::kRows,
+          Tile::kCols,
+          Tile::kThreads,
+          Tile::kSharedBytes,
+          kSource == RowSource::kNormed ? &Tile::normed_bytes : nullptr,
+          kSource == RowSource::kNormed ? Tile::kMaxNormed : 0,
+          Tile::kMinBlocks,
+          &enqueue_tile<Tile, kSource>};
+}
+
+/// gemm_norm() by clusters of blocks, on GPUs that have them.
+template <class Tile, RowSource kSource>
+void enqueue_cluster_tile(const Queue& queue, const ProductArguments& arguments, Grid grid,
+                          int shared_bytes) {
+  launch_cluster<gemm_body<Tile, kSource, true>, Tile::kThreads, Tile::kMinBlocks>(
+      queue, grid, grid.x, static_cast<std::size_t>(shared_bytes), arguments);
+}
+template <class Tile, RowSource kSource>
+constexpr TileEntry cluster_tile(const char* name, const TileCost& cost) {
+  TileEntry entry = tile_entry<Tile, kSource>(name, cost);
+  entry.shared_bytes += kMostShares * Tile::kRows * static_cast<int>(sizeof(RowShare));
+  entry.enqueue = &enqueue_cluster_tile<Tile, kSource>;
+  return entry;
+}
+
+struct TileList {
+  const TileEntry* entries = nullptr;
+  int count = 0;
+};
+template <int n>
+constexpr TileList list_of(const TileEntry (&entries)[n]) {
+  return {entries, n};
+}
+
+/// The tiles of each arithmetic.
+TileList fp16_tiles(RowSource source);
+TileList float_tiles(Math math, RowSource source);
+/// Those of gemm_norm() by clusters: kRows and kConv3x3. (With floats a split k gains more.)
+TileList fp16_cluster_tiles(RowSource source);
+void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments);
+
+}  // namespace rfseg::cuda::portable
