@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <exception>
@@ -11,25 +10,12 @@
 #include "media/libav/frame_converter.h"
 #include "media/libav/frame_counter.h"
 #include "media/libav/libav_api.h"
+#include "media/libav/watch.h"
 
 namespace rfseg::libav {
 
-/// Interrupts blocking calls of libavformat: when the caller asks to stop, or when a network or a
-/// device gives nothing for too long. `on_interrupt` may be called from any thread.
-class Watch {
- public:
-  Watch(bool (*cancelled)(void*), void* context) : cancelled_(cancelled), context_(context) {}
-  /// Calls that begin now must return within `seconds`; 0 is for ever.
-  void arm(double seconds);
-  bool expired() const;
-  bool cancelled() const { return cancelled_ != nullptr && cancelled_(context_); }
-  static int on_interrupt(void* watch);
-
- private:
-  bool (*cancelled_)(void*);
-  void* context_;
-  std::atomic<int64_t> deadline_us_{INT64_MAX};  // of the steady clock
-};
+/// 8192 x 8192: twice 8K. A decoder holds up to 20 such frames.
+inline constexpr int64_t kMaxPixels = int64_t{1} << 26;
 
 /// Demultiplexes and decodes the video stream of one file, URL or device.
 class StreamReader {
