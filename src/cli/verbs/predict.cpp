@@ -404,6 +404,13 @@ void add_input_options(CLI::App& verb, PredictArguments& arguments) {
               "order; default: all live streams, files one after another");
   add_integer(verb, "--max-wait-ms", 0, 1000000, arguments.pipeline.max_wait_ms,
               "Live streams: longest wait for a batch");
+  add_number(
+      verb, "--timeout", 0.1, 1e6, [&](double value) { arguments.input.video.timeout_s = value; },
+      "Live streams and URLs of videos: seconds without a picture that count as broken off "
+      "(default 30)");
+  add_number(
+      verb, "--reconnect", 0, 1e6, [&](double value) { arguments.input.video.reconnect_s = value; },
+      "Live streams: seconds without a picture in which to connect again (default 30; 0 = never)");
 }
 
 void add_output_options(CLI::App& verb, PredictArguments& arguments) {

@@ -1,9 +1,13 @@
 #include "media/libav/reader.h"
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <new>
 #include <thread>
+#include <utility>
 
+#include "media/libav/gpu_decoding.h"
 #include "media/libav/support.h"
 
 namespace rfseg::libav {
@@ -13,6 +17,12 @@ namespace {
 constexpr int kMostFailuresInARow = 10000;
 // A decoder asks where to decode with the first picture that it reads the head of.
 constexpr std::size_t kMostGiven = 64;
+
+int64_t now_us() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
 
 std::string seconds_text(double seconds) {
   char text[32];
@@ -48,11 +58,13 @@ void StreamReader::fail_read(const std::string& what, int error) {
   fail(ErrorCode::kInput, name_, what, error);
 }
 
+/// What begins now may take so long.
+void StreamReader::arm() { watch_->arm(source_ == Source::kFile ? 0 : options_.timeout_s); }
+
 /// Reads the next packet of the stream; false at its end.
 bool StreamReader::read_packet(AVPacket& packet) {
   for (;;) {
     av_packet_unref(&packet);
-    watch_->arm(source_ == Source::kFile ? 0 : options_.timeout_s);
     int result = av_read_frame(format_.get(), &packet);
     while (result == AVERROR(EAGAIN)) {  // a device without a picture yet
       if (Watch::on_interrupt(watch_.get()) != 0) fail_read("cannot be read", AVERROR_EXIT);
@@ -131,14 +143,20 @@ bool StreamReader::feed_decoder() {
   return true;
 }
 
-/// Brings the next decoded frame into frame_; false at the end.
+void StreamReader::check_failures() const {
+  if (failures_in_a_row_ >= kMostFailuresInARow) {
+    throw Error(ErrorCode::kInput, name_ + ": given up after " +
+                                       std::to_string(failures_in_a_row_) +
+                                       " broken frames in a row");
+  }
+}
+
+/// Brings the next decoded frame into frame_; false at the end. A peer has the patience for one
+/// silence for it: sound, or bytes that make no picture, are no sign of life.
 bool StreamReader::decode() {
+  arm();
   for (;;) {
-    if (failures_in_a_row_ >= kMostFailuresInARow) {
-      throw Error(ErrorCode::kInput, name_ + ": given up after " +
-                                         std::to_string(failures_in_a_row_) +
-                                         " broken frames in a row");
-    }
+    check_failures();
     settle();
     const int result = avcodec_receive_frame(decoder_.get(), frame_.get());
     if (gpu_ && gpu_refused_ && decoded_ == 0 && given_.size() < kMostGiven) {
@@ -167,8 +185,9 @@ bool StreamReader::decode() {
   }
 }
 
-double StreamReader::frame_time(const AVFrame& frame) {
-  const int64_t timestamp = frame.best_effort_timestamp;
+/// Of live streams that tell no times, or whose times stand still or go back, it is the time since
+/// the first frame came.
+double StreamReader::frame_time(int64_t timestamp) {
   if (timestamp == AV_NOPTS_VALUE) {
     return last_time_ < 0 ? 0 : last_time_ + (frame_rate_ > 0 ? 1 / frame_rate_ : 0);
   }
@@ -176,18 +195,50 @@ double StreamReader::frame_time(const AVFrame& frame) {
   return to_seconds(timestamp - zero_time_);
 }
 
+/// The next frame that is whole: in frame_, or, where several decoders share the work, in `shown`.
+/// False at the end.
+bool StreamReader::next_frame(LaneEvent& shown) {
+  if (!lanes_ && decoded_ == 1 && may_share()) share_among_decoders();
+  if (lanes_) return next_of_lanes(shown);
+  if (!decode()) return false;
+  shown.pts = frame_->pts;
+  shown.best_effort = frame_->best_effort_timestamp;
+  return true;
+}
+
+/// Valid until the next call.
+FrameView StreamReader::view_of(LaneEvent& shown) {
+  if (shown.view.kept != nullptr) return shown.view;
+  if (shown.host) host_frame_ = std::move(shown.host);
+  FrameView view = converter_->convert(host_frame_ ? *host_frame_ : *frame_);
+  if (!view.on_gpu) return view;
+  copying_ = true;
+  keep(options_.keeper, view);
+  return view;
+}
+
+void StreamReader::drop(const LaneEvent& shown) const {
+  if (shown.view.kept != nullptr) options_.keeper.drop(shown.view.kept);
+}
+
 bool StreamReader::read(FrameView& view) {
-  while (decode()) {
-    if (watch_->cancelled()) throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
+  for (LaneEvent shown; next_frame(shown); shown = {}) {
+    if (watch_->cancelled()) {
+      drop(shown);
+      throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
+    }
     ++decoded_;
     given_.clear();
-    const int64_t index = counter_.frame(frame_->pts);
-    const double time = frame_time(*frame_);
+    const int64_t index = counter_.frame(shown.pts);
+    const double time = frame_time(shown.best_effort);
     last_time_ = time;
-    if (options_.end_s >= 0 && time >= options_.end_s) return false;
-    if (time < options_.start_s || index % options_.every != 0) continue;
-    view = converter_->convert(*frame_);
-    if (view.on_gpu) keep(view);
+    const bool past_end = options_.end_s >= 0 && time >= options_.end_s;
+    if (past_end || time < options_.start_s || index % options_.every != 0) {
+      drop(shown);
+      if (past_end) return false;
+      continue;
+    }
+    view = view_of(shown);
     view.index = index;
     view.time_s = time;
     return true;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <exception>
@@ -7,6 +8,7 @@
 #include <string>
 
 #include "media/libav/compat.h"
+#include "media/libav/decoder_lanes.h"
 #include "media/libav/frame_converter.h"
 #include "media/libav/frame_counter.h"
 #include "media/libav/libav_api.h"
@@ -40,17 +42,27 @@ class StreamReader {
   static AVPixelFormat choose_format(AVCodecContext* decoder, const AVPixelFormat* offered);
   void tell_fallback(const std::string& why) const;
   void decode_on_cpu_instead();
-  void keep(FrameView& view);
+  AvPtr<AVCodecContext> make_gpu_decoder(const AVCodec* codec, AVBufferRef* device, int& result);
+  bool may_share() const;
+  void share_among_decoders();
+  bool read_ahead(AVPacket& packet);
+  bool next_of_lanes(LaneEvent& shown);
   void settle();
   void go_to_start();
   bool seek_by_index(int64_t target);
   void scan_to(int64_t target);
 
+  void arm();
   bool read_packet(AVPacket& packet);
   bool next_packet(AVPacket& packet);
   bool feed_decoder();
   bool decode();
-  double frame_time(const AVFrame& frame);
+  bool next_frame(LaneEvent& shown);
+  FrameView view_of(LaneEvent& shown);
+  void drop(const LaneEvent& shown) const;
+  void check_failures() const;
+  double frame_time(int64_t timestamp);
+  double stream_time(int64_t timestamp);
   bool holds_frame(const AVPacket& packet) const;
   void count_broken();
   [[noreturn]] void fail_read(const std::string& what, int error);
@@ -64,18 +76,22 @@ class StreamReader {
   AVStream* stream_ = nullptr;
   int width_ = 0, height_ = 0;  // of the frames given out
   const AVCodec* codec_ = nullptr;
-  AvPtr<AVBufferRef> gpu_;  // set while decoder_ is to decode on the GPU
-  bool gpu_refused_ = false;
-  bool copying_ = false;  // a frame, by the keeper
+  AvPtr<AVBufferRef> gpu_;                // set while decoder_ is to decode on the GPU
+  std::atomic<bool> gpu_refused_{false};  // also set on lanes_' threads
+  bool copying_ = false;                  // a frame, by the keeper
   AvPtr<AVCodecContext> decoder_;
   std::unique_ptr<FrameConverter> converter_;
+  std::unique_ptr<DecoderLanes> lanes_;  // instead of decoder_, once several share the work
   AvPtr<AVPacket> packet_;
-  AvPtr<AVFrame> frame_;
+  AvPtr<AVFrame> frame_, host_frame_;
   std::deque<AvPtr<AVPacket>> ahead_;  // read while looking for the start, not yet decoded
   std::deque<AvPtr<AVPacket>> given_;  // to a decoder on the GPU that has given no frame yet
 
   FrameCounter counter_, counter_at_start_;
   int64_t zero_time_ = AV_NOPTS_VALUE;  // time stamp of time_s = 0
+  bool live_ = false;
+  bool by_clock_ = false;      // live, and the stream tells no times
+  int64_t first_seen_us_ = 0;  // when the first frame was, by the steady clock
   double frame_rate_ = 0;
   double last_time_ = -1;
   int64_t broken_ = 0;

@@ -13,6 +13,9 @@
 namespace rfseg::libav {
 namespace {
 
+// A key frame comes in one burst; the system takes what it allows of it.
+constexpr int64_t kUdpBuffer = int64_t{4} << 20;
+
 bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
 
 bool ends_with(const std::string& text, const std::string& suffix) {
@@ -23,6 +26,10 @@ bool ends_with(const std::string& text, const std::string& suffix) {
 // Demuxers that make a "video" of a picture or of plain text.
 bool is_picture_format(const std::string& name) {
   return starts_with(name, "image2") || ends_with(name, "_pipe");
+}
+// A camera's sequence of JPEGs: FFmpeg makes up 25 a second.
+bool tells_times(const AVInputFormat& format) {
+  return (format.flags & AVFMT_NOTIMESTAMPS) == 0 && std::strcmp(format.name, "mpjpeg") != 0;
 }
 bool is_text_format(const std::string& name) {
   return name == "tty" || name == "bin" || name == "xbin" || name == "adf" || name == "idf";
@@ -74,13 +81,16 @@ void StreamReader::open_input() {
   } else if (source_ == Source::kNetwork) {
     av_dict_set(&raw, "protocol_whitelist", "http,https,tcp,tls,rtp,udp,rtsp,crypto,data,httpproxy",
                 0);
-    av_dict_set(&raw, "rtsp_transport", "tcp", 0);
     av_dict_set_int(&raw, "rw_timeout", static_cast<int64_t>(options_.timeout_s * 1e6), 0);
     if (starts_with(name_, "rtsp")) {
+      // UDP where the server has no TCP, or where the URL asks for it, which FFmpeg sees to.
+      av_dict_set(&raw, "rtsp_transport", "udp+tcp", 0);
+      if (!ends_with(name_, "?udp")) av_dict_set(&raw, "rtsp_flags", "prefer_tcp", 0);
+      av_dict_set_int(&raw, "buffer_size", kUdpBuffer, 0);
       av_dict_set_int(&raw, "timeout", static_cast<int64_t>(options_.timeout_s * 1e6), 0);
     }
   }
-  watch_->arm(source_ == Source::kFile ? 0 : options_.timeout_s);
+  arm();
   const int result = avformat_open_input(&context, url.c_str(), input_format, &raw);
   const AvPtr<AVDictionary> left(raw);
   if (result < 0) fail_read("cannot be read as a video", result);  // and `context` is freed
@@ -140,10 +150,12 @@ void StreamReader::open_stream() {
   height_ = options_.height > 0 ? options_.height : turn.transpose ? width : height;
   converter_ = std::make_unique<FrameConverter>(name_, turn.transpose ? height_ : width_,
                                                 turn.transpose ? width_ : height_, turn);
+  live_ = info().live;
+  by_clock_ = live_ && !tells_times(*format_->iformat);
 }
 
 void StreamReader::open_decoder() {
-  if (options_.cuda_stream != nullptr && !gpu_refused_ && open_gpu_decoder()) return;
+  if (options_.keeper.stream != nullptr && !gpu_refused_ && open_gpu_decoder()) return;
   gpu_.reset();
   decoder_.reset(avcodec_alloc_context3(codec_));
   if (!decoder_) throw std::bad_alloc();

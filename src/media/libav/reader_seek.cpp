@@ -55,6 +55,7 @@ bool StreamReader::seek_by_index(int64_t target) {
     if (av_seek_frame(format_.get(), stream_->index, timestamp, AVSEEK_FLAG_BACKWARD) < 0) break;
     AvPtr<AVPacket> packet(av_packet_alloc());
     if (!packet) throw std::bad_alloc();
+    arm();
     if (!read_packet(*packet)) break;
     if (packet->dts != timestamp || (packet->flags & AV_PKT_FLAG_KEY) == 0) break;
     if (packet->pts > target) continue;
@@ -77,6 +78,7 @@ void StreamReader::scan_to(int64_t target) {
   for (;;) {
     AvPtr<AVPacket> packet(av_packet_alloc());
     if (!packet) throw std::bad_alloc();
+    arm();
     if (!read_packet(*packet)) {
       input_ended_ = true;
       break;
