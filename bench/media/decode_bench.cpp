@@ -1,5 +1,5 @@
 // Frames a second of decoding alone, and the processor time that it takes.
-//   bench_decode FILE cpu:THREADS[:STREAMS] nvdec[:STREAMS] ...
+//   bench_decode FILE cpu:THREADS[:STREAMS] nvdec[:STREAMS[:DECODERS]] ...
 // Every stream decodes the file on a thread of its own; a frame counts when its pixels are there.
 // The steady rate leaves out what a stream takes up to its first frame (of the slowest stream,
 // printed) and after its last.
@@ -45,11 +45,13 @@ Setting parse(const std::string& text) {
   if (std::sscanf(text.c_str(), "cpu:%d:%d", &first, &second) >= 1) {
     setting.options.threads = first;
     setting.streams = second;
-  } else if (text == "nvdec" || std::sscanf(text.c_str(), "nvdec:%d", &first) == 1) {
+  } else if (text == "nvdec" || std::sscanf(text.c_str(), "nvdec:%d:%d", &first, &second) >= 1) {
     setting.options.decoder = VideoDecoder::kNvdec;
     setting.streams = first;
+    setting.options.gpu_decoders = second;
   } else {
-    throw Error(ErrorCode::kUsage, text + ": cpu:THREADS[:STREAMS] or nvdec[:STREAMS] is accepted");
+    throw Error(ErrorCode::kUsage,
+                text + ": cpu:THREADS[:STREAMS] or nvdec[:STREAMS[:DECODERS]] is accepted");
   }
   return setting;
 }

@@ -60,6 +60,7 @@ InputSet::InputSet(const std::vector<Input>& inputs, const InputOptions& options
   const bool video = std::any_of(inputs.begin(), inputs.end(), [](const Input& input) {
     return input.kind == InputKind::kVideo;
   });
+  if (streams > 1) own.video.gpu_decoders = 1;  // they have the GPU's units among them
   const HostAllocator allocator = host_allocator(engine);
   const bool gpu = allocator.place == HeldPixels::Place::kPinned;
   // Beside a network on the CPU, decoding ahead of the batches in flight gains nothing.

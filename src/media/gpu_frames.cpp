@@ -17,10 +17,9 @@ struct Slot {
   cuda::Event ready;
 };
 
-/// What frames share with the reader and may outlive it with.
+/// What frames of all siblings share, and may outlive them with.
 struct Pool {
   int device = 0;
-  cuda::Stream stream;
   std::mutex mutex;
   std::vector<std::unique_ptr<Slot>> free;
 
@@ -39,9 +38,22 @@ struct Pool {
 
 class CudaGpuFrames final : public GpuFrames {
  public:
-  explicit CudaGpuFrames(int device) : pool_(std::make_shared<Pool>()) { pool_->device = device; }
+  explicit CudaGpuFrames(std::shared_ptr<Pool> pool)
+      : pool_(std::move(pool)), stream_(std::make_shared<cuda::Stream>()) {}
 
-  void* stream() const override { return static_cast<cudaStream_t>(pool_->stream); }
+  std::unique_ptr<GpuFrames> sibling() override {
+    check(cudaSetDevice(pool_->device), "choosing the device");
+    return std::make_unique<CudaGpuFrames>(pool_);
+  }
+
+  std::size_t memory_bytes() const override {
+    check(cudaSetDevice(pool_->device), "choosing the device");
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for the memory");
+    return total;
+  }
+
+  void* stream() const override { return static_cast<cudaStream_t>(*stream_); }
 
   void take(VideoFrame& frame) override {
     check(cudaSetDevice(pool_->device), "choosing the device");
@@ -53,32 +65,34 @@ class CudaGpuFrames final : public GpuFrames {
     const std::size_t plane_rows[2] = {rows, (rows + 1) / 2};
     const std::size_t pitch = (row_bytes[1] + 255) / 256 * 256;
 
-    std::shared_ptr<Slot> slot(pool_->take().release(), [pool = pool_](Slot* used) {
-      const std::lock_guard lock(pool->mutex);
-      pool->free.emplace_back(used);
-    });
+    std::shared_ptr<Slot> slot(pool_->take().release(),
+                               [pool = pool_, stream = stream_](Slot* used) {
+                                 const std::lock_guard lock(pool->mutex);
+                                 pool->free.emplace_back(used);
+                               });
     slot->pixels.reserve(pitch * (plane_rows[0] + plane_rows[1]));
     std::byte* to = slot->pixels.data();
     for (int i = 0; i < 2; ++i) {
       check(
           cudaMemcpy2DAsync(to, pitch, image.planes[i], static_cast<std::size_t>(image.strides[i]),
-                            row_bytes[i], plane_rows[i], cudaMemcpyDeviceToDevice, pool_->stream),
+                            row_bytes[i], plane_rows[i], cudaMemcpyDeviceToDevice, *stream_),
           "copying a decoded frame");
       image.planes[i] = reinterpret_cast<const uint8_t*>(to);
       image.strides[i] = static_cast<std::ptrdiff_t>(pitch);
       to += pitch * plane_rows[i];
     }
-    check(cudaEventRecord(slot->ready, pool_->stream), "recording an event");
+    check(cudaEventRecord(slot->ready, *stream_), "recording an event");
     frame.held.place = HeldPixels::Place::kDevice;
     frame.held.device = pool_->device;
     frame.held.ready = slot->ready;
     frame.held.owner = std::move(slot);
   }
 
-  void wait() override { pool_->stream.synchronize("decoding video"); }
+  void wait() override { stream_->synchronize("decoding video"); }
 
  private:
   std::shared_ptr<Pool> pool_;
+  std::shared_ptr<cuda::Stream> stream_;
 };
 
 }  // namespace
@@ -86,7 +100,9 @@ class CudaGpuFrames final : public GpuFrames {
 std::unique_ptr<GpuFrames> open_gpu_frames(int device, std::string& why) {
   try {
     cuda::open_device(device);
-    return std::make_unique<CudaGpuFrames>(device);
+    auto pool = std::make_shared<Pool>();
+    pool->device = device;
+    return std::make_unique<CudaGpuFrames>(std::move(pool));
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kDevice) throw;
     why = error.what();

@@ -30,8 +30,10 @@ if(RFSEG_VIDEO)
   # Loaded when the first video is opened; lies beside the program in the build folder.
   add_library(rfseg_libav MODULE
     ${CMAKE_CURRENT_LIST_DIR}/libav/compat.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/decoder_lanes.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/frame_converter.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/gpu_decoding.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/group_starts.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/module.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_gpu.cpp

@@ -58,7 +58,12 @@ void take_view(const libav::FrameView& view, ImageView& image) {
 struct Session {
   const libav::Api& api;
   std::function<bool()> cancelled;
-  std::unique_ptr<GpuFrames> gpu;
+  /// One for each decoder of a GPU; the first has been there from the beginning.
+  struct Gpu {
+    Session& session;
+    std::unique_ptr<GpuFrames> frames;
+  };
+  std::deque<Gpu> gpus;
   libav::Reader* reader = nullptr;
 
   explicit Session(const libav::Api& a) : api(a) {}
@@ -68,27 +73,27 @@ struct Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  libav::Keeper keeper() {
+  libav::Keeper add_keeper(std::unique_ptr<GpuFrames> frames) {
     libav::Keeper keeper;
-    keeper.context = this;
-    keeper.keep = [](void* self, libav::FrameView& view, libav::Failure& failure) {
-      return static_cast<Session*>(self)->keep(view, failure);
+    keeper.stream = frames->stream();
+    keeper.context = &gpus.emplace_back(*this, std::move(frames));
+    keeper.keep = [](void* gpu, libav::FrameView& view, libav::Failure& failure) {
+      return guard(failure, [&] { keep(*static_cast<Gpu*>(gpu)->frames, view); });
     };
-    keeper.settle = [](void* self) { static_cast<Session*>(self)->settle(); };
+    keeper.settle = [](void* gpu) { settle(*static_cast<Gpu*>(gpu)->frames); };
+    keeper.drop = [](void* kept) { delete static_cast<HeldPixels*>(kept); };
+    keeper.another = [](void* gpu, libav::Keeper& other, libav::Failure& failure) {
+      auto& self = *static_cast<Gpu*>(gpu);
+      return guard(failure, [&] { other = self.session.add_keeper(self.frames->sibling()); });
+    };
     return keeper;
   }
 
  private:
-  bool keep(libav::FrameView& view, libav::Failure& failure) noexcept {
+  template <class Body>
+  static bool guard(libav::Failure& failure, Body body) noexcept {
     try {
-      VideoFrame frame;
-      take_view(view, frame.image);
-      gpu->take(frame);
-      for (int i = 0; i < 3; ++i) {
-        view.planes[i] = frame.image.planes[i];
-        view.strides[i] = frame.image.strides[i];
-      }
-      view.kept = new HeldPixels(std::move(frame.held));
+      body();
       return true;
     } catch (const Error& error) {
       failure.code = static_cast<int>(error.code());
@@ -99,9 +104,19 @@ struct Session {
     }
     return false;
   }
-  void settle() noexcept {
+  static void keep(GpuFrames& frames, libav::FrameView& view) {
+    VideoFrame frame;
+    take_view(view, frame.image);
+    frames.take(frame);
+    for (int i = 0; i < 3; ++i) {
+      view.planes[i] = frame.image.planes[i];
+      view.strides[i] = frame.image.strides[i];
+    }
+    view.kept = new HeldPixels(std::move(frame.held));
+  }
+  static void settle(GpuFrames& frames) noexcept {
     try {
-      gpu->wait();
+      frames.wait();
     } catch (const Error&) {  // the next keep says so
     }
   }
@@ -131,6 +146,9 @@ class Closer {
   std::deque<std::thread> threads_;
 };
 
+// Of a GPU's memory, for frames that several decoders of a file have ready before their turn.
+constexpr int64_t kMostBytesAhead = int64_t{1} << 30;
+
 class ModuleReader final : public VideoReader {
  public:
   ModuleReader(const std::string& path, const VideoOptions& options,
@@ -148,11 +166,13 @@ class ModuleReader final : public VideoReader {
         options.threads > 0 ? options.threads : std::min(available_cpus(), kMostDecoderThreads);
     if (options.decoder != VideoDecoder::kCpu) {
       std::string why;
-      session_->gpu = open_gpu_frames(options.cuda_device, why);
+      std::unique_ptr<GpuFrames> frames = open_gpu_frames(options.cuda_device, why);
       reader_options.tell_fallback = options.decoder == VideoDecoder::kNvdec;
-      if (session_->gpu != nullptr) {
-        reader_options.cuda_stream = session_->gpu->stream();
-        reader_options.keeper = session_->keeper();
+      if (frames != nullptr) {
+        reader_options.gpu_decoders = options.gpu_decoders;
+        reader_options.most_bytes_ahead =
+            std::min(kMostBytesAhead, static_cast<int64_t>(frames->memory_bytes() / 16));
+        reader_options.keeper = session_->add_keeper(std::move(frames));
       } else if (reader_options.tell_fallback) {
         log_warning(path + ": decoded on the CPU: " + why);
       }

@@ -35,7 +35,10 @@ struct VideoOptions {
   double end_s = -1;   ///< last frame with time < end_s; negative = to the end
   int threads = 0;     ///< decoder threads on the CPU, 0 = all processors, at most 16
   VideoDecoder decoder = VideoDecoder::kCpu;
-  int cuda_device = 0;        ///< for the GPU's decoder
+  int cuda_device = 0;  ///< for the GPU's decoder
+  /// Units of the GPU's decoder that may share an H.264 or HEVC file, where that consists of closed
+  /// groups of pictures and is long enough; each is as fast as the other.
+  int gpu_decoders = 1;
   double timeout_s = 30;      ///< streams and devices: silence that counts as broken off
   double reconnect_s = 30;    ///< live inputs: connect again for as long without a frame; 0 = never
   int width = 0, height = 0;  ///< scale to this size, upright; 0 = that of the first frame

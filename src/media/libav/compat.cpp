@@ -20,6 +20,20 @@ const int32_t* display_matrix(const AVStream& stream) {
   return size >= 9 * sizeof(int32_t) ? reinterpret_cast<const int32_t*>(bytes) : nullptr;
 }
 
+#ifdef AV_CODEC_FLAG_COPY_OPAQUE
+void request_marks(AVCodecContext& decoder) { decoder.flags |= AV_CODEC_FLAG_COPY_OPAQUE; }
+void mark_packet(AVCodecContext&, AVPacket& packet, int64_t mark) {
+  packet.opaque = reinterpret_cast<void*>(static_cast<intptr_t>(mark));
+}
+int64_t mark_of(const AVFrame& frame) { return reinterpret_cast<intptr_t>(frame.opaque); }
+#else
+void request_marks(AVCodecContext&) {}
+void mark_packet(AVCodecContext& decoder, AVPacket&, int64_t mark) {
+  decoder.reordered_opaque = mark;
+}
+int64_t mark_of(const AVFrame& frame) { return frame.reordered_opaque; }
+#endif
+
 bool is_damaged(const AVFrame& frame) {
   return (frame.flags & AV_FRAME_FLAG_CORRUPT) != 0 || frame.decode_error_flags != 0;
 }

@@ -41,6 +41,12 @@ using AvPtr = std::unique_ptr<T, AvDeleter>;
 /// in libavformat 60.15 (FFmpeg 6.1).
 const int32_t* display_matrix(const AVStream& stream);
 
+/// Numbers that a decoder passes on from a packet to its frame. request_marks: before it is opened.
+/// Before FFmpeg 6.0 they are the context's at the time, since then the packet's.
+void request_marks(AVCodecContext& decoder);
+void mark_packet(AVCodecContext& decoder, AVPacket& packet, int64_t mark);
+int64_t mark_of(const AVFrame& frame);
+
 /// True when the decoder says that the frame was damaged, wholly or in part.
 bool is_damaged(const AVFrame& frame);
 

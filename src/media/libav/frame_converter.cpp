@@ -75,6 +75,10 @@ FrameView view_for(const AVFrame& frame, PixelFormat format, int width, int heig
   return view;
 }
 
+AVPixelFormat format_on_gpu(const AVFrame& frame) {
+  return reinterpret_cast<const AVHWFramesContext*>(frame.hw_frames_ctx->data)->sw_format;
+}
+
 template <int kBytes>
 struct Element {
   uint8_t bytes[kBytes];
@@ -144,18 +148,21 @@ FrameConverter::FrameConverter(std::string name, int width, int height, Turn tur
 
 FrameView FrameConverter::convert(const AVFrame& frame) {
   if (frame.format != AV_PIX_FMT_CUDA) return convert_host(frame);
-  const auto* pool = reinterpret_cast<const AVHWFramesContext*>(frame.hw_frames_ctx->data);
-  const bool same_size = frame.width - static_cast<int64_t>(frame.crop_left) == width_ &&
-                         frame.height - static_cast<int64_t>(frame.crop_top) == height_;
-  if (same_size && turn_.is_identity() &&
-      (pool->sw_format == AV_PIX_FMT_NV12 || pool->sw_format == AV_PIX_FMT_P010LE)) {
-    return on_gpu(frame, pool->sw_format);
-  }
-  return convert_host(fetched(frame));
+  if (stays_on_gpu(frame)) return view_on_gpu(frame);
+  fetched_ = fetch(frame);
+  return convert_host(*fetched_);
 }
 
-FrameView FrameConverter::on_gpu(const AVFrame& frame, AVPixelFormat format) const {
-  const bool wide = format == AV_PIX_FMT_P010LE;
+bool FrameConverter::stays_on_gpu(const AVFrame& frame) const {
+  if (frame.format != AV_PIX_FMT_CUDA) return false;
+  const AVPixelFormat format = format_on_gpu(frame);
+  return frame.width - static_cast<int64_t>(frame.crop_left) == width_ &&
+         frame.height - static_cast<int64_t>(frame.crop_top) == height_ && turn_.is_identity() &&
+         (format == AV_PIX_FMT_NV12 || format == AV_PIX_FMT_P010LE);
+}
+
+FrameView FrameConverter::view_on_gpu(const AVFrame& frame) const {
+  const bool wide = format_on_gpu(frame) == AV_PIX_FMT_P010LE;
   FrameView view = view_for(frame, wide ? PixelFormat::kP010 : PixelFormat::kNv12, width_, height_);
   view.on_gpu = true;
   // FFmpeg crops such frames at the right and the bottom only.
@@ -168,15 +175,14 @@ FrameView FrameConverter::on_gpu(const AVFrame& frame, AVPixelFormat format) con
   return view;
 }
 
-const AVFrame& FrameConverter::fetched(const AVFrame& frame) {
-  if (!fetched_) fetched_.reset(av_frame_alloc());
-  if (!fetched_) throw std::bad_alloc();
-  av_frame_unref(fetched_.get());
-  int result = av_hwframe_transfer_data(fetched_.get(), &frame, 0);
-  if (result >= 0) result = av_frame_copy_props(fetched_.get(), &frame);
-  if (result >= 0) result = av_frame_apply_cropping(fetched_.get(), AV_FRAME_CROP_UNALIGNED);
+AvPtr<AVFrame> FrameConverter::fetch(const AVFrame& frame) const {
+  AvPtr<AVFrame> fetched(av_frame_alloc());
+  if (!fetched) throw std::bad_alloc();
+  int result = av_hwframe_transfer_data(fetched.get(), &frame, 0);
+  if (result >= 0) result = av_frame_copy_props(fetched.get(), &frame);
+  if (result >= 0) result = av_frame_apply_cropping(fetched.get(), AV_FRAME_CROP_UNALIGNED);
   if (result < 0) fail(ErrorCode::kInput, name_, "cannot fetch a frame from the GPU", result);
-  return *fetched_;
+  return fetched;
 }
 
 FrameView FrameConverter::convert_host(const AVFrame& frame) {

@@ -33,11 +33,15 @@ class FrameConverter {
   /// The view is valid until the next call and as long as `frame` is.
   FrameView convert(const AVFrame& frame);
 
+  /// What `convert` does with frames in a GPU's memory: view_on_gpu where they stay there, or else
+  /// convert(fetch). These three may be called from several threads.
+  bool stays_on_gpu(const AVFrame& frame) const;
+  FrameView view_on_gpu(const AVFrame& frame) const;
+  AvPtr<AVFrame> fetch(const AVFrame& frame) const;
+
  private:
   FrameView convert_host(const AVFrame& frame);
   FrameView direct(const AVFrame& frame) const;
-  FrameView on_gpu(const AVFrame& frame, AVPixelFormat format) const;
-  const AVFrame& fetched(const AVFrame& frame);
   FrameView to_p010(const AVFrame& frame);
   FrameView through_swscale(const AVFrame& frame);
   FrameView turned(const FrameView& view);

@@ -44,6 +44,24 @@ bool takes_cuda(const AVCodec& codec) {
   }
 }
 
+/// FFmpeg would load the decoders' library anew for every stream, 0.1 s each time.
+void* decoders_library() {
+  static void* const library = dlopen("libnvcuvid.so.1", RTLD_NOW | RTLD_LOCAL);
+  return library;
+}
+
+/// What the driver's cuvidGetDecoderCaps fills: CUVIDDECODECAPS of NVIDIA's cuviddec.h, whose names
+/// are in the comments.
+struct DecoderCaps {
+  int codec;        // eCodecType
+  int chroma;       // eChromaFormat
+  unsigned deeper;  // nBitDepthMinus8
+  unsigned reserved[3];
+  unsigned char supported;  // bIsSupported
+  unsigned char units;      // nNumNVDECs
+  unsigned char rest[128];  // the formats and sizes taken: fewer bytes
+};
+
 }  // namespace
 
 const AVCodec* find_gpu_decoder(const AVCodecParameters& stream, std::string& why) {
@@ -85,9 +103,7 @@ AvPtr<AVBufferRef> open_gpu_device(void* stream, std::string& why) {
     why = "no CUDA context (libcuda.so.1)";
     return nullptr;
   }
-  // FFmpeg would load the decoders' library anew for every stream, 0.1 s each time.
-  static void* const decoders = dlopen("libnvcuvid.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (decoders == nullptr) {
+  if (decoders_library() == nullptr) {
     why = "the NVIDIA driver's libnvcuvid.so.1 is missing";
     return nullptr;
   }
@@ -107,6 +123,29 @@ AvPtr<AVBufferRef> open_gpu_device(void* stream, std::string& why) {
     return nullptr;
   }
   return device;
+}
+
+int gpu_decoder_units(const AVCodecParameters& stream) {
+  using GetCaps = int (*)(DecoderCaps*);
+  void* library = decoders_library();
+  const auto get_caps = library == nullptr
+                            ? nullptr
+                            : reinterpret_cast<GetCaps>(dlsym(library, "cuvidGetDecoderCaps"));
+  constexpr int kH264 = 4, kHevc = 8, k420 = 1;  // cudaVideoCodec, cudaVideoChromaFormat
+  if (get_caps == nullptr) return 1;
+  DecoderCaps caps{};
+  caps.codec = stream.codec_id == AV_CODEC_ID_HEVC ? kHevc : kH264;
+  caps.chroma = k420;
+  caps.deeper = stream.format == AV_PIX_FMT_YUV420P10LE ? 2 : 0;
+  if (get_caps(&caps) != 0 || caps.supported == 0) return 1;
+  return caps.units > 0 ? caps.units : 1;
+}
+
+void keep(const Keeper& keeper, FrameView& view) {
+  Failure failure;
+  if (!keeper.keep(keeper.context, view, failure)) {
+    throw Error(static_cast<ErrorCode>(failure.code), failure.message);
+  }
 }
 
 }  // namespace rfseg::libav

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "media/libav/compat.h"
+#include "media/libav/libav_api.h"
 
 namespace rfseg::libav {
 
@@ -14,6 +15,12 @@ const AVCodec* find_gpu_decoder(const AVCodecParameters& stream, std::string& wh
 /// FFmpeg's handle of the CUDA context that is current on this thread, with `stream` for what
 /// decoders write. nullptr and `why` where the driver's libraries are missing.
 AvPtr<AVBufferRef> open_gpu_device(void* stream, std::string& why);
+
+/// How many units of the current GPU decode this stream's codec; 1 where that cannot be told.
+int gpu_decoder_units(const AVCodecParameters& stream);
+
+/// Makes `view` one of the host's memory. Throws what the host told.
+void keep(const Keeper& keeper, FrameView& view);
 
 /// Decoded frames that are held outside of the decoder, beside the one read last.
 inline constexpr int kExtraSurfaces = 1;

@@ -11,7 +11,7 @@
 namespace rfseg::libav {
 
 /// Changes with every change of a struct or a meaning below.
-inline constexpr int kAbiVersion = 5;
+inline constexpr int kAbiVersion = 6;
 /// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
 /// Returns nullptr when it was built for another version.
 inline constexpr const char* kEntryPoint = "rfseg_libav_api";
@@ -30,13 +30,20 @@ struct Host {
 
 struct FrameView;
 
-/// What keeps frames of the GPU for the host. Called on the thread that calls the reader.
+/// What keeps one GPU decoder's frames for the host. Called on that decoder's thread.
 struct Keeper {
+  /// A CUstream for what the decoder writes. nullptr: nothing is decoded on a GPU.
+  void* stream = nullptr;
   /// Makes `view`, whose planes are the decoder's, one of memory of the host's, perhaps with a copy
   /// that is still under way on the stream, and sets view.kept. False: `failure` is set.
   bool (*keep)(void* context, FrameView& view, Failure& failure) = nullptr;
   /// Waits until all copies are there.
   void (*settle)(void* context) = nullptr;
+  /// Frees what `keep` made and the reader does not give out. From any thread.
+  void (*drop)(void* kept) = nullptr;
+  /// One for another decoder, which lives as long as the reader; the GPU's context is current on
+  /// the calling thread then. False: `failure` is set. On the thread that calls the reader.
+  bool (*another)(void* context, Keeper& keeper, Failure& failure) = nullptr;
   void* context = nullptr;
 };
 
@@ -47,11 +54,12 @@ struct ReaderOptions {
   int threads = 1;
   double timeout_s = 30;      ///< networks and devices, for opening and for each read
   int width = 0, height = 0;  ///< frames are scaled to this upright size; 0: the stream's
-  /// A CUstream of the context that is current on the calling thread: frames are decoded by the GPU
-  /// where it can, written on this stream and kept by `keeper`. nullptr: on the CPU.
-  void* cuda_stream = nullptr;
+  /// With a stream, of the context that is current on the calling thread: frames are decoded by the
+  /// GPU where it can.
   Keeper keeper;
-  bool tell_fallback = false;  ///< one line at warning level where the GPU was asked in vain
+  int gpu_decoders = 1;          ///< that may share a file (decoder_lanes.h)
+  int64_t most_bytes_ahead = 0;  ///< of their frames that wait for their turn
+  bool tell_fallback = false;    ///< one line at warning level where the GPU was asked in vain
   /// Polled during blocking calls, possibly from FFmpeg's own threads; may be nullptr.
   bool (*cancelled)(void* context) = nullptr;
   void* cancelled_context = nullptr;

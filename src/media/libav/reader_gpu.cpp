@@ -1,13 +1,55 @@
-// StreamReader: decoding on a GPU, and back to the CPU where that does not take the stream.
+// StreamReader: decoding on a GPU, with several decoders where the file lets them share the work,
+// and on the CPU where the GPU does not take the stream.
 
+#include <algorithm>
+#include <exception>
 #include <new>
 #include <utility>
 
 #include "media/libav/gpu_decoding.h"
+#include "media/libav/group_starts.h"
 #include "media/libav/reader.h"
 #include "media/libav/support.h"
 
 namespace rfseg::libav {
+namespace {
+
+constexpr int64_t kMostFramesAhead = 512;
+// A decoder takes up to 45 ms to make and 0.25 s to close.
+constexpr int64_t kFewestToShare = 500;
+
+/// A decoder of the GPU that shares a file with others.
+class GpuLane final : public LaneDecoder {
+ public:
+  GpuLane(AvPtr<AVCodecContext> decoder, const Keeper& keeper, const FrameConverter& converter)
+      : keeper_(keeper), converter_(converter) {
+    context = std::move(decoder);
+  }
+  void take(AVFrame& frame, LaneEvent& event) override {
+    if (converter_.stays_on_gpu(frame)) {
+      event.view = converter_.view_on_gpu(frame);
+      keep(keeper_, event.view);
+      copying_ = true;
+    } else if (frame.format == AV_PIX_FMT_CUDA) {
+      event.host = converter_.fetch(frame);
+    } else {
+      event.host.reset(av_frame_alloc());
+      if (!event.host) throw std::bad_alloc();
+      av_frame_move_ref(event.host.get(), &frame);
+    }
+  }
+  void settle() override {
+    if (copying_) keeper_.settle(keeper_.context);
+    copying_ = false;
+  }
+
+ private:
+  Keeper keeper_;
+  const FrameConverter& converter_;
+  bool copying_ = false;
+};
+
+}  // namespace
 
 void StreamReader::tell_fallback(const std::string& why) const {
   log(options_.tell_fallback ? kLogWarning : kLogDebug, name_ + ": decoded on the CPU: " + why);
@@ -21,28 +63,14 @@ bool StreamReader::open_gpu_decoder() {
     why = "its pictures have to be turned";
     codec = nullptr;
   }
-  if (codec != nullptr) gpu_ = open_gpu_device(options_.cuda_stream, why);
+  if (codec != nullptr) gpu_ = open_gpu_device(options_.keeper.stream, why);
   if (!gpu_) {
     gpu_refused_ = true;
     tell_fallback(why);
     return false;
   }
-  decoder_.reset(avcodec_alloc_context3(codec));
-  if (!decoder_) throw std::bad_alloc();
-  AVCodecContext& c = *decoder_;
-  int result = avcodec_parameters_to_context(&c, stream_->codecpar);
-  c.pkt_timebase = stream_->time_base;
-  c.max_pixels = kMaxPixels;
-  c.thread_count = 1;  // the CPU's part is reading headers
-  c.opaque = this;
-  c.get_format = choose_format;
-  c.extra_hw_frames = kExtraSurfaces;
-#ifdef AV_HWACCEL_FLAG_UNSAFE_OUTPUT
-  c.hwaccel_flags |= AV_HWACCEL_FLAG_UNSAFE_OUTPUT;  // no copy: the keeper makes one
-#endif
-  c.hw_device_ctx = av_buffer_ref(gpu_.get());
-  if (c.hw_device_ctx == nullptr) throw std::bad_alloc();
-  if (result >= 0) result = avcodec_open2(&c, codec, nullptr);
+  int result = 0;
+  decoder_ = make_gpu_decoder(codec, gpu_.get(), result);
   if (result < 0) {
     gpu_refused_ = true;
     tell_fallback("NVDEC cannot be started: " + describe(result));
@@ -51,12 +79,26 @@ bool StreamReader::open_gpu_decoder() {
   return true;
 }
 
-void StreamReader::keep(FrameView& view) {
-  Failure failure;
-  copying_ = true;
-  if (!options_.keeper.keep(options_.keeper.context, view, failure)) {
-    throw Error(static_cast<ErrorCode>(failure.code), failure.message);
-  }
+AvPtr<AVCodecContext> StreamReader::make_gpu_decoder(const AVCodec* codec, AVBufferRef* device,
+                                                     int& result) {
+  AvPtr<AVCodecContext> decoder(avcodec_alloc_context3(codec));
+  if (!decoder) throw std::bad_alloc();
+  AVCodecContext& c = *decoder;
+  result = avcodec_parameters_to_context(&c, stream_->codecpar);
+  c.pkt_timebase = stream_->time_base;
+  c.max_pixels = kMaxPixels;
+  c.thread_count = 1;  // the CPU's part is reading headers
+  c.opaque = this;
+  c.get_format = choose_format;
+  c.extra_hw_frames = kExtraSurfaces;
+  request_marks(c);
+#ifdef AV_HWACCEL_FLAG_UNSAFE_OUTPUT
+  c.hwaccel_flags |= AV_HWACCEL_FLAG_UNSAFE_OUTPUT;  // no copy: the keeper makes one
+#endif
+  c.hw_device_ctx = av_buffer_ref(device);
+  if (c.hw_device_ctx == nullptr) throw std::bad_alloc();
+  if (result >= 0) result = avcodec_open2(&c, codec, nullptr);
+  return decoder;
 }
 
 /// Before the decoder gets its surface back.
@@ -81,6 +123,92 @@ AVPixelFormat StreamReader::choose_format(AVCodecContext* decoder, const AVPixel
                           (said.empty() ? said : " (" + said + ")"));
   }
   return avcodec_default_get_format(decoder, offered);
+}
+
+/// A file of a kind that consists of groups of pictures, long enough for other decoders to pay.
+bool StreamReader::may_share() const {
+  if (!gpu_ || gpu_refused_ || options_.gpu_decoders < 2 || source_ != Source::kFile || ended_ ||
+      !GroupStarts::knows(stream_->codecpar->codec_id) || frame_->format != AV_PIX_FMT_CUDA) {
+    return false;
+  }
+  const int64_t frames = info().frames;  // 0 where unknown
+  return frames == 0 || frames >= kFewestToShare;
+}
+
+/// After the first frame: the rest of the file goes to several decoders.
+void StreamReader::share_among_decoders() {
+  DecoderLanes::Limits limits;
+  limits.decoders = static_cast<std::size_t>(
+      std::clamp(gpu_decoder_units(*stream_->codecpar), 1, options_.gpu_decoders));
+  if (limits.decoders < 2) {
+    options_.gpu_decoders = 1;
+    return;
+  }
+  const bool wide = stream_->codecpar->format == AV_PIX_FMT_YUV420P10LE;
+  const int64_t frame_bytes = int64_t{width_} * height_ * 3 / (wide ? 1 : 2);
+  const int64_t most = options_.most_bytes_ahead / std::max(frame_bytes, int64_t{1});
+  limits.frames_ahead = static_cast<std::size_t>(std::clamp(most, int64_t{1}, kMostFramesAhead));
+  settle();
+  av_frame_unref(frame_.get());
+  const AVCodec* codec = decoder_->codec;
+  DecoderLanes::Hooks hooks;
+  hooks.read = [this](AVPacket& packet) { return read_ahead(packet); };
+  hooks.begins_group = GroupStarts(*stream_->codecpar);
+  hooks.open = [this, codec] {
+    Failure failure;
+    Keeper keeper;
+    if (!options_.keeper.another(options_.keeper.context, keeper, failure)) {
+      throw Error(static_cast<ErrorCode>(failure.code), failure.message);
+    }
+    std::string why;
+    const AvPtr<AVBufferRef> device = open_gpu_device(keeper.stream, why);
+    if (!device) throw Error(ErrorCode::kDevice, name_ + ": one more decoder: " + why);
+    int result = 0;
+    AvPtr<AVCodecContext> decoder = make_gpu_decoder(codec, device.get(), result);
+    if (result < 0) fail(ErrorCode::kDevice, name_, "NVDEC cannot be started again", result);
+    return std::make_unique<GpuLane>(std::move(decoder), keeper, *converter_);
+  };
+  hooks.drop = [drop = options_.keeper.drop](const FrameView& view) { drop(view.kept); };
+  lanes_ = std::make_unique<DecoderLanes>(
+      std::make_unique<GpuLane>(std::move(decoder_), options_.keeper, *converter_), limits,
+      std::move(hooks));
+}
+
+/// The next packet for the lanes. What ends the input waits for the frames before it.
+bool StreamReader::read_ahead(AVPacket& packet) {
+  try {
+    if (!next_packet(packet)) return false;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kCancelled) throw;
+    broken_off_ = std::current_exception();
+    return false;
+  }
+  if ((packet.flags & AV_PKT_FLAG_CORRUPT) != 0) cut_short_ = true;
+  return true;
+}
+
+bool StreamReader::next_of_lanes(LaneEvent& shown) {
+  while (lanes_->next(shown)) {
+    switch (shown.kind) {
+      case LaneEvent::Kind::kPacket:
+        counter_.packet(shown.pts);
+        break;
+      case LaneEvent::Kind::kBroken:
+        count_broken();
+        ++failures_in_a_row_;
+        break;
+      case LaneEvent::Kind::kDamaged:
+        ++broken_;
+        ++failures_in_a_row_;
+        counter_.frame(shown.pts);
+        break;
+      case LaneEvent::Kind::kFrame:
+        failures_in_a_row_ = 0;
+        return true;
+    }
+    check_failures();
+  }
+  return false;
 }
 
 /// Starts again, with the CPU's threads, with the packets that the GPU's decoder was given.

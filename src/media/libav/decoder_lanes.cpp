@@ -1,0 +1,272 @@
+#include "media/libav/decoder_lanes.h"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+namespace rfseg::libav {
+namespace {
+
+// Read for each frame that is asked for while there is one, so that the other decoders get work.
+constexpr int kPacketsAFrame = 4;
+// Frames of the group that is being shown, which its decoder makes even where many others wait.
+constexpr std::size_t kMostOfFront = 8;
+// Beyond the bounds for packets, for a decoder that is in the middle of a group.
+constexpr std::size_t kMostBeyond = 4;
+
+}  // namespace
+
+DecoderLanes::DecoderLanes(std::unique_ptr<LaneDecoder> first, const Limits& limits, Hooks hooks)
+    : hooks_(std::move(hooks)),
+      limits_(limits),
+      lanes_(std::max(limits.decoders, std::size_t{1})),
+      groups_(1) {
+  lanes_.front().decoder = std::move(first);
+  start(lanes_.front());
+}
+
+DecoderLanes::~DecoderLanes() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    to_decode_.notify_all();
+  }
+  for (Lane& lane : lanes_) {
+    if (lane.thread.joinable()) lane.thread.join();
+  }
+  for (const Group& group : groups_) {
+    for (const LaneEvent& event : group.events) {
+      if (event.view.kept != nullptr) hooks_.drop(event.view);
+    }
+  }
+}
+
+void DecoderLanes::start(Lane& lane) {
+  lane.thread = std::thread([this, &lane] {
+    try {
+      work(lane);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      lane.failure = std::current_exception();
+      lane.busy = false;
+      to_show_.notify_all();
+    }
+    lane.decoder.reset();  // all at the same time: each takes a while
+  });
+}
+
+/// Of those that are still there: a late frame goes to the group that is being shown.
+DecoderLanes::Group& DecoderLanes::group_of(int64_t number) {
+  const int64_t first = groups_.front().number, last = groups_.back().number;
+  return groups_[static_cast<std::size_t>(std::clamp(number, first, last) - first)];
+}
+
+// ---- The thread that asks for frames.
+
+bool DecoderLanes::may_read() {
+  if (input_ended_) return false;
+  const int64_t front = groups_.front().number;
+  const Lane& lane = lane_of(front);
+  // A decoder that has begun its next group cannot be drained: it needs more of that.
+  const bool needed = lane.packets.empty() && lane.given > front;
+  const std::size_t times = needed ? kMostBeyond : 1;
+  return packets_ < times * limits_.packets && packet_bytes_ < times * limits_.packet_bytes;
+}
+
+void DecoderLanes::read_one(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  AvPtr<AVPacket> packet(av_packet_alloc());
+  if (!packet) throw std::bad_alloc();
+  const bool got = hooks_.read(*packet);
+  const bool begins = got && hooks_.begins_group(*packet);
+  int64_t number = groups_.back().number + (begins ? 1 : 0);  // changed by this thread alone
+  Lane& lane = lane_of(number);
+  if (got && !lane.thread.joinable()) {
+    lane.decoder = hooks_.open();
+    lane.given = lane.shown = number;
+    start(lane);
+  }
+  lock.lock();
+  if (!got) {
+    input_ended_ = true;
+    to_decode_.notify_all();
+    return;
+  }
+  if (begins) {
+    groups_.emplace_back();
+    groups_.back().number = number;
+  }
+  ++packets_;
+  packet_bytes_ += static_cast<std::size_t>(packet->size);
+  lane.packets.push_back({std::move(packet), number});
+  if (!lane.busy) to_decode_.notify_all();
+}
+
+/// Where the bounds are reached and the decoder of the front group has nothing to do.
+void DecoderLanes::go_on_without_reading() {
+  Group& front = groups_.front();
+  Lane& lane = lane_of(front.number);
+  if (input_ended_ || lane.busy || lane.drain || !lane.packets.empty()) return;
+  if (lane.given > front.number) {
+    front.over = true;  // nothing of its next group can be decoded
+  } else {
+    lane.drain = true;
+    to_decode_.notify_all();
+  }
+}
+
+bool DecoderLanes::next(LaneEvent& event) {
+  std::unique_lock lock(mutex_);
+  for (int i = 0; i < kPacketsAFrame && may_read(); ++i) read_one(lock);
+  for (;;) {
+    Group& front = groups_.front();
+    if (!front.events.empty()) {
+      event = std::move(front.events.front());
+      front.events.pop_front();
+      if (event.kind == LaneEvent::Kind::kFrame) {
+        --front.frames;
+        --frames_;
+        // Else nobody waits for this.
+        if (frames_ + 1 == limits_.frames_ahead || front.frames + 1 == kMostOfFront) {
+          to_decode_.notify_all();
+        }
+      }
+      return true;
+    }
+    if (front.over && (groups_.size() > 1 || input_ended_)) {
+      if (groups_.size() == 1) return false;
+      groups_.pop_front();
+      to_decode_.notify_all();
+    } else if (may_read()) {
+      read_one(lock);
+    } else if (const Lane& lane = lane_of(front.number); lane.failure) {
+      std::rethrow_exception(lane.failure);
+    } else {
+      go_on_without_reading();
+      if (!front.over) to_show_.wait(lock);
+    }
+  }
+}
+
+// ---- The decoders' threads.
+
+bool DecoderLanes::may_decode(const Lane& lane) {
+  const Group& front = groups_.front();
+  return frames_ < limits_.frames_ahead ||
+         (&lane_of(front.number) == &lane && front.frames < kMostOfFront);
+}
+
+void DecoderLanes::work(Lane& lane) {
+  const AvPtr<AVFrame> frame(av_frame_alloc());
+  if (!frame) throw std::bad_alloc();
+  for (;;) {
+    std::unique_lock lock(mutex_);
+    lane.busy = false;
+    to_show_.notify_all();
+    const auto ended = [&] { return input_ended_ && lane.packets.empty(); };
+    to_decode_.wait(lock, [&] {
+      return stopping_ || lane.drain || ended() || (!lane.packets.empty() && may_decode(lane));
+    });
+    if (stopping_) return;
+    lane.busy = true;
+    if (lane.drain || ended()) {
+      const bool end = ended();
+      lock.unlock();
+      drain(lane, *frame, end);
+      if (end) return;
+      continue;
+    }
+    Packet packet = std::move(lane.packets.front());
+    lane.packets.pop_front();
+    --packets_;
+    packet_bytes_ -= static_cast<std::size_t>(packet.packet->size);
+    lane.given = packet.group;
+    lock.unlock();
+    decode(lane, std::move(packet), *frame);
+  }
+}
+
+void DecoderLanes::decode(Lane& lane, Packet next, AVFrame& frame) {
+  AVPacket& packet = *next.packet;
+  if ((packet.flags & AV_PKT_FLAG_DISCARD) == 0) {
+    LaneEvent given;
+    given.pts = packet.pts;
+    add(lane, next.group, std::move(given));
+  }
+  mark_packet(*lane.decoder->context, packet, next.group);
+  const int result = avcodec_send_packet(lane.decoder->context.get(), &packet);
+  if (result == AVERROR(ENOMEM)) throw std::bad_alloc();
+  if (result < 0) {
+    LaneEvent broken;
+    broken.kind = LaneEvent::Kind::kBroken;
+    add(lane, next.group, std::move(broken));
+  }
+  receive(lane, frame);
+}
+
+/// All that the decoder holds: at the end of the input, or where its next group is too far away.
+void DecoderLanes::drain(Lane& lane, AVFrame& frame, bool ended) {
+  avcodec_send_packet(lane.decoder->context.get(), nullptr);
+  while (!receive(lane, frame)) {
+  }
+  if (!ended) avcodec_flush_buffers(lane.decoder->context.get());
+  const std::lock_guard lock(mutex_);
+  lane.drain = false;
+  end_groups(lane, ended ? groups_.back().number + 1 : lane.given + 1);
+}
+
+/// Takes what the decoder has ready. True at its end.
+bool DecoderLanes::receive(Lane& lane, AVFrame& frame) {
+  for (;;) {
+    const int result = avcodec_receive_frame(lane.decoder->context.get(), &frame);
+    if (result == AVERROR(EAGAIN)) return false;
+    if (result == AVERROR_EOF) return true;
+    if (result == AVERROR(ENOMEM)) throw std::bad_alloc();
+    LaneEvent event;
+    if (result < 0) {
+      event.kind = LaneEvent::Kind::kBroken;
+      add(lane, lane.shown, std::move(event));
+      continue;
+    }
+    event.kind = LaneEvent::Kind::kFrame;
+    event.pts = frame.pts;
+    event.best_effort = frame.best_effort_timestamp;
+    // What was given to the first decoder before has no mark.
+    const int64_t group = std::max(mark_of(frame), lane.shown);
+    if (is_damaged(frame)) {
+      event.kind = LaneEvent::Kind::kDamaged;
+    } else {
+      lane.decoder->take(frame, event);
+    }
+    add(lane, group, std::move(event));
+    lane.decoder->settle();
+    av_frame_unref(&frame);
+  }
+}
+
+void DecoderLanes::add(Lane& lane, int64_t number, LaneEvent event) {
+  const std::lock_guard lock(mutex_);
+  const bool shows =
+      event.kind == LaneEvent::Kind::kFrame || event.kind == LaneEvent::Kind::kDamaged;
+  if (shows && number > lane.shown) {
+    lane.shown = number;
+    end_groups(lane, number);
+  }
+  Group& group = group_of(number);
+  if (event.kind == LaneEvent::Kind::kFrame) {
+    ++group.frames;
+    ++frames_;
+  }
+  group.events.push_back(std::move(event));
+  if (&group == &groups_.front()) to_show_.notify_all();
+}
+
+/// The lane's groups before the one of this number are over.
+void DecoderLanes::end_groups(const Lane& lane, int64_t before) {
+  for (Group& group : groups_) {
+    if (group.number < before && &lane_of(group.number) == &lane) group.over = true;
+  }
+  to_show_.notify_all();
+}
+
+}  // namespace rfseg::libav

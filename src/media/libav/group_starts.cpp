@@ -1,0 +1,109 @@
+#include "media/libav/group_starts.h"
+
+#include <algorithm>
+#include <functional>
+
+namespace rfseg::libav {
+namespace {
+
+// Rec. ITU-T H.264, table 7-1; Rec. ITU-T H.265, table 7-1.
+constexpr int kH264Slice = 1, kH264Idr = 5, kH264Sps = 7, kH264Pps = 8, kH264SpsExtension = 13,
+              kH264SubsetSps = 15;
+constexpr int kHevcLastSlice = 31, kHevcIdrWithLeading = 19, kHevcIdr = 20, kHevcVps = 32,
+              kHevcPps = 34;
+
+uint64_t hash_of(const uint8_t* bytes, std::size_t size) {
+  return std::hash<std::string_view>()({reinterpret_cast<const char*>(bytes), size});
+}
+
+}  // namespace
+
+GroupStarts::GroupStarts(const AVCodecParameters& stream)
+    : hevc_(stream.codec_id == AV_CODEC_ID_HEVC) {
+  // ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1: version 1, and where the length of a length is.
+  const int at = hevc_ ? 21 : 4;
+  if (stream.extradata_size > at && stream.extradata[0] == 1) {
+    length_bytes_ = (stream.extradata[at] & 3) + 1;
+  }
+}
+
+void GroupStarts::look_at(const uint8_t* unit, std::size_t size, Found& found) const {
+  if (size < (hevc_ ? 3 : 2)) return;
+  const int type = hevc_ ? unit[0] >> 1 & 63 : unit[0] & 31;
+  const bool slice = hevc_ ? type <= kHevcLastSlice : type >= kH264Slice && type <= kH264Idr;
+  const bool set = hevc_ ? type >= kHevcVps && type <= kHevcPps
+                         : type == kH264Sps || type == kH264Pps || type == kH264SpsExtension ||
+                               type == kH264SubsetSps;
+  if (set) {
+    // Zeros may follow a unit with start codes.
+    while (size > 1 && unit[size - 1] == 0) --size;
+    found.sets[type].insert(hash_of(unit, size));
+  }
+  if (!slice || found.picture) return;
+  found.picture = true;
+  if (hevc_) {
+    // An HEVC decoder drops the pictures before that wait if the flag after the slice's first one
+    // is set (no_output_of_prior_pics_flag): those of another group, where groups are apart.
+    found.idr = (type == kHevcIdrWithLeading || type == kHevcIdr) && (unit[2] & 0x40) == 0;
+  } else {
+    found.idr = type == kH264Idr;
+  }
+}
+
+GroupStarts::Found GroupStarts::find_units(const AVPacket& packet) const {
+  Found found;
+  const uint8_t* data = packet.data;
+  const auto size = static_cast<std::size_t>(std::max(packet.size, 0));
+  if (length_bytes_ > 0) {
+    const auto width = static_cast<std::size_t>(length_bytes_);
+    for (std::size_t at = 0; size - at > width;) {
+      std::size_t length = 0;
+      for (std::size_t i = 0; i < width; ++i) length = length << 8 | data[at + i];
+      at += width;
+      if (length > size - at) break;
+      look_at(data + at, length, found);
+      at += length;
+    }
+    return found;
+  }
+  // Of the picture's units only the first few bytes are read: a start code further on would have to
+  // be searched for in all of its bytes.
+  std::size_t unit = size;  // where the one before begins
+  for (std::size_t at = 0; at + 3 <= size && !found.picture; ++at) {
+    if (data[at] != 0 || data[at + 1] != 0 || data[at + 2] != 1) continue;
+    if (unit < at) look_at(data + unit, at - unit, found);
+    unit = at + 3;
+    const int type = unit < size ? (hevc_ ? data[unit] >> 1 & 63 : data[unit] & 31) : 0;
+    const bool slice =
+        unit < size && (hevc_ ? type <= kHevcLastSlice : type >= kH264Slice && type <= kH264Idr);
+    if (slice) look_at(data + unit, size - unit, found);
+    at += 2;
+  }
+  if (!found.picture && unit < size) look_at(data + unit, size - unit, found);
+  return found;
+}
+
+bool GroupStarts::operator()(const AVPacket& packet) {
+  for (const AVPacketSideDataType type : {AV_PKT_DATA_NEW_EXTRADATA, AV_PKT_DATA_PARAM_CHANGE}) {
+    std::size_t size = 0;
+    const bool has = av_packet_get_side_data(&packet, type, &size) != nullptr;
+    parameters_changed_ = parameters_changed_ || has;
+  }
+  Found found = find_units(packet);
+  const bool all_sets =
+      std::all_of(in_force_.begin(), in_force_.end(), [&](const Sets::value_type& kind) {
+        const auto here = found.sets.find(kind.first);
+        return here != found.sets.end() && here->second.size() >= kind.second.size();
+      });
+  const bool begins = found.idr && all_sets && !parameters_changed_ &&
+                      (packet.flags & AV_PKT_FLAG_KEY) != 0 &&
+                      (packet.flags & (AV_PKT_FLAG_CORRUPT | AV_PKT_FLAG_DISCARD)) == 0;
+  if (begins) {
+    in_force_ = std::move(found.sets);
+  } else {
+    for (auto& [type, sets] : found.sets) in_force_[type].merge(sets);
+  }
+  return begins;
+}
+
+}  // namespace rfseg::libav

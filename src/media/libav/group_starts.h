@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string_view>
+
+#include "media/libav/compat.h"
+
+namespace rfseg::libav {
+
+/// Finds the packets of an H.264 or HEVC stream at which a decoder that has seen nothing but the
+/// stream's parameters may begin and give the same pictures as one that comes from the beginning:
+/// the packet's first picture is an IDR picture, which ends everything before it (a recovery point
+/// or the key frame of an open group does not), and the packet has all parameter sets that may be
+/// in force beside those of the container. Packets are given in their order, all of them; in MP4's
+/// form (lengths) or with start codes.
+class GroupStarts {
+ public:
+  explicit GroupStarts(const AVCodecParameters& stream);
+  bool operator()(const AVPacket& packet);
+  static bool knows(AVCodecID codec) {
+    return codec == AV_CODEC_ID_H264 || codec == AV_CODEC_ID_HEVC;
+  }
+
+ private:
+  /// By the unit's type: distinct parameter sets.
+  using Sets = std::map<int, std::set<uint64_t>>;
+  struct Found {
+    bool picture = false;  // any slice; the first decides
+    bool idr = false;
+    Sets sets;
+  };
+  void look_at(const uint8_t* unit, std::size_t size, Found& found) const;
+  Found find_units(const AVPacket& packet) const;
+
+  bool hevc_;
+  int length_bytes_ = 0;  // of a unit in MP4's form; 0: start codes
+  bool parameters_changed_ = false;
+  Sets in_force_;  // of those that came in packets
+};
+
+}  // namespace rfseg::libav
