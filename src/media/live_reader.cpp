@@ -50,9 +50,7 @@ class LiveReader final : public VideoReader {
         if (options_.end_s >= 0 && reached_end()) return false;
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kInput) throw;
-        why = error.what();
-        // "NAME: what": the name is told once.
-        if (why.rfind(name_ + ": ", 0) == 0) why.erase(0, name_.size() + 2);
+        why = without_name(error.what());
       }
       broken_ += reader_->broken_frames();
       reader_.reset();
@@ -64,6 +62,7 @@ class LiveReader final : public VideoReader {
     return broken_ + (reader_ != nullptr ? reader_->broken_frames() : 0);
   }
   int64_t reconnects() const override { return reconnects_; }
+  bool given_up() const override { return given_up_; }
 
  private:
   /// Numbers and times across connections.
@@ -103,6 +102,12 @@ class LiveReader final : public VideoReader {
     return options_.end_s + options_.timeout_s - Seconds(now - opened_).count();
   }
 
+  /// "NAME: what": the name is told once.
+  std::string without_name(std::string what) const {
+    if (what.rfind(name_ + ": ", 0) == 0) what.erase(0, name_.size() + 2);
+    return what;
+  }
+
   bool stopped() const { return cancelled_ && cancelled_(); }
 
   /// False when the time for it has run out.
@@ -117,8 +122,10 @@ class LiveReader final : public VideoReader {
       }
       const double silent = Seconds(Clock::now() - last_frame_).count();
       if (silent > options_.reconnect_s) {
-        log_warning(name_ + ": given up after " + std::to_string(std::lround(silent)) +
-                    " seconds without a picture" + (why.empty() ? "" : " (" + why + ")"));
+        log_message(LogLevel::kError,
+                    name_ + ": given up after " + std::to_string(std::lround(silent)) +
+                        " seconds without a picture" + (why.empty() ? "" : " (" + why + ")"));
+        given_up_ = ended_ = true;
         return false;
       }
       wait_ = std::clamp(2 * wait_, kFirstWait, kLongestWait);
@@ -139,7 +146,7 @@ class LiveReader final : public VideoReader {
         return true;
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kInput) throw;
-        why = error.what();
+        why = without_name(error.what());
         log_debug(name_ + ": " + why);
       }
     }
@@ -152,7 +159,7 @@ class LiveReader final : public VideoReader {
   std::function<bool()> cancelled_;
   VideoInfo info_;
   Clock::time_point start_, last_frame_, opened_ = Clock::now(), connected_ = opened_;
-  bool started_ = false, fresh_ = true, ended_ = false;
+  bool started_ = false, fresh_ = true, ended_ = false, given_up_ = false;
   int64_t first_index_ = 0, last_index_ = -1;
   double first_time_ = 0, last_time_ = 0, wait_ = 0;
   int64_t broken_ = 0, reconnects_ = 0;

@@ -13,7 +13,8 @@ using OpenStream = std::function<std::unique_ptr<VideoReader>(const VideoOptions
 
 /// A live stream that is connected again when it breaks off, goes silent or ends: at once (unless
 /// it lasted less than two seconds), then after 0.25, 0.5, 1, 2, 4 and every 8 seconds, for
-/// VideoOptions::reconnect_s since the last frame. Then the stream has ended. Frames go on being
+/// VideoOptions::reconnect_s since the last frame. Then it is given up: an error is logged, and the
+/// stream has ended. Frames go on being
 /// counted; after a break their times are those of the clock on the wall since the first frame, and
 /// their size stays the first one's. VideoOptions::end_s holds for these times, and once it has
 /// passed nothing is connected again. `first` is the stream, open. `cancelled` may be empty.

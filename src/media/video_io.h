@@ -39,7 +39,7 @@ struct VideoOptions {
   /// Units of the GPU's decoder that may share an H.264 or HEVC file, where that consists of closed
   /// groups of pictures and is long enough; each is as fast as the other.
   int gpu_decoders = 1;
-  double timeout_s = 30;      ///< streams and devices: silence that counts as broken off
+  double timeout_s = 30;      ///< streams and devices: without a frame for so long is broken off
   double reconnect_s = 30;    ///< live inputs: connect again for as long without a frame; 0 = never
   int width = 0, height = 0;  ///< scale to this size, upright; 0 = that of the first frame
 };
@@ -52,7 +52,10 @@ struct VideoFrame {
   ImageView image;    ///< kI420, kNv12, kP010 or kRgb8, upright; on a GPU kNv12 or kP010
   HeldPixels held;    ///< where they are
   int64_t index = 0;  ///< number of the frame in the stream, from 0, before --every
-  double time_s = 0;  ///< presentation time from the start of the stream
+  /// Presentation time from the start of the stream. Of live ones that tell none, or one that
+  /// stands still or goes back, when the frame was decoded: what came while the stream was being
+  /// opened has nearly the same time.
+  double time_s = 0;
 };
 
 /// Decodes one video. Not thread-safe.
@@ -67,6 +70,8 @@ class VideoReader {
   virtual int64_t broken_frames() const = 0;
   /// How often a live input was connected again.
   virtual int64_t reconnects() const { return 0; }
+  /// Whether a live input ended because it could not be connected again.
+  virtual bool given_up() const { return false; }
 };
 
 /// Writes H.264 (libx264) or, where that is missing, MPEG-4 Part 2 into an MP4. Complete or absent:

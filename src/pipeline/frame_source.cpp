@@ -132,6 +132,7 @@ void InputSource::estimate_total() {
 void InputSource::check_length(const std::string& file) {
   const VideoInfo& info = video_->info();
   const VideoOptions& options = options_.video;
+  if (video_->given_up()) ++cut_short_;  // as was logged
   if (info.live || info.frames <= 0 || options.end_s >= 0) return;
   const int64_t seen = last_frame_ + 1 + video_->broken_frames() + options.every;
   if (static_cast<double>(seen) >= 0.95 * static_cast<double>(info.frames)) return;
