@@ -159,7 +159,8 @@ TEST_F(LiveReader, SilenceCountsAsBrokenOff) {
   for (int i = 0; i < 9; ++i) ASSERT_TRUE(reader->read(frame)) << i << "\n" << warnings();
   done = true;
   EXPECT_EQ(connections, 2);
-  EXPECT_NE(warnings().find("nothing came within 0.5 seconds; connecting again"), std::string::npos)
+  EXPECT_NE(warnings().find("no picture came within 0.5 seconds; connecting again"),
+            std::string::npos)
       << warnings();
 }
 

@@ -51,9 +51,10 @@ double StreamReader::to_seconds(int64_t timestamp) const {
 
 void StreamReader::fail_read(const std::string& what, int error) {
   if (watch_->cancelled()) throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
-  if (watch_->expired()) {
-    throw Error(ErrorCode::kInput,
-                name_ + ": nothing came within " + seconds_text(options_.timeout_s) + " seconds");
+  // An interrupted connection stays so, even where the probe could do with what had come.
+  if (watch_->expired() || error == AVERROR_EXIT) {
+    throw Error(ErrorCode::kInput, name_ + ": no picture came within " +
+                                       seconds_text(options_.timeout_s) + " seconds");
   }
   fail(ErrorCode::kInput, name_, what, error);
 }
