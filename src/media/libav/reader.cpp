@@ -187,26 +187,27 @@ bool StreamReader::decode() {
 }
 
 double StreamReader::stream_time(int64_t timestamp) {
-  if (timestamp == AV_NOPTS_VALUE) {
-    return last_time_ < 0 ? 0 : last_time_ + (frame_rate_ > 0 ? 1 / frame_rate_ : 0);
+  const double after_last =
+      last_time_ < 0 ? 0 : last_time_ + (frame_rate_ > 0 ? 1 / frame_rate_ : 0);
+  if (timestamp == AV_NOPTS_VALUE) return after_last;
+  if (zero_time_ == AV_NOPTS_VALUE) {  // those before it had no time
+    zero_time_ = timestamp - std::llround(after_last / av_q2d(stream_->time_base));
   }
-  if (zero_time_ == AV_NOPTS_VALUE) zero_time_ = timestamp;
   return to_seconds(timestamp - zero_time_);
 }
 
 /// Of live streams that tell no times, or whose times stand still or go back, it is the time since
-/// the first frame came.
+/// the first frame came. One without a time alone is none of those: RTSP's first one is so.
 double StreamReader::frame_time(int64_t timestamp) {
-  if (!live_) return stream_time(timestamp);
   const int64_t now = now_us();
-  if (last_time_ < 0) first_seen_us_ = now;
-  if (!by_clock_) {
-    const double time = stream_time(timestamp);
-    if (timestamp != AV_NOPTS_VALUE && time > last_time_) return time;
-    by_clock_ = true;
+  if (last_time_ < 0) {
+    first_seen_us_ = now;
+  } else if (live_ && timestamp <= last_timestamp_) {
+    by_clock_ = by_clock_ || timestamp != AV_NOPTS_VALUE || last_timestamp_ == AV_NOPTS_VALUE;
   }
-  const double seen = 1e-6 * static_cast<double>(now - first_seen_us_);
-  return std::max(seen, last_time_ < 0 ? 0 : std::nextafter(last_time_, HUGE_VAL));
+  last_timestamp_ = timestamp;
+  if (!by_clock_) return stream_time(timestamp);
+  return std::max(last_time_, static_cast<double>(now - first_seen_us_) * 1e-6);
 }
 
 /// The next frame that is whole: in frame_, or, where several decoders share the work, in `shown`.

@@ -90,7 +90,8 @@ class StreamReader {
   FrameCounter counter_, counter_at_start_;
   int64_t zero_time_ = AV_NOPTS_VALUE;  // time stamp of time_s = 0
   bool live_ = false;
-  bool by_clock_ = false;      // live, and the stream tells no times
+  bool by_clock_ = false;  // live, and the stream tells no times
+  int64_t last_timestamp_ = AV_NOPTS_VALUE;
   int64_t first_seen_us_ = 0;  // when the first frame was, by the steady clock
   double frame_rate_ = 0;
   double last_time_ = -1;
