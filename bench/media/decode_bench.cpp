@@ -1,5 +1,6 @@
 // Frames a second of decoding alone, and the processor time that it takes.
-//   bench_decode FILE cpu:THREADS[:STREAMS] nvdec[:STREAMS[:DECODERS]] ...
+//   bench_decode FILE cpu:THREADS[:STREAMS] nvdec[:STREAMS[:DECODERS]] same:DECODERS ...
+// "same" compares every frame of NVDEC with the CPU's instead.
 // Every stream decodes the file on a thread of its own; a frame counts when its pixels are there.
 // The steady rate leaves out what a stream takes up to its first frame (of the slowest stream,
 // printed) and after its last.
@@ -36,6 +37,7 @@ struct Setting {
   std::string name;
   VideoOptions options;
   int streams = 1;
+  bool compare = false;
 };
 
 Setting parse(const std::string& text) {
@@ -45,13 +47,19 @@ Setting parse(const std::string& text) {
   if (std::sscanf(text.c_str(), "cpu:%d:%d", &first, &second) >= 1) {
     setting.options.threads = first;
     setting.streams = second;
+  } else if (std::sscanf(text.c_str(), "same:%d", &first) == 1) {
+    setting.options.decoder = VideoDecoder::kNvdec;
+    setting.options.gpu_decoders = first;
+    setting.compare = true;
   } else if (text == "nvdec" || std::sscanf(text.c_str(), "nvdec:%d:%d", &first, &second) >= 1) {
     setting.options.decoder = VideoDecoder::kNvdec;
     setting.streams = first;
-    setting.options.gpu_decoders = second;
+    setting.options.gpu_decoders = text == "nvdec" ? 0 : second;
   } else {
     throw Error(ErrorCode::kUsage,
-                text + ": cpu:THREADS[:STREAMS] or nvdec[:STREAMS[:DECODERS]] is accepted");
+                text +
+                    ": cpu:THREADS[:STREAMS], nvdec[:STREAMS[:DECODERS]] or same:DECODERS is "
+                    "accepted");
   }
   return setting;
 }
@@ -129,6 +137,61 @@ void measure(const std::string& path, const Setting& setting) {
   std::fflush(stdout);
 }
 
+/// The samples of a frame in host memory without padding, chroma in pairs.
+std::vector<uint8_t> samples(const VideoFrame& frame) {
+  const ImageView& image = frame.image;
+  const std::size_t size = image.format == PixelFormat::kP010 ? 2 : 1;
+  const auto width = static_cast<std::size_t>(image.width);
+  const auto height = static_cast<std::size_t>(image.height);
+  const std::size_t luma_row = width * size, half = (width + 1) / 2, half_rows = (height + 1) / 2;
+  std::vector<uint8_t> out(luma_row * height + 2 * half * size * half_rows);
+  const auto fetch = [&](int plane, uint8_t* to, std::size_t row, std::size_t rows) {
+    const auto stride = static_cast<std::size_t>(image.strides[plane]);
+    cuda::check(cudaMemcpy2D(to, row, image.planes[plane], stride, row, rows, cudaMemcpyDefault),
+                "fetching a frame");
+  };
+  uint8_t* chroma = out.data() + luma_row * height;
+  fetch(0, out.data(), luma_row, height);
+  if (image.format == PixelFormat::kNv12 || image.format == PixelFormat::kP010) {
+    fetch(1, chroma, 2 * half * size, half_rows);
+    return out;
+  }
+  if (image.format != PixelFormat::kI420) {
+    throw Error(ErrorCode::kInput, "frames of this kind are not compared");
+  }
+  for (std::size_t y = 0; y < half_rows; ++y) {
+    const uint8_t* u = image.planes[1] + static_cast<std::ptrdiff_t>(y) * image.strides[1];
+    const uint8_t* v = image.planes[2] + static_cast<std::ptrdiff_t>(y) * image.strides[2];
+    for (std::size_t x = 0; x < half; ++x, chroma += 2) chroma[0] = u[x], chroma[1] = v[x];
+  }
+  return out;
+}
+
+void compare(const std::string& path, const Setting& setting) {
+  const std::unique_ptr<VideoReader> cpu = open_video(path),
+                                     gpu = open_video(path, setting.options);
+  VideoFrame left, right;
+  int64_t frames = 0;
+  for (;; ++frames) {
+    const bool more = cpu->read(left);
+    if (gpu->read(right) != more) {
+      throw Error(ErrorCode::kInternal, path + ": one has more than " + std::to_string(frames));
+    }
+    if (!more) break;
+    if (!right.held.on_device()) throw Error(ErrorCode::kInput, path + ": is not for NVDEC");
+    cuda::check(cudaEventSynchronize(right.held.ready), "waiting for a frame");
+    if (left.index != right.index || left.time_s != right.time_s ||
+        samples(left) != samples(right)) {
+      throw Error(ErrorCode::kInternal,
+                  path + ": frame " + std::to_string(frames) + " is not the CPU's");
+    }
+  }
+  std::printf("%-10s %6lld frames are the CPU's, %lld and %lld broken\n", setting.name.c_str(),
+              static_cast<long long>(frames), static_cast<long long>(cpu->broken_frames()),
+              static_cast<long long>(gpu->broken_frames()));
+  std::fflush(stdout);
+}
+
 }  // namespace
 }  // namespace rfseg
 
@@ -139,7 +202,10 @@ int main(int argc, char** argv) {
   });
   try {
     if (argc < 3) throw Error(ErrorCode::kUsage, "bench_decode FILE SETTING...");
-    for (int i = 2; i < argc; ++i) measure(argv[1], parse(argv[i]));
+    for (int i = 2; i < argc; ++i) {
+      const Setting setting = parse(argv[i]);
+      setting.compare ? compare(argv[1], setting) : measure(argv[1], setting);
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "bench_decode: %s\n", error.what());
     return 1;

@@ -36,9 +36,9 @@ struct VideoOptions {
   int threads = 0;     ///< decoder threads on the CPU, 0 = all processors, at most 16
   VideoDecoder decoder = VideoDecoder::kCpu;
   int cuda_device = 0;  ///< for the GPU's decoder
-  /// Units of the GPU's decoder that may share an H.264 or HEVC file, where that consists of closed
-  /// groups of pictures and is long enough; each is as fast as the other.
-  int gpu_decoders = 1;
+  /// Decoders of the GPU that may share an H.264 or HEVC file that consists of closed groups of
+  /// pictures; at most as many as there are units. 0: as many as pay.
+  int gpu_decoders = 0;
   double timeout_s = 30;      ///< streams and devices: without a frame for so long is broken off
   double reconnect_s = 30;    ///< live inputs: connect again for as long without a frame; 0 = never
   int width = 0, height = 0;  ///< scale to this size, upright; 0 = that of the first frame

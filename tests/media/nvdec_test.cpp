@@ -122,7 +122,9 @@ TEST_F(Nvdec, GivesWhatFfmpegGives) {
     uint64_t hash = 0;
     fields >> name >> width >> height >> pixels >> frames >> std::hex >> hash;
     SCOPED_TRACE(name);
-    const GpuDecoded found = decode_on_gpu(kFixtures + name);
+    VideoOptions options;
+    options.gpu_decoders = 1 + files % 3;
+    const GpuDecoded found = decode_on_gpu(kFixtures + name, options);
     EXPECT_EQ(found.width, width);
     EXPECT_EQ(found.height, height);
     EXPECT_EQ(static_cast<int64_t>(found.indices.size()), frames);
@@ -145,11 +147,36 @@ TEST_F(Nvdec, GivesWhatFfmpegGives) {
 }
 
 TEST_F(Nvdec, TheBundledClipIsTheSame) {
-  const std::string clip = RFSEG_SOURCE_DIR "/assets/demo/clip.mp4";
-  const GpuDecoded gpu = decode_on_gpu(clip);
-  EXPECT_EQ(gpu.on_gpu, 250);
-  expect_equal(gpu, decode(clip));
+  const std::string clip = RFSEG_SOURCE_DIR "/assets/demo/clip.mp4";  // 5 groups of 50 frames
+  const Decoded cpu = decode(clip);
+  for (const int decoders : {0, 1, 2, 3, 4}) {
+    SCOPED_TRACE(decoders);
+    VideoOptions options;
+    options.gpu_decoders = decoders;
+    const GpuDecoded gpu = decode_on_gpu(clip, options);
+    EXPECT_EQ(gpu.on_gpu, 250);
+    expect_equal(gpu, cpu);
+  }
   EXPECT_EQ(g_warnings, "");
+}
+
+// The next files are opened while the decoders of the ones before are being closed.
+TEST_F(Nvdec, SharedFilesThatAreLeftEarly) {
+  const std::string clip = RFSEG_SOURCE_DIR "/assets/demo/clip.mp4";
+  VideoOptions options;
+  options.end_s = 1;
+  const Decoded cpu = decode(clip, options);
+  for (int round = 0; round < 4; ++round) {
+    options.decoder = VideoDecoder::kNvdec;
+    options.gpu_decoders = 3;
+    const std::unique_ptr<VideoReader> reader = open_video(clip, options);
+    VideoFrame frame;
+    for (int i = 0; i < 1 + 8 * round; ++i) {
+      ASSERT_TRUE(reader->read(frame));
+      EXPECT_EQ(frame.index, i);
+      EXPECT_EQ(fnv(planes_of(frame)), cpu.hashes[static_cast<std::size_t>(i)]);
+    }
+  }
 }
 
 TEST_F(Nvdec, StartEndAndEveryAreExact) {
@@ -160,6 +187,7 @@ TEST_F(Nvdec, StartEndAndEveryAreExact) {
         options.start_s = start;
         options.end_s = 0.4;
         options.every = every;
+        options.gpu_decoders = every;
         SCOPED_TRACE(std::string(name) + " from " + std::to_string(start));
         const GpuDecoded gpu = decode_on_gpu(kFixtures + name, options);
         expect_equal(gpu, decode(kFixtures + name, options));
@@ -169,9 +197,26 @@ TEST_F(Nvdec, StartEndAndEveryAreExact) {
   }
 }
 
+TEST_F(Nvdec, PartsOfASharedFile) {
+  const std::string clip = RFSEG_SOURCE_DIR "/assets/demo/clip.mp4";
+  for (const double start : {1.9, 3.04}) {
+    for (const double end : {4.2, 9.6}) {
+      VideoOptions options;
+      options.start_s = start;
+      options.end_s = end;
+      options.every = 7;
+      SCOPED_TRACE(start);
+      const Decoded cpu = decode(clip, options);
+      options.gpu_decoders = 3;
+      expect_equal(decode_on_gpu(clip, options), cpu);
+    }
+  }
+}
+
 TEST_F(Nvdec, FramesStayWhenTheDecoderIsGone) {
   VideoOptions options;
   options.decoder = VideoDecoder::kNvdec;
+  options.gpu_decoders = 2;
   std::vector<VideoFrame> frames;
   {
     const std::unique_ptr<VideoReader> reader =
@@ -193,9 +238,13 @@ TEST_F(Nvdec, FramesStayWhenTheDecoderIsGone) {
 TEST_F(Nvdec, PicturesThatChangeTheirSize) {
   const Decoded cpu = decode(kFixtures + "size_change.h264");
   EXPECT_EQ(cpu.indices.size(), 10u);
-  const GpuDecoded gpu = decode_on_gpu(kFixtures + "size_change.h264");
-  expect_equal(gpu, cpu);
-  EXPECT_EQ(gpu.on_gpu, 5);
+  for (const int decoders : {1, 2}) {
+    VideoOptions options;
+    options.gpu_decoders = decoders;
+    const GpuDecoded gpu = decode_on_gpu(kFixtures + "size_change.h264", options);
+    expect_equal(gpu, cpu);
+    EXPECT_EQ(gpu.on_gpu, 5);
+  }
 }
 
 TEST_F(Nvdec, SaysOnceWhatItDoesNotTake) {
@@ -232,6 +281,7 @@ TEST_F(Nvdec, SurvivesDamage) {
       try {
         VideoOptions options;
         options.decoder = VideoDecoder::kAuto;
+        options.gpu_decoders = 1 + round % 2;
         const std::unique_ptr<VideoReader> reader = open_video(path, options);
         for (VideoFrame frame; frames < 100000 && reader->read(frame); ++frames) {
           EXPECT_EQ(frame.image.width, reader->info().width);

@@ -12,3 +12,11 @@ if(RFSEG_VIDEO AND RFSEG_CUDA_BUILT)
   rfseg_add_test(nvdec SOURCES ${CMAKE_CURRENT_LIST_DIR}/nvdec_test.cpp
                  DEPENDS rfseg_media rfseg_core)
 endif()
+if(RFSEG_VIDEO)
+  # Parts of the module, whose functions the module does not export.
+  set(libav_sources ${PROJECT_SOURCE_DIR}/src/media/libav)
+  rfseg_add_test(decoder_lanes SOURCES
+    ${CMAKE_CURRENT_LIST_DIR}/decoder_lanes_test.cpp ${CMAKE_CURRENT_LIST_DIR}/group_starts_test.cpp
+    ${libav_sources}/decoder_lanes.cpp ${libav_sources}/group_starts.cpp ${libav_sources}/compat.cpp
+    DEPENDS rfseg_media rfseg_ffmpeg ${CMAKE_DL_LIBS})
+endif()

@@ -58,6 +58,7 @@ struct ReaderOptions {
   /// GPU where it can.
   Keeper keeper;
   int gpu_decoders = 1;          ///< that may share a file (decoder_lanes.h)
+  int64_t fewest_to_share = 0;   ///< frames of a file that tells how many it has
   int64_t most_bytes_ahead = 0;  ///< of their frames that wait for their turn
   bool tell_fallback = false;    ///< one line at warning level where the GPU was asked in vain
   /// Polled during blocking calls, possibly from FFmpeg's own threads; may be nullptr.

@@ -15,8 +15,6 @@ namespace rfseg::libav {
 namespace {
 
 constexpr int64_t kMostFramesAhead = 512;
-// A decoder takes up to 45 ms to make and 0.25 s to close.
-constexpr int64_t kFewestToShare = 500;
 
 /// A decoder of the GPU that shares a file with others.
 class GpuLane final : public LaneDecoder {
@@ -132,7 +130,7 @@ bool StreamReader::may_share() const {
     return false;
   }
   const int64_t frames = info().frames;  // 0 where unknown
-  return frames == 0 || frames >= kFewestToShare;
+  return frames == 0 || frames >= options_.fewest_to_share;
 }
 
 /// After the first frame: the rest of the file goes to several decoders.
