@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building rfseg needs, where any is missing.
-# Usage: scripts/install_deps.sh [--dev]   (--dev adds the formatter, the linter and doxygen)
+# Usage: scripts/install_deps.sh [--dev]   (--dev adds the formatter, the linter, doxygen and
+# the RTSP server of a test)
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config libdnnl-dev libfmt-dev nlohmann-json3-dev libcli11-dev
@@ -8,7 +9,8 @@ packages=(g++ cmake ninja-build pkg-config libdnnl-dev libfmt-dev nlohmann-json3
   libfreetype-dev libcurl4-openssl-dev libssl-dev libavcodec-dev libavdevice-dev libavformat-dev
   libavutil-dev libswscale-dev)
 if [[ "${1:-}" == "--dev" ]]; then
-  packages+=(clang-format clang-tidy doxygen)
+  packages+=(clang-format clang-tidy doxygen python3-gi gir1.2-gst-rtsp-server-1.0
+    gstreamer1.0-plugins-good gstreamer1.0-plugins-bad)
 fi
 
 missing=()
