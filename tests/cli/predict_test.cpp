@@ -3,6 +3,7 @@
 
 #include "cli/program.h"
 #include "core/coco_rle.h"
+#include "media/loopback_server.h"
 
 namespace rfseg {
 namespace {
@@ -283,6 +284,27 @@ TEST_F(PredictTest, LiveInputsAreReadBesideTheFiles) {
   EXPECT_EQ(streams[0]["frames"], 2);
   EXPECT_EQ(streams[1]["input"], camera);
   EXPECT_EQ(streams[1]["frames"], 1);
+}
+
+// Exit code 1, and what it gave is written whole.
+TEST_F(PredictTest, ACameraThatIsLostIsAFailedInput) {
+  const std::string body = read_text(RFSEG_SOURCE_DIR "/tests/media/video/stream.ts");
+  bool first = true;
+  Server server([&](int client) {
+    if (take_request(client) && first) send_all(client, stream_head("video/mp2t") + body);
+    first = false;
+  });
+  const auto result = run({"predict", "-m", model(), "--device", "cpu", server.url("live.ts"), "-o",
+                           "r.jsonl", "--stats", "s.json", "--reconnect", "1"},
+                          "", "timeout 60");
+  EXPECT_EQ(result.code, 1) << result.err;
+  EXPECT_NE(result.err.find("given up after"), std::string::npos) << result.err;
+  const auto lines = json_lines(read_text(path("r.jsonl")));
+  const auto counts = json::parse(read_text(path("s.json")))["counts"];
+  EXPECT_GE(lines.size(), 1u);
+  EXPECT_EQ(counts["frames"], lines.size());
+  EXPECT_EQ(counts["frames"].get<int>() + counts["dropped"].get<int>(), 20);
+  EXPECT_EQ(counts["failed"], 1);
 }
 
 TEST_F(PredictTest, StatisticsNameAFileWhoseNameIsNoUtf8) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -162,6 +163,47 @@ TEST_F(LiveReader, SilenceCountsAsBrokenOff) {
   EXPECT_NE(warnings().find("no picture came within 0.5 seconds; connecting again"),
             std::string::npos)
       << warnings();
+}
+
+// A peer that goes on sending, but no picture any more.
+TEST_F(LiveReader, BytesWithoutPicturesAreSilence) {
+  const std::string body = bytes_of(kFixtures + "stream.ts");
+  const std::string nothing = "\x47\x1f\xff\x10" + std::string(184, '\xff');  // a null packet
+  std::atomic<int> connections{0};
+  std::atomic<bool> done{false};
+  Server server([&](int client) {
+    ++connections;
+    if (!take_request(client) || !send_all(client, stream_head("video/mp2t") + body)) return;
+    while (!done && send_all(client, nothing)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  VideoOptions options = patient(20);
+  options.timeout_s = 1;
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("live.ts"), options);
+  VideoFrame frame;
+  for (int i = 0; i < 25; ++i) ASSERT_TRUE(reader->read(frame)) << i << "\n" << warnings();
+  done = true;
+  EXPECT_EQ(connections, 2);
+  EXPECT_NE(warnings().find("no picture came within 1 seconds; connecting again"),
+            std::string::npos)
+      << warnings();
+}
+
+// FFmpeg would make it 25 a second, and so 0.44 s.
+TEST_F(LiveReader, PicturesWithoutTimesHaveThoseOfTheirArrival) {
+  const std::string jpeg = a_jpeg();
+  Server server(
+      [&](int client) { send_motion_jpeg(client, 12, std::chrono::milliseconds(150), jpeg); });
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("camera"), patient(0));
+  std::vector<double> times;
+  for (VideoFrame frame; reader->read(frame);) times.push_back(frame.time_s);
+  ASSERT_EQ(times.size(), 12u);
+  EXPECT_EQ(times.front(), 0);
+  EXPECT_TRUE(std::is_sorted(times.begin(), times.end()));
+  // The first few came while the stream was being opened.
+  EXPECT_GE(times.back() - times[6], 0.6);
+  EXPECT_LT(times.back(), 10);
 }
 
 TEST_F(LiveReader, StopsWhenAskedWhileItWaits) {
