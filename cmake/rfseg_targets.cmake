@@ -57,7 +57,7 @@ function(rfseg_add_test stage)
   target_compile_definitions(test_${stage} PRIVATE RFSEG_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                                                    RFSEG_BINARY_DIR="${PROJECT_BINARY_DIR}")
   include(GoogleTest)
-  gtest_discover_tests(test_${stage} TEST_PREFIX "${stage}." DISCOVERY_MODE PRE_TEST
+  gtest_discover_tests(test_${stage} TEST_PREFIX "${stage}." DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES
                        PROPERTIES TIMEOUT 600)
 endfunction()
 

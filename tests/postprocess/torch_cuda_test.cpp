@@ -61,11 +61,20 @@ TEST(TorchCudaGrid, WholeCallsAreTheSame) {
   test::expect_torch_grid(Backend::kReference);
 }
 
+using MaskParam = std::tuple<int, std::pair<int, int>, Convention>;
+
+std::string mask_test_name(const testing::TestParamInfo<MaskParam>& test) {
+  const auto& [map, size, like] = test.param;
+  return std::to_string(map) + "_" + std::to_string(size.first) + "x" +
+         std::to_string(size.second) + (like == Convention::kInference ? "_inference" : "_rfdetr");
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, TorchCudaMasks,
     testing::Combine(testing::Range(0, 3),
                      testing::Values(std::pair{97, 131}, std::pair{233, 217}, std::pair{40, 50}),
-                     testing::Values(Convention::kRfdetr, Convention::kInference)));
+                     testing::Values(Convention::kRfdetr, Convention::kInference)),
+    mask_test_name);
 
 }  // namespace
 }  // namespace rfseg
