@@ -1,5 +1,6 @@
 #include "media/gpu_frames.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -12,8 +13,13 @@ namespace {
 
 using cuda::check;
 
+// Memory is taken for several frames at a time: each call of the driver costs as much as decoding.
+constexpr std::size_t kMostAtOnce = std::size_t{64} << 20;
+
 struct Slot {
-  cuda::Buffer pixels{cuda::Buffer::Kind::kDevice};
+  std::shared_ptr<const cuda::Buffer> memory;  // shared with others
+  std::byte* pixels = nullptr;
+  std::size_t bytes = 0;
   cuda::Event ready;
 };
 
@@ -23,16 +29,35 @@ struct Pool {
   std::mutex mutex;
   std::vector<std::unique_ptr<Slot>> free;
 
-  std::unique_ptr<Slot> take() {
-    {
-      const std::lock_guard lock(mutex);
-      if (!free.empty()) {
-        std::unique_ptr<Slot> slot = std::move(free.back());
-        free.pop_back();
-        return slot;
-      }
+  std::size_t made = 0;
+
+  std::unique_ptr<Slot> take(std::size_t bytes) {
+    const std::lock_guard lock(mutex);
+    while (!free.empty()) {
+      std::unique_ptr<Slot> slot = std::move(free.back());
+      free.pop_back();
+      if (slot->bytes >= bytes) return slot;  // those of a smaller picture go
     }
-    return std::make_unique<Slot>();
+    add(bytes);
+    std::unique_ptr<Slot> slot = std::move(free.back());
+    free.pop_back();
+    return slot;
+  }
+
+  /// As many as there are.
+  void add(std::size_t bytes) {
+    bytes = (bytes + 255) / 256 * 256;
+    const std::size_t count = std::clamp(made, std::size_t{1}, kMostAtOnce / bytes + 1);
+    auto memory = std::make_shared<cuda::Buffer>(cuda::Buffer::Kind::kDevice);
+    memory->reserve(count * bytes);
+    for (std::size_t i = 0; i < count; ++i) {
+      auto slot = std::make_unique<Slot>();
+      slot->memory = memory;
+      slot->pixels = memory->data() + i * bytes;
+      slot->bytes = bytes;
+      free.push_back(std::move(slot));
+    }
+    made += count;
   }
 };
 
@@ -65,13 +90,13 @@ class CudaGpuFrames final : public GpuFrames {
     const std::size_t plane_rows[2] = {rows, (rows + 1) / 2};
     const std::size_t pitch = (row_bytes[1] + 255) / 256 * 256;
 
-    std::shared_ptr<Slot> slot(pool_->take().release(),
+    const std::size_t bytes = pitch * (plane_rows[0] + plane_rows[1]);
+    std::shared_ptr<Slot> slot(pool_->take(bytes).release(),
                                [pool = pool_, stream = stream_](Slot* used) {
                                  const std::lock_guard lock(pool->mutex);
                                  pool->free.emplace_back(used);
                                });
-    slot->pixels.reserve(pitch * (plane_rows[0] + plane_rows[1]));
-    std::byte* to = slot->pixels.data();
+    std::byte* to = slot->pixels;
     for (int i = 0; i < 2; ++i) {
       check(
           cudaMemcpy2DAsync(to, pitch, image.planes[i], static_cast<std::size_t>(image.strides[i]),

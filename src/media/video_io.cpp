@@ -151,7 +151,7 @@ constexpr int kDecodersThatPay = 3;
 // Frames of a file. A decoder takes 45 ms to make and 0.25 s to close.
 constexpr int64_t kFewestToShare = 500;
 // Of a GPU's memory, for frames that several decoders of a file have ready before their turn.
-constexpr int64_t kMostBytesAhead = int64_t{1} << 30;
+constexpr int64_t kMostBytesAhead = int64_t{2} << 30;
 
 class ModuleReader final : public VideoReader {
  public:
@@ -175,6 +175,7 @@ class ModuleReader final : public VideoReader {
       if (frames != nullptr) {
         reader_options.gpu_decoders =
             options.gpu_decoders > 0 ? options.gpu_decoders : kDecodersThatPay;
+        reader_options.only_where_faster = options.decoder == VideoDecoder::kWhereFaster;
         reader_options.fewest_to_share = options.gpu_decoders > 0 ? 0 : kFewestToShare;
         reader_options.most_bytes_ahead =
             std::min(kMostBytesAhead, static_cast<int64_t>(frames->memory_bytes() / 16));

@@ -25,8 +25,10 @@ struct VideoInfo {
 /// as a broken frame it may hide. Whatever it does not take is decoded on the CPU.
 enum class VideoDecoder {
   kCpu,
-  kAuto,  ///< the GPU where it can, in silence
-  kNvdec  ///< likewise, and where it cannot a warning tells why
+  kAuto,         ///< the GPU where it can, in silence
+  kWhereFaster,  ///< the GPU where it can and is faster than 16 processors: HEVC, and H.264 files
+                 ///< that several of its decoders can share; in silence
+  kNvdec         ///< the GPU where it can, and where it cannot a warning tells why
 };
 
 struct VideoOptions {

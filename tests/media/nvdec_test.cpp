@@ -74,7 +74,7 @@ struct GpuDecoded : Decoded {
 };
 
 GpuDecoded decode_on_gpu(const std::string& path, VideoOptions options = {}) {
-  options.decoder = VideoDecoder::kNvdec;
+  if (options.decoder == VideoDecoder::kCpu) options.decoder = VideoDecoder::kNvdec;
   options.threads = 1;
   GpuDecoded result;
   const std::unique_ptr<VideoReader> reader = open_video(path, options);
@@ -156,6 +156,33 @@ TEST_F(Nvdec, TheBundledClipIsTheSame) {
     const GpuDecoded gpu = decode_on_gpu(clip, options);
     EXPECT_EQ(gpu.on_gpu, 250);
     expect_equal(gpu, cpu);
+  }
+  EXPECT_EQ(g_warnings, "");
+}
+
+// HEVC always; H.264 with groups to share, if it is long enough or shared whatever its length.
+TEST_F(Nvdec, IsTakenWhereItIsFaster) {
+  struct Case {
+    std::string path;
+    int decoders;
+    bool on_gpu;
+    double start_s = 0;
+  };
+  const std::string clip = RFSEG_SOURCE_DIR "/assets/demo/clip.mp4";  // 250 frames
+  for (const Case& c :
+       {Case{clip, 0, false}, Case{clip, 3, true}, Case{clip, 3, true, 3.04}, Case{clip, 1, false},
+        Case{kFixtures + "open_gop.mp4", 3, false}, Case{kFixtures + "large_hevc.mp4", 0, true},
+        Case{kFixtures + "large_vp9.webm", 3, false}}) {
+    SCOPED_TRACE(c.path + " by " + std::to_string(c.decoders));
+    VideoOptions options;
+    options.start_s = c.start_s;
+    const Decoded cpu = decode(c.path, options);
+    options.gpu_decoders = c.decoders;
+    options.decoder = VideoDecoder::kWhereFaster;
+    const GpuDecoded found = decode_on_gpu(c.path, options);
+    EXPECT_EQ(found.info.nvdec, c.on_gpu);
+    EXPECT_EQ(found.on_gpu, c.on_gpu ? static_cast<int64_t>(cpu.indices.size()) : 0);
+    expect_equal(found, cpu);
   }
   EXPECT_EQ(g_warnings, "");
 }

@@ -207,15 +207,17 @@ void check_class_list(const PredictArguments& arguments, const ModelConfig& conf
 }
 
 // The choice of auto. Where the picture is drawn on, it has to come to the host anyway. A file
-// alone is decoded by one unit of the GPU, which is as fast as ten processors; several at once by
-// all.
-bool prefers_nvdec(const PredictArguments& arguments, const std::vector<Input>& inputs) {
+// alone is decoded by one unit of the GPU, which is as fast as ten processors, unless it lets
+// several share the work; several files at once by all units.
+VideoDecoder automatic_decoder(const PredictArguments& arguments,
+                               const std::vector<Input>& inputs) {
   constexpr int kEnoughProcessors = 12;
-  if (arguments.pipeline.keep_images) return false;
+  if (arguments.pipeline.keep_images) return VideoDecoder::kCpu;
   const bool live = std::any_of(inputs.begin(), inputs.end(), [](const Input& input) {
     return input.path.find("://") != std::string::npos || input.path.starts_with("/dev/");
   });
-  return arguments.streams > 1 || live || available_cpus() < kEnoughProcessors;
+  const bool always = arguments.streams > 1 || live || available_cpus() < kEnoughProcessors;
+  return always ? VideoDecoder::kAuto : VideoDecoder::kWhereFaster;
 }
 
 void choose_decoder(PredictArguments& arguments, const std::vector<Input>& inputs,
@@ -229,11 +231,8 @@ void choose_decoder(PredictArguments& arguments, const std::vector<Input>& input
   }
   if (!device.gpu || arguments.decoder == "cpu") return;
   video.cuda_device = device.number;
-  if (arguments.decoder == "nvdec") {
-    video.decoder = VideoDecoder::kNvdec;
-  } else if (prefers_nvdec(arguments, inputs)) {
-    video.decoder = VideoDecoder::kAuto;
-  }
+  video.decoder =
+      arguments.decoder == "nvdec" ? VideoDecoder::kNvdec : automatic_decoder(arguments, inputs);
 }
 
 void run_predict(PredictArguments& arguments, int& exit_code) {

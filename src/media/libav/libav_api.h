@@ -57,10 +57,11 @@ struct ReaderOptions {
   /// With a stream, of the context that is current on the calling thread: frames are decoded by the
   /// GPU where it can.
   Keeper keeper;
-  int gpu_decoders = 1;          ///< that may share a file (decoder_lanes.h)
-  int64_t fewest_to_share = 0;   ///< frames of a file that tells how many it has
-  int64_t most_bytes_ahead = 0;  ///< of their frames that wait for their turn
-  bool tell_fallback = false;    ///< one line at warning level where the GPU was asked in vain
+  bool only_where_faster = false;  ///< than many processors: HEVC and what decoders can share
+  int gpu_decoders = 1;            ///< that may share a file (decoder_lanes.h)
+  int64_t fewest_to_share = 0;     ///< frames of a file that tells how many it has
+  int64_t most_bytes_ahead = 0;    ///< of their frames that wait for their turn
+  bool tell_fallback = false;      ///< one line at warning level where the GPU was asked in vain
   /// Polled during blocking calls, possibly from FFmpeg's own threads; may be nullptr.
   bool (*cancelled)(void* context) = nullptr;
   void* cancelled_context = nullptr;

@@ -40,8 +40,9 @@ StreamReader::StreamReader(const char* path, const ReaderOptions& options)
   if (!packet_ || !frame_) throw std::bad_alloc();
   open_input();
   open_stream();
-  open_decoder();
   go_to_start();
+  if (options_.only_where_faster && !is_faster_on_gpu()) options_.keeper.stream = nullptr;
+  open_decoder();
 }
 
 double StreamReader::to_seconds(int64_t timestamp) const {
@@ -112,7 +113,7 @@ void StreamReader::count_broken() {
 
 /// The next packet for a decoder; false when there is none.
 bool StreamReader::next_packet(AVPacket& packet) {
-  if (ahead_.empty()) return !input_ended_ && read_packet(packet);
+  if (ahead_.empty()) return !input_ended_ && (lanes_ ? read_ahead(packet) : read_packet(packet));
   av_packet_unref(&packet);
   av_packet_move_ref(&packet, ahead_.front().get());
   ahead_.pop_front();
@@ -213,7 +214,10 @@ double StreamReader::frame_time(int64_t timestamp) {
 /// The next frame that is whole: in frame_, or, where several decoders share the work, in `shown`.
 /// False at the end.
 bool StreamReader::next_frame(LaneEvent& shown) {
-  if (!lanes_ && decoded_ == 1 && may_share()) share_among_decoders();
+  if (!lanes_ && decoded_ == 1 && gpu_ && !gpu_refused_ && !ended_ &&
+      frame_->format == AV_PIX_FMT_CUDA && may_share()) {
+    share_among_decoders();
+  }
   if (lanes_) return next_of_lanes(shown);
   if (!decode()) return false;
   shown.pts = frame_->pts;

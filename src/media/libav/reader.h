@@ -43,6 +43,8 @@ class StreamReader {
   void tell_fallback(const std::string& why) const;
   void decode_on_cpu_instead();
   AvPtr<AVCodecContext> make_gpu_decoder(const AVCodec* codec, AVBufferRef* device, int& result);
+  bool is_faster_on_gpu();
+  bool has_short_groups();
   bool may_share() const;
   void share_among_decoders();
   bool read_ahead(AVPacket& packet);

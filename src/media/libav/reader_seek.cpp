@@ -64,11 +64,9 @@ bool StreamReader::seek_by_index(int64_t target) {
     return true;
   }
   // Begin at the beginning: opened again, since a failed seek leaves the demuxer anywhere.
-  decoder_.reset();
   format_.reset();
   open_input();
   open_stream();
-  open_decoder();
   return keys.size() == 1;
 }
 
