@@ -8,6 +8,7 @@
 #include "engine/cuda/cuda_engine.h"
 #include "pipeline/ablation.h"
 #include "pipeline/cuda_batch_runner.h"
+#include "pipeline/cuda_uploaded_case.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 #include "postprocess/cuda/stepwise.h"
 #include "preprocess/cuda/cuda_preprocessor.h"
@@ -16,7 +17,6 @@
 namespace rfseg {
 namespace {
 
-using cuda::Buffer;
 using cuda::check;
 using cuda::Graph;
 using cuda::Stream;
@@ -75,30 +75,14 @@ uint64_t result_bytes(const Detections& detections) {
 
 /// What all ways read.
 struct Uploaded {
-  explicit Uploaded(const RecordedCase& recorded) : spec(recorded.entry.postprocess) {
-    const NetworkOutputs host = recorded.outputs();
-    outputs.batch = 1;
-    outputs.queries = host.queries;
-    outputs.classes = host.classes;
-    outputs.mask_rows = host.mask_rows;
-    outputs.mask_cols = host.mask_cols;
-    outputs.boxes = upload(boxes, recorded.boxes);
-    outputs.logits = upload(logits, recorded.logits);
-    outputs.masks = upload(masks, recorded.masks);
+  explicit Uploaded(const RecordedCase& recorded)
+      : spec(recorded.entry.postprocess), outputs(memory.upload(recorded, stream)) {
+    stream.synchronize("uploading a recorded case");
   }
-  static const void* upload(Buffer& to, const Tensor& tensor) {
-    if (tensor.empty()) return nullptr;
-    const std::size_t bytes = tensor.data.size() * sizeof(float);
-    to.reserve(bytes);
-    check(cudaMemcpy(to.data(), tensor.data.data(), bytes, cudaMemcpyHostToDevice),
-          "uploading a recorded case");
-    return to.data();
-  }
-
   const PostprocessSpec& spec;
-  Buffer boxes{Buffer::Kind::kDevice}, logits{Buffer::Kind::kDevice}, masks{Buffer::Kind::kDevice};
-  DeviceOutputs outputs;
   Stream stream;
+  UploadedCase memory;
+  const DeviceOutputs& outputs;
 };
 
 class PostprocessWay : public Way {

@@ -2,7 +2,7 @@
 
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
-#include "postprocess/cuda/cuda_postprocessor.h"
+#include "pipeline/cuda_uploaded_case.h"
 #include "preprocess/cuda/cuda_preprocessor.h"
 #include "rfseg/error.h"
 
@@ -15,15 +15,6 @@ using cuda::Stream;
 
 struct CudaCaseTimer::Impl {
   explicit Impl(int d) : device(d), preprocessor(d), postprocessor(d) {}
-
-  const void* upload(Buffer& to, const Tensor& tensor) {
-    if (tensor.empty()) return nullptr;
-    const std::size_t bytes = tensor.data.size() * sizeof(float);
-    to.reserve(bytes);
-    check(cudaMemcpyAsync(to.data(), tensor.data.data(), bytes, cudaMemcpyHostToDevice, stream),
-          "uploading a recorded case");
-    return to.data();
-  }
 
   template <class Work>
   void timed(const Work& enqueue) {
@@ -39,8 +30,8 @@ struct CudaCaseTimer::Impl {
   Event before{true}, after{true};
   CudaPreprocessor preprocessor;
   CudaPostprocessor postprocessor;
-  Buffer boxes{Buffer::Kind::kDevice}, logits{Buffer::Kind::kDevice}, masks{Buffer::Kind::kDevice},
-      tensor{Buffer::Kind::kDevice};
+  UploadedCase uploaded;
+  Buffer tensor{Buffer::Kind::kDevice};
 };
 
 CudaCaseTimer::CudaCaseTimer(int device) {
@@ -56,16 +47,7 @@ double CudaCaseTimer::run(const RecordedCase& recorded, Detections& detections, 
   Impl& gpu = *impl_;
   check(cudaSetDevice(gpu.device), "choosing the device");
   if (recorded.entry.stage == CaseEntry::Stage::kPostprocess) {
-    const NetworkOutputs host = recorded.outputs();
-    DeviceOutputs outputs;
-    outputs.batch = 1;
-    outputs.queries = host.queries;
-    outputs.classes = host.classes;
-    outputs.mask_rows = host.mask_rows;
-    outputs.mask_cols = host.mask_cols;
-    outputs.boxes = gpu.upload(gpu.boxes, recorded.boxes);
-    outputs.logits = gpu.upload(gpu.logits, recorded.logits);
-    outputs.masks = gpu.upload(gpu.masks, recorded.masks);
+    const DeviceOutputs& outputs = gpu.uploaded.upload(recorded, gpu.stream);
     const PostprocessSpec& spec = recorded.entry.postprocess;
     gpu.postprocessor.prepare(outputs, spec, {&spec.geometry, 1}, gpu.stream);
     gpu.timed([&] { gpu.postprocessor.enqueue(outputs, gpu.stream); });
