@@ -32,12 +32,10 @@ void print_steps(CudaEngine& engine, int batch) {
   const DevicePeaks peaks = engine.peaks();
   double sum = 0;
   for (const StepTime& step : engine.time_steps(batch)) {
-    const double seconds = step.ms * 1e-3;
-    const double peak = std::max(step.flops / seconds / peaks.flops_per_s,
-                                 step.bytes / seconds / peaks.bytes_per_s);
     sum += step.ms * step.count;
     fmt::print("  {:<26} {:<50} {:>3} x {:>8.2f} us = {:>8.1f} us {:>5.1f} % of peak", step.kind,
-               step.shape, step.count, step.ms * 1e3, step.ms * step.count * 1e3, 100 * peak);
+               step.shape, step.count, step.ms * 1e3, step.ms * step.count * 1e3,
+               100 * share_of_peak(step, peaks));
     if (std::isnan(step.library_ms)) {
       fmt::print("\n");
     } else {

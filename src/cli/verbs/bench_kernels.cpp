@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -16,7 +15,7 @@ namespace {
 
 struct Rates {
   double tflops = 0, gigabytes = 0;  ///< a second
-  double of_peak = 0;                ///< the nearer of the two, 0..1
+  double of_peak = 0;
 };
 
 Rates rates_of(const StepTime& step, const DevicePeaks& peaks) {
@@ -24,8 +23,7 @@ Rates rates_of(const StepTime& step, const DevicePeaks& peaks) {
   Rates r;
   r.tflops = step.flops / seconds * 1e-12;
   r.gigabytes = step.bytes / seconds * 1e-9;
-  const double products = peaks.flops_per_s > 0 ? step.flops / seconds / peaks.flops_per_s : 0;
-  r.of_peak = std::max(products, step.bytes / seconds / peaks.bytes_per_s);
+  r.of_peak = share_of_peak(step, peaks);
   return r;
 }
 

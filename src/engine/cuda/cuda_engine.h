@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,13 @@ struct DevicePeaks {
   double flops_per_s = 0;  ///< of products in the engine's precision; 0: not known
   double bytes_per_s = 0;  ///< of device memory
 };
+
+/// What a step reaches of the peak of products or of memory, whichever is nearer: 0 to 1.
+inline double share_of_peak(const StepTime& step, const DevicePeaks& peaks) {
+  const double seconds = step.ms * 1e-3;
+  const double products = peaks.flops_per_s > 0 ? step.flops / seconds / peaks.flops_per_s : 0;
+  return std::max(products, step.bytes / seconds / peaks.bytes_per_s);
+}
 
 /// The network on a GPU: one captured CUDA graph a batch size, one workspace, no allocation and no
 /// host synchronisation in a pass once its batch size has been prepared. Named points (`trace`)
