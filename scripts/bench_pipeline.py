@@ -7,6 +7,8 @@ Each round alternates three runs: the network alone (`rfseg bench`, frames per s
 call), `rfseg predict` over a 720p video (the bundled clip), and over a folder of 1920x1080 JPEGs
 (made from the bundled photographs; needs Pillow). Prints the medians and the median ratio of each to
 the network alone in the same round; loading the model is left out, as `--stats` does.
+
+Needs: pip install pillow
 """
 
 import argparse
@@ -16,7 +18,10 @@ import statistics
 import subprocess
 import tempfile
 
-from PIL import Image
+try:
+    from PIL import Image
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install pillow")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -5,7 +5,9 @@
 
 Each round times Pillow (resize alone, and resize + normalise with numpy) and then rfseg (resize +
 normalise, bench_preprocess), one thread each; the medians over the rounds and their ratios are
-printed. Needs numpy and pillow, and a build with benchmarks.
+printed. Takes a build with benchmarks.
+
+Needs: pip install numpy pillow
 """
 
 import argparse
@@ -15,9 +17,12 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
-import PIL
-from PIL import Image
+try:
+    import numpy as np
+    import PIL
+    from PIL import Image
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy pillow")
 
 F = np.float32
 MEAN = np.array([0.485, 0.456, 0.406], F)

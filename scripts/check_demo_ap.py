@@ -5,9 +5,10 @@
     scripts/check_demo_ap.py --expected FILE      also writes the detections above 0.3 of each
                                                   picture (tests/pipeline/data/demo_expected.json)
 
-For developers: needs torch (a CPU is enough), numpy, pillow, pycocotools and safetensors. `rfseg
-eval` must report the same numbers within 0.001. Pre- and post-processing are the program's
+For developers; a CPU is enough. `rfseg eval` must report the same numbers within 0.001. Pre- and post-processing are the program's
 defaults (scripts/demo_model/reference.py), every selected pair is scored.
+
+Needs: pip install torch numpy pillow pycocotools safetensors
 """
 
 import argparse
@@ -17,7 +18,10 @@ import json
 import os
 import sys
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install torch numpy pillow pycocotools safetensors")
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from demo_model import network, reference, views  # noqa: E402

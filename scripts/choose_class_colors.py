@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Chooses the colours of classes: prints the table of src/output/class_colors.cpp. Needs numpy.
+"""Chooses the colours of classes: prints the table of src/output/class_colors.cpp.
 
     scripts/choose_class_colors.py INSTANCES.json ...
 
@@ -8,13 +8,18 @@ colours of sRGB; the distance is CIELAB's with lightness at 0.8. Weights come fr
 classes appear in one picture of the given COCO files, and from what holds for all of COCO: classes
 of one supercategory appear together, people appear with everything. The table in the program came
 from assets/demo/instances.json and two more extracts of COCO, 250 pictures in all.
+
+Needs: pip install numpy
 """
 import itertools
 import json
 import math
 import sys
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy")
 
 IDS = 96
 FIXED = {0: (82, 169, 254), 1: (233, 81, 71), 2: (81, 218, 167)}  # as the first version had them

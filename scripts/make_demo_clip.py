@@ -10,6 +10,8 @@ Without them the movement is drawn from --seed. `#` starts a comment. Without --
 of FOLDER is shown, by name. Windows never leave the photograph, so that it covers every frame.
 
 Needs Pillow and the ffmpeg program with libx264 (apt-get install ffmpeg python3-pil).
+
+Needs: pip install pillow
 """
 
 import argparse
@@ -19,7 +21,10 @@ import subprocess
 import sys
 import tempfile
 
-from PIL import Image, ImageOps
+try:
+    from PIL import Image, ImageOps
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install pillow")
 
 MIN_SIDE, MAX_SIDE = 0.55, 1.0
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")

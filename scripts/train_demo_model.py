@@ -8,8 +8,10 @@ and prints recall and precision on the photographs and on zoomed views of them. 
 demonstration of the program, not a detector for new pictures. The number of iterations and the
 seed are fixed; sums on a GPU come in no fixed order, so that two runs agree in quality, not in bits.
 
-Needs one GPU (about 10 minutes on an H200), torch >= 2.6 with triton, numpy, pillow, pycocotools
-and safetensors. It runs on a CPU too (with scipy): take --iterations 2 --batch 2 to try it.
+Takes one GPU (about 10 minutes on an H200) and torch 2.6 or newer with triton. It runs on a CPU
+too (with scipy): take --iterations 2 --batch 2 to try it.
+
+Needs: pip install torch numpy pillow pycocotools safetensors
 """
 
 import argparse
@@ -19,7 +21,10 @@ import os
 import sys
 import time
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install torch numpy pillow pycocotools safetensors")
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from demo_model import loss, network, scoring, views  # noqa: E402

@@ -1,10 +1,16 @@
 """PyTorch's attention (flash and cuDNN) at seg-nano's shapes in a CUDA graph: the yardstick of
-bench_engine_cuda_hopper. Usage: attention_peer_cuda.py [BATCH ...]"""
+bench_engine_cuda_hopper. Usage: attention_peer_cuda.py [BATCH ...]
+
+Needs: pip install torch
+"""
 
 import sys
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+try:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install torch")
 
 
 def time_us(work):

@@ -6,8 +6,9 @@
 Random weights, random pictures. The model returns boxes, logits and masks alone, is compiled by
 torch.compile in its default mode, captured into a CUDA graph and replayed; the median, p90 and p99
 of single replays between two events. fp32 runs without TF32. With --turn, the model is built and
-compiled at once, and timed when the file exists: so compiling may go on beside other work. Needs
-torch, transformers and a GPU.
+compiled at once, and timed when the file exists: so compiling may go on beside other work.
+
+Needs: pip install torch transformers
 """
 
 import argparse
@@ -15,9 +16,12 @@ import os
 import statistics
 import time
 
-import torch
-from transformers import RfDetrConfig, RfDetrForInstanceSegmentation
-from transformers.models.rf_detr import RfDetrDinov2Config
+try:
+    import torch
+    from transformers import RfDetrConfig, RfDetrForInstanceSegmentation
+    from transformers.models.rf_detr import RfDetrDinov2Config
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install torch transformers")
 
 # input side, windows a side, decoder layers, queries
 VARIANTS = {"seg-nano": (312, 1, 4, 100), "seg-small": (384, 2, 4, 100), "seg-medium": (432, 2, 5, 200),

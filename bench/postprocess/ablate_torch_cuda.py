@@ -5,14 +5,19 @@ rfseg ablate --save DIR; python ablate_torch_cuda.py [--calls N] [--image-size H
 
 Every way's detections are compared with the eager ones first (scores, classes, boxes, pixels). Times are wall times up to
 dense masks on the GPU, closed by a synchronisation; `rfseg ablate` goes on to run lengths on the host.
+
+Needs: pip install numpy torch
 """
 import argparse
 import pathlib
 import statistics
 import time
 
-import numpy as np
-import torch
+try:
+    import numpy as np
+    import torch
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch")
 
 parser = argparse.ArgumentParser()
 parser.add_argument("cases", nargs="+", type=pathlib.Path)

@@ -1,15 +1,20 @@
 """What PyTorch needs on the CPU, one thread, for the same work as bench_postprocess: sigmoid, top-k,
 gather, boxes, interpolate, > 0, pycocotools' encode.
 
-python peer_torch.py CASES_FOLDER [HxW] [--cases N]     needs numpy, torch, pycocotools
+python peer_torch.py CASES_FOLDER [HxW] [--cases N]
+
+Needs: pip install numpy torch pycocotools
 """
 import argparse
 import pathlib
 import time
 
-import numpy as np
-import torch
-from pycocotools import mask as mask_utils
+try:
+    import numpy as np
+    import torch
+    from pycocotools import mask as mask_utils
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch pycocotools")
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder")

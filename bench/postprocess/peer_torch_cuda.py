@@ -2,13 +2,18 @@
 interpolate, > 0, then run lengths by pycocotools on the host (or, without pycocotools, up to the masks' copy).
 
 python peer_torch_cuda.py [--calls N] NAME=FOLDER[:HxW] ...
+
+Needs: pip install numpy torch
 """
 import argparse
 import pathlib
 import time
 
-import numpy as np
-import torch
+try:
+    import numpy as np
+    import torch
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch")
 
 try:
     from pycocotools import mask as mask_utils

@@ -3,10 +3,15 @@ float / 255, permuted, F.interpolate (bilinear, antialias=True), normalised; eag
 graphs over rotating sources, and without antialiasing.
 
 python peer_torch_cuda.py [--calls N] [WxH:NETWORK ...]
+
+Needs: pip install torch
 """
 import argparse
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install torch")
 
 parser = argparse.ArgumentParser()
 parser.add_argument("settings", nargs="*", default=["1920x1080:312"])

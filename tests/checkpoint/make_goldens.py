@@ -11,6 +11,8 @@ hf.tsv              that model's tensors under upstream names, as transformers c
 variants.tsv        how many tensors of each name pattern and shape the published sizes have
 
 Made with torch 2.15, safetensors 0.6, transformers 5.23.
+
+Needs: pip install numpy torch safetensors transformers
 """
 import argparse
 import collections
@@ -20,8 +22,11 @@ import struct
 import types
 import zipfile
 
-import numpy as np
-import torch
+try:
+    import numpy as np
+    import torch
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch safetensors transformers")
 
 DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
 

@@ -1,13 +1,18 @@
 """Writes data/coco_rle.json: what pycocotools and NumPy say about random masks and polygons.
 
 Run with pycocotools 2.0.11 and NumPy: python make_goldens.py
+
+Needs: pip install numpy pycocotools
 """
 
 import json
 import pathlib
 
-import numpy as np
-from pycocotools import mask as api
+try:
+    import numpy as np
+    from pycocotools import mask as api
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy pycocotools")
 
 rng = np.random.default_rng(20240607)
 

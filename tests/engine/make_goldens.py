@@ -7,6 +7,8 @@ ORACLE_DIR holds forward.py (the RF-DETR forward pass in plain PyTorch, every in
 scales of that oracle's synthesize.py. Of each named point of the forward pass and of boxes, logits and masks the file keeps
 the L2 norm and 512 values at hashed positions (all values in order where there are no more than 512).
 Format: one line of JSON (configuration, seeds, names and shapes), then float32 [points, 513]: norm, values, zero padding.
+
+Needs: pip install numpy torch
 """
 import dataclasses
 import json
@@ -14,9 +16,12 @@ import math
 import os
 import sys
 
-import numpy as np
-import torch
-import torch.nn.functional as F
+try:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch")
 
 sys.path.insert(0, sys.argv[1])
 import forward  # noqa: E402

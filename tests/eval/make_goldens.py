@@ -7,6 +7,8 @@ polygons), it is given the compressed form of the same mask.
     python make_goldens.py                       # the cases
     python make_goldens.py INSTANCES RESULTS     # also cuts data/{instances,results}.json from the
                                                  # public 100-picture sample, members unused left out
+
+Needs: pip install numpy pycocotools
 """
 
 import contextlib
@@ -16,10 +18,13 @@ import json
 import pathlib
 import sys
 
-import numpy as np
-from pycocotools import mask as api
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+try:
+    import numpy as np
+    from pycocotools import mask as api
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy pycocotools")
 
 DATA = pathlib.Path(__file__).parent / "data"
 rng = np.random.default_rng(7)

@@ -1,8 +1,10 @@
 """Writes images/: small pictures of every kind that decode_image reads, and images/goldens.txt with
 what Pillow makes of each: size and CRC-32 of convert("RGB"), as stored and turned upright.
 
-Needs numpy and pillow. PNG, TIFF and BMP kinds that Pillow cannot write are put together here; the
+PNG, TIFF and BMP kinds that Pillow cannot write are put together here; the
 expected pixels always come from Pillow.
+
+Needs: pip install numpy pillow
 """
 
 import io
@@ -10,8 +12,11 @@ import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+try:
+    import numpy as np
+    from PIL import Image, ImageOps
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy pillow")
 
 OUT = Path(__file__).parent / "images"
 RNG = np.random.default_rng(11)

@@ -7,14 +7,19 @@ For each map N: N.npy (float32 [h, w] logits), and for each size and mode (plain
 bilinear, align_corners=False; antialias: the same with antialias=True):
 N_HxW_MODE_bits.npy   uint8, np.packbits of (resized > 0), row-major, first pixel in the highest bit
 N_HxW_MODE_values.npy float32 [128], the resized values at flat positions (i * 7919) % (H * W)
+
+Needs: pip install numpy torch
 """
 
 import os
 import sys
 
-import numpy as np
-import torch
-import torch.nn.functional as F
+try:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch")
 
 MAPS = [(78, 78), (26, 31), (26, 31)]
 SIZES = [(97, 131), (233, 217), (40, 50)]

@@ -1,20 +1,25 @@
 """Writes goldens.json: what independent code says about the scenes that golden_test.cpp builds.
 
-python make_goldens.py     needs numpy, torch, pycocotools, opencv-python-headless
+python make_goldens.py
 
 Nothing here calls rfseg. Interpolation is done in numpy with fused multiply-adds emulated exactly
 (round to odd in float64, then to float32), run lengths are pycocotools', contours OpenCV's; torch's
 own masks (CPU) are stored beside some cases and differ from CUDA's in isolated border pixels.
 Scenes come from SplitMix64 and integer arithmetic, the same here and in golden_test.cpp.
+
+Needs: pip install numpy torch pycocotools opencv-python-headless
 """
 import json
 import math
 import pathlib
 
-import cv2
-import numpy as np
-import torch
-from pycocotools import mask as mask_utils
+try:
+    import cv2
+    import numpy as np
+    import torch
+    from pycocotools import mask as mask_utils
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch pycocotools opencv-python-headless")
 
 f32 = np.float32
 

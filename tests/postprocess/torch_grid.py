@@ -11,6 +11,8 @@ pycocotools' encode of the dense mask on the host. Demanded: queries, classes, b
 within 4 units in the last place, and the order as far as scores differ by more. Exit status 1 otherwise.
 --goldens writes what PyTorch gives for a few cases, reduced to their surviving queries, as torch_cuda_grid.json and
 torch_cuda_grid_*.npy. --device cpu is for trying the script itself: its masks differ in isolated pixels.
+
+Needs: pip install numpy torch pycocotools
 """
 import argparse
 import json
@@ -19,9 +21,12 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
-import torch
-from pycocotools import mask as mask_utils
+try:
+    import numpy as np
+    import torch
+    from pycocotools import mask as mask_utils
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch pycocotools")
 
 SIZES = "480x640,720x1280,1080x1920,2160x3840"
 parser = argparse.ArgumentParser()

@@ -7,12 +7,17 @@ libswscale runs with accurate rounding, full-resolution chroma and point samplin
 replicated; its table-driven modes are up to 3 levels away from the exact matrix. Limited-range
 samples are drawn from the legal codes, since this mode wraps around far outside them. The file holds,
 for every case of CASES in order, the planes and then the RGB bytes of a WIDTH x HEIGHT picture.
+
+Needs: pip install numpy
 """
 
 import os
 import subprocess
 
-import numpy
+try:
+    import numpy
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy")
 
 WIDTH, HEIGHT = 34, 18
 CASES = [(pixels, matrix, range_)

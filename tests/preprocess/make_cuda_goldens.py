@@ -6,14 +6,19 @@
 For each case N: N_input.npy (uint8 [H, W, 3], random with smooth parts), N_plain.npy and
 N_antialias.npy (float32 [H', W', 3]): F.interpolate(bilinear, align_corners=False) of the picture
 divided by 255, without and with antialias=True, before normalising.
+
+Needs: pip install numpy torch
 """
 
 import os
 import sys
 
-import numpy as np
-import torch
-import torch.nn.functional as F
+try:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy torch")
 
 CASES = [((61, 83), (20, 14)), ((33, 41), (40, 12)), ((60, 17), (15, 25)), ((13, 13), (20, 20)),
          ((48, 64), (16, 19)), ((7, 1), (19, 5)), ((2, 1280), (2, 312)), ((9, 9), (9, 9))]

@@ -1,18 +1,23 @@
 """Writes data/resize_goldens.txt: checksums of resized and normalised pictures.
 
 Pillow (pil12 and pil13: the pass orders of 12.3 and 13.0), OpenCV (cv, letterbox, crop) and numpy emulations of the float32 arithmetic of torch's
-CUDA kernels (bilinear, antialias) are the references. Needs numpy, pillow and opencv-python.
+CUDA kernels (bilinear, antialias) are the references.
 With --torch the emulations are also compared with torch: on a CUDA device bit for bit.
+
+Needs: pip install numpy pillow opencv-python-headless
 """
 
 import sys
 import zlib
 from pathlib import Path
 
-import cv2
-import numpy as np
-import PIL
-from PIL import Image
+try:
+    import cv2
+    import numpy as np
+    import PIL
+    from PIL import Image
+except ImportError as error:
+    raise SystemExit(f"{error}; this script needs: pip install numpy pillow opencv-python-headless")
 
 F = np.float32
 MEAN = np.array([0.485, 0.456, 0.406], F)
