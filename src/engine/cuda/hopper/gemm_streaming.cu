@@ -205,30 +205,6 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
 #endif
 }
 
-/// launch() for clusters.
-template <auto kBody, int kThreads, int kMinBlocks>
-void launch_clusters(const Queue& queue, int blocks, int cluster, std::size_t bytes,
-                     const GemmTask& task) {
-  auto* kernel = rfseg_kernel<kBody, kThreads, kMinBlocks, GemmTask>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(bytes)),
-        "reserving shared memory");
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = queue.stream;
-  config.attrs = attributes;
-  config.numAttrs = queue.overlap ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, kernel, task), "launching a kernel");
-}
-
 template <int kGroups, int kColumns, int kCluster, bool kConvolution, Exit kExit,
           Activation kActivation>
 bool run(const Queue* queue, int blocks, const GemmTask* task, const GemmVariant& variant,
@@ -244,7 +220,8 @@ bool run(const Queue* queue, int blocks, const GemmTask* task, const GemmVariant
         &streaming<kGroups, kColumns, kCluster, kConvolution, kExit, kActivation>;
     constexpr int kTogether = kGroups == 1 && kColumns <= 128 ? 2 : 1;
     if constexpr (kCluster > 1) {
-      launch_clusters<kBody, threads(kGroups), kTogether>(*queue, blocks, kCluster, bytes, *task);
+      launch_cluster<kBody, threads(kGroups), kTogether>(*queue, {blocks, 1}, kCluster, bytes,
+                                                         *task);
     } else {
       launch<kBody, threads(kGroups), kTogether>(*queue, {blocks, 1}, bytes, *task);
     }
