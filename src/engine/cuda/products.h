@@ -54,6 +54,8 @@ struct GemmArguments {
   const void* b = nullptr;  ///< Element [n, k], k contiguous
   int64_t ldb = 0;
   bool b_fixed = false;  ///< no kernel writes B: it may be read before the previous one has ended
+  /// Last rows first, if the kernel can: those written last may still be in the cache.
+  bool from_end = false;
   int m = 0, n = 0, k = 0;
   int batch = 1;
   int64_t a_step = 0, b_step = 0, out_step = 0;  ///< in elements
@@ -136,6 +138,7 @@ struct AttentionArguments {
   int sequences = 0, length = 0, heads = 0;
   int head_dim = 0;  ///< 64 or 32
   float scale = 0;
+  bool from_end = false;  ///< as in GemmArguments
 };
 
 void attention(const Queue& queue, Math math, const AttentionArguments& arguments);

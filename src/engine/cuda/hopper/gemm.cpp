@@ -243,6 +243,7 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   task.split = g.split ? g.split : INT_MAX;
   task.weights_fixed = g.b_fixed;
 
+  task.from_end = g.from_end;
   bool mapped = true;
   if (convolution) {
     task.channel_blocks = g.channels / 64;

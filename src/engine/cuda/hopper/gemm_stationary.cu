@@ -69,7 +69,8 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
       for (int k = 0; k < task.k_blocks; ++k) {
         barrier_wait(empty + 8 * stage, parity);
         barrier_expect(full + 8 * stage, kRowsBytes);
-        load_tile(ring + stage * kRowsBytes, rows, full + 8 * stage, k * 64, tile * 64, 0);
+        load_tile(ring + stage * kRowsBytes, rows, full + 8 * stage, k * 64,
+                  row_tile(task, tile) * 64, 0);
         if (++stage == task.stages) stage = 0, parity ^= 1;
       }
     }
@@ -130,7 +131,7 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
   };
   for (int i = group, tile = member + group * members; tile < task.m_tiles;
        i += kGroups, tile += kGroups * members) {
-    place.row = tile * 64;
+    place.row = row_tile(task, tile) * 64;
     if constexpr (kExit == Exit::kHalfPlus || kExit == Exit::kResidual) {
       if (place.thread == 0) {
         fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, &task.residual,

@@ -81,7 +81,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     int stage = 0, parity = 1;  // a fresh barrier counts as having ended a phase of parity 1
     for (int tile = cluster; tile < task.tiles; tile += clusters) {
       const int column = tile % task.n_tiles * kColumns, rest = tile / task.n_tiles;
-      const int row = (rest % task.m_tiles * kCluster + rank) * kGroups * 64;
+      const int row = (row_tile(task, rest % task.m_tiles) * kCluster + rank) * kGroups * 64;
       const int picture = rest / task.m_tiles;
       const CUtensorMap* rows = column >= task.split ? &task.a2 : &task.a;
       int map = 0, x = 0, y = 0, tap = 0, channel_block = 0;
@@ -140,7 +140,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
   for (int tile = cluster; tile < task.tiles; tile += clusters) {
     const int rest = tile / task.n_tiles;
     place.column = tile % task.n_tiles * kColumns;
-    place.row = ((rest % task.m_tiles * kCluster + rank) * kGroups + group) * 64;
+    place.row = ((row_tile(task, rest % task.m_tiles) * kCluster + rank) * kGroups + group) * 64;
     place.picture = rest / task.m_tiles;
     named_sync(place.barrier, 128);  // the last tile's vectors have been read
     stage_vectors<kColumns, 128>(task.exit, place.column, place.thread, vectors);

@@ -56,10 +56,16 @@ struct GemmTask {
   int stages;                   ///< of the ring in shared memory
   int m_tiles, n_tiles, tiles;  ///< of a block; of a cluster where there are clusters
   int split;                    ///< columns from here on take their rows from a2
+  bool from_end;                ///< the last row tiles first
   bool weights_fixed;           ///< B may be read before the previous kernel has ended
   // Convolution
   int channel_blocks, out_cols, out_cells, stride;
 };
+
+/// Where the rows of the i-th tile are, of `m_tiles`.
+RFSEG_HOST_DEVICE int row_tile(const GemmTask& task, int i) {
+  return task.from_end ? task.m_tiles - 1 - i : i;
+}
 
 constexpr int kMostStages = 16;
 constexpr int kMostWeightBlocks = 32;

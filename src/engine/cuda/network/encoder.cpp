@@ -99,6 +99,7 @@ void Pass::normed_linear(const Matrix& b, void* out, Activation activation) {
   g.activation = activation;
   g.out = out;
   g.ldo = b.n;
+  g.from_end = other_end();
   gemm(main_.next(), math_, g);
 }
 
@@ -124,6 +125,7 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale) {
   g.out = b_.x;
   g.out_float = true;
   g.ldo = c_.enc_dim;
+  g.from_end = other_end();
   if (hands_on_) {
     g.halves = b_.stream;
     g.shares = b_.shares;
@@ -150,6 +152,7 @@ void Pass::encoder_block(int i) {
   a.heads = c_.enc_heads;
   a.head_dim = d / c_.enc_heads;
   a.scale = 0.125f;  // 1 / sqrt(64)
+  a.from_end = other_end();
   attention(main_.next(), math_, a);
   add_to_stream(b_.rows, block.proj, block.scale1);
   normed_linear(block.fc1, b_.wide, Activation::kGelu);
