@@ -1,23 +1,28 @@
 #include "engine/cuda/hopper/attention.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper/device.h"
 #include "engine/cuda/hopper/maps.h"
+#include "engine/cuda/hopper/softmax.h"
+#include "engine/cuda/portable/portable.h"
 
 // Flash attention with heads of 64, in the manner of FlashAttention-3 (Shah et al. 2024): softmax
 // on the fly over steps of kKeys keys, so that scores never leave the registers.
 //
-// A unit of work is 64 queries of one head, and one warpgroup takes it: queries as wgmma's A
-// operand in registers, keys and values from a ring in shared memory that a warp of its own keeps
-// filled by TMA. Up to kGroups units of the same head run side by side in a block and share the
-// keys and values. While the tensor cores work on the values of one step and the keys of the next,
-// the warpgroup exponentiates; the other warpgroups fill what gaps remain. Blocks take equal runs
-// of units: with 11 units a head (677 rows) any division by tiles of 128 or 192 rows would leave a
-// sixth of the work uneven. kSplitKeys, for few units: the kGroups warpgroups take every kGroups-th
-// step of the same unit, and their sums are merged at the end.
+// A unit of work is 64 queries of one head, and one warpgroup takes it, with keys and values from a
+// ring in shared memory that a warp of its own keeps filled by TMA. Up to kGroups units of the same
+// head run side by side in a block and share the keys and values. While the tensor cores work on
+// the values of one step and the keys of the next, the warpgroup exponentiates; the other
+// warpgroups fill what gaps remain: a step's instructions wait for one another for 900 cycles of
+// which the tensor cores and the exponentials need 256 each, so that four warpgroups are wanted.
+// These have 112 registers a thread, which leaves none for queries: they stay in shared memory as
+// wgmma's A operand, where the outputs then take their place, and each warpgroup has two places. Of
+// fewer warpgroups each keeps its queries in registers. Blocks take equal runs of units: with 11
+// units a head (677 rows) any division by tiles of 128 or 192 rows would leave a sixth of the work
+// uneven. kSplitKeys, for few units: the kGroups warpgroups take every kGroups-th step of the same
+// unit, and their sums are merged at the end.
 
 namespace rfseg::cuda::hopper {
 namespace {
@@ -29,6 +34,7 @@ struct AttentionTask {
   int units;      // sequences * heads * row_tiles
   int slots;      // of the ring
   float scale;    // of scores, log2(e) included
+  bool from_end;  // the last unit first
 };
 
 constexpr int kMostSlots = 24;
@@ -36,7 +42,15 @@ constexpr int kBoxBytes = 64 * 128;
 constexpr int kLead = 1024;  // transaction barriers
 
 // Named barriers: all of a split, or each warpgroup.
-[[maybe_unused]] constexpr int kOwn = 1 /* to 3 */;
+[[maybe_unused]] constexpr int kOwn = 1 /* to 4 */;
+
+/// Whether queries stay in shared memory, in one of two boxes of their warpgroup.
+RFSEG_HOST_DEVICE constexpr bool queries_stay(int groups) { return groups == 4; }
+/// Boxes of 64 x 64 halves: for queries, and for outputs on their way out.
+RFSEG_HOST_DEVICE constexpr int query_boxes(int groups, bool split_keys) {
+  return split_keys ? 1 : queries_stay(groups) ? 2 * groups : groups;
+}
+RFSEG_HOST_DEVICE constexpr int out_boxes(int groups) { return queries_stay(groups) ? 0 : groups; }
 
 // Of the last warpgroup one thread works; the others only give up their registers.
 constexpr int threads(int groups) { return (groups + 1) * 128; }
@@ -57,106 +71,18 @@ struct Batch {
   return {unit, (left + rounds - 1) / rounds};
 }
 
-#if RFSEG_HOPPER
-
-RFSEG_DEVICE float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-constexpr float kMinusInfinity = -__builtin_huge_valf();
-
-/// The running softmax of the two rows that a thread shares with its three neighbours.
-struct Rows {
-  float maximum[2] = {kMinusInfinity, kMinusInfinity};  // of scores times scale; may lag by kLag
-  float sum[2] = {0, 0};                                // of this thread's columns
-};
-
-/// A row's maximum is only raised, and what was summed so far rescaled, when it is off by more than
-/// this power of two: weights then reach 2^8, far below the largest half.
-constexpr float kLag = 8.0f;
-
-/// Turns scores to weights. `factor`: what earlier sums and outputs must be multiplied by; whether
-/// any lane has one that is not 1.
-template <int kCount>
-RFSEG_DEVICE bool weigh(float (&s)[kCount], Rows& rows, float scale, float (&factor)[2]) {
-  // Two chains a row: a chain's steps wait for one another.
-  float highest[2], other[2];
-  RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    highest[h] = fmaxf(s[2 * h], s[2 * h + 1]);
-    other[h] = fmaxf(s[4 + 2 * h], s[5 + 2 * h]);
-  }
-  RFSEG_UNROLL
-  for (int i = 8; i < kCount; i += 8) {
-    RFSEG_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      highest[h] = fmaxf(highest[h], fmaxf(s[i + 2 * h], s[i + 2 * h + 1]));
-      other[h] = fmaxf(other[h], fmaxf(s[i + 4 + 2 * h], s[i + 5 + 2 * h]));
-    }
-  }
-  RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) highest[h] = fmaxf(highest[h], other[h]);
-  bool raise = false;
-  RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    highest[h] = fmaxf(highest[h], __shfl_xor_sync(kAllLanes, highest[h], 1));
-    highest[h] = fmaxf(highest[h], __shfl_xor_sync(kAllLanes, highest[h], 2));
-    highest[h] *= scale;
-    raise = raise || highest[h] > rows.maximum[h] + kLag;
-  }
-  raise = warp_ballot(raise) != 0;
-  RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    factor[h] = 1.0f;
-    if (raise) {
-      const float maximum = fmaxf(rows.maximum[h], highest[h]);
-      factor[h] = exp2_approximate(rows.maximum[h] - maximum);
-      rows.maximum[h] = maximum;
-      rows.sum[h] *= factor[h];
-    }
-  }
-  float sum[4] = {0, 0, 0, 0};
-  RFSEG_UNROLL
-  for (int i = 0; i < kCount; ++i) {
-    s[i] = exp2_approximate(fused(s[i], scale, -rows.maximum[i / 2 % 2]));
-    sum[i % 4] += s[i];
-  }
-  RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) rows.sum[h] += sum[2 * h] + sum[2 * h + 1];
-  return raise;
-}
-
-template <int kKeys>
-RFSEG_DEVICE void pack_weights(const float (&s)[kKeys / 2], uint32_t (&p)[kKeys / 4]) {
-  RFSEG_UNROLL
-  for (int i = 0; i < kKeys / 4; ++i) p[i] = pack_halves(s[2 * i], s[2 * i + 1]);
-}
-
-/// Keys from `left` on do not exist.
-template <int kKeys>
-RFSEG_DEVICE void mask(float (&s)[kKeys / 2], int left, int lane) {
-  RFSEG_UNROLL
-  for (int i = 0; i < kKeys / 2; ++i) {
-    const int key = i / 4 * 8 + lane % 4 * 2 + i % 2;
-    if (key >= left) s[i] = kMinusInfinity;
-  }
-}
-
-#endif
-
 template <int kGroups, int kKeys, bool kSplitKeys>
 RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
 #if RFSEG_HOPPER
   constexpr int kSlotBytes = kKeys * 128;
-  constexpr int kQueryBoxes = kSplitKeys ? 1 : kGroups;
+  constexpr bool kStay = queries_stay(kGroups);
+  constexpr int kQueryBoxes = query_boxes(kGroups, kSplitKeys);
   const uint32_t start = shared_address(shared);
   const uint32_t base = (start + 1023) / 1024 * 1024;
   const uint32_t full = base, empty = base + 8 * kMostSlots;
   const uint32_t query_full = base + 512, query_empty = base + 576;
   const uint32_t queries = base + kLead, staging = queries + kQueryBoxes * kBoxBytes;
-  const uint32_t ring = staging + kGroups * kBoxBytes;
+  const uint32_t ring = staging + out_boxes(kGroups) * kBoxBytes;
   const int thread = thread_index(), warp = uniform(thread / 32);
   const int steps = (task.length + kKeys - 1) / kKeys;
 
@@ -167,7 +93,7 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
     }
     for (int g = 0; g < kQueryBoxes; ++g) {
       barrier_init(query_full + 8 * g, 1);
-      barrier_init(query_empty + 8 * g, kSplitKeys ? 4 * kGroups : 4);
+      barrier_init(query_empty + 8 * g, kSplitKeys ? 4 * kGroups : kStay ? 1 : 4);
     }
     barrier_init_fence();
   }
@@ -178,35 +104,43 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
   const int first = static_cast<int>(static_cast<int64_t>(task.units) * block_x() / grid_x());
   const int end = static_cast<int>(static_cast<int64_t>(task.units) * (block_x() + 1) / grid_x());
   constexpr int kSide = kSplitKeys ? 1 : kGroups;
+  // The step that may be short comes first, outside of the loop.
+  const auto step_at = [&](int i) { return kSplitKeys ? i : i == 0 ? steps - 1 : i - 1; };
+  const auto unit_at = [&](int i) { return task.from_end ? task.units - 1 - i : i; };
 
   if (warp >= 4 * kGroups) {
-    give_registers<kGroups == 2 ? 40 : 32>();
+    give_registers<kGroups == 2 ? 40 : kGroups == 3 ? 32 : 24>();
     if (thread != kGroups * 128) return;
     map_prefetch(&task.q);
     map_prefetch(&task.k);
     map_prefetch(&task.v);
     await_previous_kernel();
-    int slot = 0, parity = 1, query_parity[kQueryBoxes];
-    for (int g = 0; g < kQueryBoxes; ++g) query_parity[g] = 1;
+    int slot = 0, parity = 1;
+    uint32_t second = 0, queries_parity = (1u << kQueryBoxes) - 1;  // a bit a warpgroup, a box
     for (int unit = first; unit < end;) {
       const Batch batch = next_batch(unit, end, task.row_tiles, kSide);
-      const int head = unit / task.row_tiles;
+      const int head = unit_at(unit) / task.row_tiles;
       const int column = head % task.heads * 64, sequence = head / task.heads;
       RFSEG_UNROLL
-      for (int g = 0; g < kQueryBoxes; ++g) {
+      for (int g = 0; g < kSide; ++g) {
         if (g >= batch.count) continue;
-        barrier_wait(query_empty + 8 * g, query_parity[g]);
-        query_parity[g] ^= 1;
-        barrier_expect(query_full + 8 * g, kBoxBytes);
-        load_tile(queries + g * kBoxBytes, &task.q, query_full + 8 * g, column,
-                  (unit + g) % task.row_tiles * 64, sequence);
+        int box = g;
+        if constexpr (kStay) {
+          box = 2 * g + static_cast<int>(second >> g & 1);
+          second ^= 1u << g;
+        }
+        barrier_wait(query_empty + 8 * box, static_cast<int>(queries_parity >> box & 1));
+        queries_parity ^= 1u << box;
+        barrier_expect(query_full + 8 * box, kBoxBytes);
+        load_tile(queries + box * kBoxBytes, &task.q, query_full + 8 * box, column,
+                  unit_at(unit + g) % task.row_tiles * 64, sequence);
       }
       for (int step = 0; step < steps; ++step) {
         for (int value = 0; value < 2; ++value) {
           barrier_wait(empty + 8 * slot, parity);
           barrier_expect(full + 8 * slot, kSlotBytes);
           load_tile(ring + slot * kSlotBytes, value ? &task.v : &task.k, full + 8 * slot, column,
-                    step * kKeys, sequence);
+                    step_at(step) * kKeys, sequence);
           if (++slot == task.slots) slot = 0, parity ^= 1;
         }
       }
@@ -215,13 +149,12 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
     return;
   }
 
-  take_registers<kGroups == 2 ? 232 : 160>();
+  take_registers<kGroups == 2 ? 232 : kGroups == 3 ? 160 : 112>();
   if (thread == 0) map_prefetch(&task.out);
   await_previous_kernel();
   const int group = warp / 4, lane = thread % 32, in_group = thread % 128;
   const int row_in_tile = warp % 4 * 16 + lane % 16;
-  const uint32_t own = staging + group * kBoxBytes;
-  int query_parity = 0;
+  int taken = 0;         // units of this warpgroup so far
   Cursor used = {0, 0};  // the first slot of this batch
   const auto ahead = [&](Cursor c, int count) {
     c.slot += count;
@@ -235,7 +168,7 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
 
   for (int unit = first; unit < end;) {
     const Batch batch = next_batch(unit, end, task.row_tiles, kSide);
-    const int mine = kSplitKeys ? unit : unit + group;
+    const int mine = unit_at(kSplitKeys ? unit : unit + group);
     const bool busy = kSplitKeys || group < batch.count;
     if (!busy) {  // keeps step with the ring
       for (int i = 0; i < 2 * steps; ++i) {
@@ -243,17 +176,21 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         release(ahead(used, i));
       }
     } else {
-      const int box = kSplitKeys ? 0 : group;
-      uint32_t q[16];
-      barrier_wait(query_full + 8 * box, query_parity);
-      query_parity ^= 1;
-      RFSEG_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int piece = (2 * i + lane / 16) ^ (row_in_tile % 8);
-        load_matrices(queries + box * kBoxBytes + row_in_tile * 128 + piece * 16, q[4 * i],
-                      q[4 * i + 1], q[4 * i + 2], q[4 * i + 3]);
+      const int box = kSplitKeys ? 0 : kStay ? 2 * group + taken % 2 : group;
+      const uint32_t own = kStay ? queries + box * kBoxBytes : staging + group * kBoxBytes;
+      const uint32_t query_low = static_cast<uint32_t>(tile_descriptor(own));
+      uint32_t q[kStay ? 1 : 16];
+      barrier_wait(query_full + 8 * box, (kStay ? taken / 2 : taken) % 2);
+      ++taken;
+      if constexpr (!kStay) {
+        RFSEG_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const int piece = (2 * i + lane / 16) ^ (row_in_tile % 8);
+          load_matrices(queries + box * kBoxBytes + row_in_tile * 128 + piece * 16, q[4 * i],
+                        q[4 * i + 1], q[4 * i + 2], q[4 * i + 3]);
+        }
+        if (lane == 0) barrier_arrive(query_empty + 8 * box);
       }
-      if (lane == 0) barrier_arrive(query_empty + 8 * box);
 
       Rows rows;
       float o[32];
@@ -268,7 +205,13 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         const uint64_t k = tile_descriptor(ring + c.slot * kSlotBytes);
         RFSEG_UNROLL
         for (int i = 0; i < 4; ++i) {
-          WgmmaRegisters<kKeys, false>::run(s, q + 4 * i, k + 2 * i, i > 0);
+          if constexpr (kStay) {
+            // In halves, because 64-bit sums of what is not uniform would take twice as many moves.
+            const uint64_t high = k >> 32 << 32;
+            Wgmma<kKeys>::run(s, high | (query_low + 2 * i), k + 2 * i, i > 0);
+          } else {
+            WgmmaRegisters<kKeys, false>::run(s, q + 4 * i, k + 2 * i, i > 0);
+          }
         }
         wgmma_commit();
       };
@@ -280,21 +223,27 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         }
         wgmma_commit();
       };
-      const auto mask_tail = [&](int step) {
-        const int left = task.length - step * kKeys;
-        if (left < kKeys) mask<kKeys>(s, left, lane);
-      };
 
       if (begin < steps) {
         float factor[2];
         Cursor key = ahead(used, 2 * begin), value = ahead(key, 1);
+        const auto mask_absent = [&](int step) {
+          const int left = task.length - step_at(step) * kKeys;
+          if (left < kKeys) mask<kKeys>(s, left, lane);
+        };
         await(key);
         wgmma_fence();
         multiply_keys(key);
+        if constexpr (kStay) {
+          if (in_group == 0 && taken > 1) {  // the last unit's outputs have left the other box
+            store_wait_read<0>();
+            barrier_arrive(query_empty + 8 * (box ^ 1));
+          }
+        }
         wgmma_wait<0>();
         fence_registers(s);
         release(key);
-        mask_tail(begin);
+        mask_absent(begin);
         weigh(s, rows, task.scale, factor);
         pack_weights<kKeys>(s, p);
         await(value);
@@ -308,7 +257,7 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
           wgmma_wait<1>();
           fence_registers(s);
           release(key);
-          mask_tail(next);
+          if constexpr (kSplitKeys) mask_absent(next);
           const bool raised = weigh(s, rows, task.scale, factor);
           fence_registers(s);
           const Cursor done = value;
@@ -375,8 +324,10 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
         named_sync(kOwn, kGroups * 128);
       } else {
         const float inverse[2] = {1.0f / rows.sum[0], 1.0f / rows.sum[1]};
-        if (in_group == 0) store_wait_read<0>();  // the last unit's rows have left
-        named_sync(kOwn + group, 128);
+        if constexpr (!kStay) {
+          if (in_group == 0) store_wait_read<0>();  // the last unit's rows have left
+        }
+        named_sync(kOwn + group, 128);  // and nobody multiplies by these queries any more
         RFSEG_UNROLL
         for (int i = 0; i < 4; ++i) {
           uint32_t halves[4];
@@ -422,51 +373,12 @@ constexpr Kernel kernel() {
           }};
 }
 
-constexpr Kernel kKernels[] = {kernel<3, 64, false>(), kernel<3, 96, false>(),
+constexpr Kernel kKernels[] = {kernel<4, 64, false>(), kernel<3, 64, false>(),
                                kernel<2, 176, false>(), kernel<3, 64, true>()};
-
-int multiprocessor_count() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), "asking for the current GPU");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-        "asking for the GPU's size");
-  return count;
-}
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// A mark that only code for sm_90a carries.
-__global__ void probe(int* out) {
-#if RFSEG_HOPPER
-  __shared__ volatile int mark[256];
-  mark[threadIdx.x] = 1;
-  if (out) *out = mark[threadIdx.x ^ 1];
-#else
-  static_cast<void>(out);
-#endif
-}
-
 }  // namespace
-
-bool usable() {
-  constexpr int kDevices = 64;
-  static std::atomic<int> known[kDevices];  // 0: not asked yet
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device >= kDevices) {
-    static_cast<void>(cudaGetLastError());
-    return false;
-  }
-  if (known[device] == 0) {
-    int major = 0;
-    cudaFuncAttributes attributes;
-    const bool found =
-        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-        major == 9 && cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
-    if (!found) static_cast<void>(cudaGetLastError());
-    known[device] = found && attributes.sharedSizeBytes >= 1024 ? 1 : -1;
-  }
-  return known[device] > 0;
-}
 
 std::string name(const AttentionVariant& v) {
   return std::to_string(v.groups) + " groups, " + std::to_string(v.keys) + " keys" +
@@ -481,6 +393,8 @@ std::vector<AttentionVariant> attention_variants() {
 
 AttentionVariant choose(const AttentionArguments& a, int multiprocessors) {
   const int units = a.sequences * a.heads * ((a.length + 63) / 64);
+  // Where each block has few rounds, four units side by side fill them worse than three.
+  if (units >= 8 * multiprocessors) return {4, 64, false};
   if (units > multiprocessors) return {3, 64, false};
   // A step of 176 keys takes about as long as two of 64.
   if (a.length > 4 * 64) return {2, 176, false};
@@ -509,12 +423,14 @@ bool attention(const Queue& queue, const AttentionArguments& a, const AttentionV
     task.row_tiles = (a.length + 63) / 64;
     task.units = a.sequences * a.heads * task.row_tiles;
     task.scale = a.scale * 1.4426950408889634f;
+    task.from_end = a.from_end;
     const int fixed =
-        1024 + kLead + (variant.groups + (variant.split_keys ? 1 : variant.groups)) * kBoxBytes;
+        1024 + kLead +
+        (query_boxes(variant.groups, variant.split_keys) + out_boxes(variant.groups)) * kBoxBytes;
     const int slot = variant.keys * 128;
     task.slots = std::min(kMostSlots, (227 * 1024 - fixed) / slot);
     const int blocks =
-        variant.split_keys ? task.units : std::min(task.units, multiprocessor_count());
+        variant.split_keys ? task.units : std::min(task.units, portable::multiprocessors());
     kernel.run(queue, blocks, static_cast<std::size_t>(fixed + task.slots * slot), task);
     return true;
   }
@@ -523,7 +439,7 @@ bool attention(const Queue& queue, const AttentionArguments& a, const AttentionV
 
 bool attention(const Queue& queue, const AttentionArguments& arguments) {
   if (arguments.head_dim != 64) return false;
-  return attention(queue, arguments, choose(arguments, multiprocessor_count()));
+  return attention(queue, arguments, choose(arguments, portable::multiprocessors()));
 }
 
 }  // namespace rfseg::cuda::hopper
