@@ -1,6 +1,6 @@
 // Times each variant of Hopper's products and attention beside cuBLASLt (the product alone, best of
 // its eight first proposals) at seg-nano's shapes.
-//   bench_engine_cuda_hopper [BATCH ...]            default 32 8 1
+//   bench_engine_cuda_hopper [BATCH ...] [SHAPE ...]  default 32 8 1, all shapes
 //   bench_engine_cuda_hopper SHAPE BATCH VARIANT    launches one four times, for a profiler
 // A figure is the median of 7 replays of a captured graph of 20 launches over 4 sets of operands,
 // with programmatic dependent launch as in the product. Random operands.
@@ -69,7 +69,8 @@ struct Shape {
   int residual = 0;  // 1: float with scale, to float; 2: half
   int conv = 0;      // side of the map
   bool norm = false;
-  int batched = 0;  // rows are a product of their own
+  int batched = 0;        // rows are a product of their own
+  bool hands_on = false;  // halves and norms of the rows, too
 };
 
 double library_us(cublasLtHandle_t handle, cudaStream_t stream, int m, int n, int k, int batch,
@@ -122,11 +123,12 @@ void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream
   const int batch = shape.batched ? pictures : 1, n = shape.n, k = shape.k;
   const int64_t a_size = int64_t{m} * k * batch, out_size = int64_t{m} * n * batch;
   __half *a[kMostSets], *out[kMostSets];
-  float *stream_rows[kMostSets] = {}, *scratch = nullptr;
+  float *stream_rows[kMostSets] = {}, *shares[kMostSets] = {}, *scratch = nullptr;
   for (int i = 0; i < sets; ++i) {
     a[i] = allocate<__half>(a_size, 1);
     out[i] = allocate<__half>(out_size, 1);
     if (shape.residual == 1) stream_rows[i] = allocate<float>(out_size, 1);
+    if (shape.hands_on) shares[i] = allocate<float>(out_size / 64, 1);
   }
   __half* b = allocate<__half>(int64_t{n} * k * batch, 0.05f);
   float* vectors = allocate<float>(n, 0.5f);
@@ -151,6 +153,10 @@ void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream
       g.scale = vectors;
       g.residual = g.out = stream_rows[set];
       g.out_float = true;
+      if (shape.hands_on) {
+        g.halves = out[set];
+        g.shares = shares[set];
+      }
     } else if (shape.residual == 2) {
       g.residual = out[set];
       g.residual_float = false;
@@ -213,6 +219,7 @@ void run(const Shape& shape, int pictures, cublasLtHandle_t handle, const Stream
     cudaFree(a[i]);
     cudaFree(out[i]);
     cudaFree(stream_rows[i]);
+    cudaFree(shares[i]);
   }
   cudaFree(b);
   cudaFree(vectors);
@@ -278,8 +285,10 @@ int main(int argc, char** argv) {
   const Shape shapes[] = {
       {"qkv", 677, 1152, 384},
       {"proj", 677, 384, 384, Activation::kNone, 1},
+      {"proj+norms", 677, 384, 384, Activation::kNone, 1, 0, false, 0, true},
       {"fc1", 677, 1536, 384, Activation::kGelu},
       {"fc2", 677, 384, 1536, Activation::kNone, 1},
+      {"fc2+norms", 677, 384, 1536, Activation::kNone, 1, 0, false, 0, true},
       {"conv3x3", 676, 128, 1152, Activation::kNone, 0, 26, true},
       {"cv1", 676, 256, 1536, Activation::kNone, 0, 0, true},
       {"cv2", 676, 256, 640, Activation::kNone, 0, 0, true},
@@ -289,7 +298,7 @@ int main(int argc, char** argv) {
       {"decoder", 100, 256, 256},
       {"decoder ff", 100, 2048, 256, Activation::kRelu},
   };
-  if (argc == 4 && std::atoi(argv[1]) == 0) {
+  if (argc == 4 && std::atoi(argv[1]) == 0 && std::atoi(argv[2]) > 0) {
     const int batch = std::atoi(argv[2]);
     sets = batch >= 16 ? kMostSets : 1;
     if (std::string(argv[1]) == "attention") run_attention(batch, 677, stream, argv[3]);
@@ -299,12 +308,24 @@ int main(int argc, char** argv) {
     return 0;
   }
   std::vector<int> batches;
-  for (int i = 1; i < argc; ++i) batches.push_back(std::atoi(argv[i]));
+  std::vector<std::string> names;
+  for (int i = 1; i < argc; ++i) {
+    if (std::atoi(argv[i]) > 0) {
+      batches.push_back(std::atoi(argv[i]));
+    } else {
+      names.push_back(argv[i]);
+    }
+  }
+  const auto wanted = [&](const std::string& name) {
+    return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
+  };
   if (batches.empty()) batches = {32, 8, 1};
   for (const int batch : batches) {
     sets = batch >= 16 ? kMostSets : 1;
-    run_attention(batch, 677, stream);
-    for (const Shape& shape : shapes) run(shape, batch, handle, stream);
+    if (wanted("attention")) run_attention(batch, 677, stream);
+    for (const Shape& shape : shapes) {
+      if (wanted(shape.name)) run(shape, batch, handle, stream);
+    }
   }
   cublasLtDestroy(handle);
   return 0;

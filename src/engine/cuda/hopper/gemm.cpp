@@ -6,6 +6,7 @@
 #include "core/cuda/device.h"
 #include "engine/cuda/hopper/gemm_task.h"
 #include "engine/cuda/hopper/maps.h"
+#include "engine/cuda/portable/portable.h"
 
 namespace rfseg::cuda::hopper {
 namespace {
@@ -16,14 +17,6 @@ bool aligned(T* p, int bytes) {
 }
 
 int blocks_of(int64_t count, int size) { return static_cast<int>((count + size - 1) / size); }
-
-int multiprocessor_count() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), "asking for the current GPU");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-        "asking for the GPU's size");
-  return count;
-}
 
 /// What a product and a product with a norm have in common, decided.
 struct Plan {
@@ -114,6 +107,8 @@ int stages_of(const Plan& p, const GemmVariant& v) {
         !has_stationary(v.groups, v.columns, p.exit, p.activation)) {
       return 0;
     }
+  } else if (v.in_turn) {
+    if (g.source != RowSource::kRows || !has_in_turn(p.exit, p.activation)) return 0;
   } else if (!has_streaming(v, g.source == RowSource::kConv3x3, p.exit, p.activation)) {
     return 0;
   }
@@ -161,6 +156,11 @@ double cycles(const Plan& p, const GemmVariant& v, int multiprocessors) {
       static_cast<int64_t>(n_tiles) * blocks_of(g.m, rows * v.cluster) * v.cluster * g.batch;
   const int places = v.cluster == 4 ? multiprocessors * 10 / 11 : multiprocessors;
   const int waves = blocks_of(tiles, places);
+  if (v.in_turn) {
+    // The other warpgroup's way out asks for shared memory too.
+    const double step = std::max(multiply, shared) / 0.75 * k_blocks;
+    return kLaunch + waves * std::max(step, (step + exit) / 2) + exit;
+  }
   // Two blocks of one warpgroup hide each other's ends.
   if (v.groups == 1 && v.columns <= 128) {
     return kLaunch + waves * tile + (waves + 1) / 2.0 * exit;
@@ -180,6 +180,7 @@ GemmVariant choose(Plan& p, int multiprocessors) {
   double least = 1e30;
   for (const GemmVariant& v : gemm_variants()) {
     if (stages_of(p, v) == 0) continue;
+
     const double cost = cycles(p, v, multiprocessors);
     if (cost < least) {
       least = cost;
@@ -242,8 +243,8 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   task.tiles = task.m_tiles * task.n_tiles * g.batch;
   task.split = g.split ? g.split : INT_MAX;
   task.weights_fixed = g.b_fixed;
-
   task.from_end = g.from_end;
+
   bool mapped = true;
   if (convolution) {
     task.channel_blocks = g.channels / 64;
@@ -273,12 +274,14 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   }
   if (!mapped) return false;
 
-  const int multiprocessors = multiprocessor_count();
+  const int multiprocessors = portable::multiprocessors();
   if (v.stationary) {
     if (task.n_tiles > multiprocessors) return false;
     const int members = std::min(multiprocessors / task.n_tiles, task.m_tiles);
     launch_stationary(queue, members * task.n_tiles, v.groups, v.columns, p.exit, p.activation,
                       task);
+  } else if (v.in_turn) {
+    launch_in_turn(queue, std::min(multiprocessors, task.tiles), p.exit, p.activation, task);
   } else {
     // Of clusters of four not all fit: the processor's parts have 16 or 18 multiprocessors.
     const int together = v.cluster == 4 ? multiprocessors * 10 / 11 / 4 * 4
@@ -295,17 +298,17 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
 std::string name(const GemmVariant& v) {
   const auto columns = std::to_string(v.columns);
   if (v.stationary) return "stationary 64x" + columns + " by " + std::to_string(v.groups);
-  return "streaming " + std::to_string(64 * v.groups) + "x" + columns +
+  return (v.in_turn ? "in turn " : "streaming ") + std::to_string(64 * v.groups) + "x" + columns +
          (v.cluster > 1 ? " clusters of " + std::to_string(v.cluster) : "");
 }
 
 std::vector<GemmVariant> gemm_variants() {
-  return {{true, 3, 128},     {true, 2, 128},     {true, 2, 192},     {true, 2, 256},
-          {false, 1, 32},     {false, 1, 64},     {false, 1, 96},     {false, 1, 128},
-          {false, 1, 256},    {false, 2, 128},    {false, 2, 192},    {false, 2, 256},
-          {false, 3, 128},    {false, 2, 128, 2}, {false, 2, 128, 4}, {false, 2, 192, 2},
-          {false, 2, 192, 4}, {false, 3, 128, 2}, {false, 3, 128, 4}, {false, 1, 256, 2},
-          {false, 1, 256, 4}, {false, 2, 256, 2}};
+  return {{true, 3, 128},     {true, 2, 128},     {true, 2, 192},          {true, 2, 256},
+          {false, 1, 32},     {false, 1, 64},     {false, 1, 96},          {false, 1, 128},
+          {false, 1, 256},    {false, 2, 128},    {false, 2, 192},         {false, 2, 256},
+          {false, 3, 128},    {false, 2, 128, 2}, {false, 2, 128, 4},      {false, 2, 192, 2},
+          {false, 2, 192, 4}, {false, 3, 128, 2}, {false, 3, 128, 4},      {false, 1, 256, 2},
+          {false, 1, 256, 4}, {false, 2, 256, 2}, {false, 2, 128, 1, true}};
 }
 
 GemmVariant choose(const GemmArguments& arguments, int multiprocessors) {
@@ -319,7 +322,7 @@ GemmVariant choose(const GemmNormArguments& arguments, int multiprocessors) {
 
 bool gemm(const Queue& queue, const GemmArguments& arguments) {
   Plan p;
-  return plan(arguments, &p) && run(queue, p, choose(p, multiprocessor_count()));
+  return plan(arguments, &p) && run(queue, p, choose(p, portable::multiprocessors()));
 }
 bool gemm(const Queue& queue, const GemmArguments& arguments, const GemmVariant& variant) {
   Plan p;
@@ -329,7 +332,7 @@ bool gemm_norm(const Queue& queue, const GemmNormArguments& arguments) {
   Plan p;
   if (!plan(arguments, &p)) return false;
   // A tile is as wide as the rows, so that few rows leave most of the multiprocessors idle.
-  const int multiprocessors = multiprocessor_count();
+  const int multiprocessors = portable::multiprocessors();
   if (arguments.product.m < 64 * multiprocessors / 3) return false;
   return run(queue, p, choose(p, multiprocessors));
 }

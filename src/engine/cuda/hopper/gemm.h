@@ -33,6 +33,8 @@ struct GemmVariant {
   int groups = 1;
   int columns = 64;
   int cluster = 1;  ///< blocks above one another that share the weights they fetch
+  /// Two warpgroups take tiles of 128 x 128 in turn, each alone.
+  bool in_turn = false;
   bool operator==(const GemmVariant&) const = default;
 };
 std::string name(const GemmVariant& variant);

@@ -115,10 +115,13 @@ inline int shared_bytes(const GemmVariant& v, Exit exit, int k_blocks, int stage
 
 /// Which instances are built.
 bool has_stationary(int groups, int columns, Exit exit, Activation activation);
+bool has_in_turn(Exit exit, Activation activation);
 bool has_streaming(const GemmVariant& variant, bool convolution, Exit exit, Activation activation);
 
 void launch_stationary(const Queue& queue, int blocks, int groups, int columns, Exit exit,
                        Activation activation, const GemmTask& task);
+void launch_in_turn(const Queue& queue, int blocks, Exit exit, Activation activation,
+                    const GemmTask& task);
 void launch_streaming(const Queue& queue, int blocks, const GemmVariant& variant, bool convolution,
                       Exit exit, Activation activation, const GemmTask& task);
 
