@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/half.h"
+#include "engine/activate.h"
 
 namespace rfseg::cuda::plain {
 namespace {
@@ -19,20 +20,6 @@ void write(bool as_float, void* p, int64_t i, double v) {
   } else {
     static_cast<uint16_t*>(p)[i] = float_to_half(static_cast<float>(v));
   }
-}
-
-double activate(Activation activation, double v) {
-  switch (activation) {
-    case Activation::kRelu:
-      return std::max(v, 0.0);
-    case Activation::kGelu:
-      return v * 0.5 * (1 + std::erf(v / std::sqrt(2.0)));
-    case Activation::kSilu:
-      return v / (1 + std::exp(-v));
-    case Activation::kNone:
-      break;
-  }
-  return v;
 }
 
 /// Row m of A, as the products see it, for columns of B on either side of the split.
@@ -90,7 +77,7 @@ void gemm(Math math, const GemmArguments& g) {
         double v = dot(math, g.split > 0 && n >= g.split ? second : row, g, n, p * g.b_step);
         if (g.bias != nullptr) v += g.bias[n];
         if (g.row_bias != nullptr) v += g.row_bias[p * g.row_bias_step + m];
-        v = activate(g.activation, v);
+        v = activated(g.activation, v);
         if (g.scale != nullptr) v *= g.scale[n];
         if (g.residual != nullptr) {
           const int64_t from = g.residual_period > 0 ? to % g.residual_period : to;
@@ -119,7 +106,7 @@ void gemm_norm(Math math, const GemmNormArguments& a) {
     }
     for (double v : y) variance += (v - mean) * (v - mean) / g.n;
     for (int n = 0; n < g.n; ++n) {
-      const double z = activate(
+      const double z = activated(
           a.activation, (y[n] - mean) / std::sqrt(variance + a.eps) * a.gamma[n] + a.beta[n]);
       const bool floats = math != Math::kFp16;
       if (a.out_float != nullptr) a.out_float[m * a.ldo_float + n] = static_cast<float>(z);

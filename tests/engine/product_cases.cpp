@@ -2,22 +2,10 @@
 
 #include <algorithm>
 
+#include "engine/activate.h"
+
 namespace rfseg::cuda::test {
 namespace {
-
-double activated(Activation activation, double v) {
-  switch (activation) {
-    case Activation::kRelu:
-      return std::max(v, 0.0);
-    case Activation::kGelu:
-      return v * 0.5 * (1 + std::erf(v / std::sqrt(2.0)));
-    case Activation::kSilu:
-      return v / (1 + std::exp(-v));
-    case Activation::kNone:
-      break;
-  }
-  return v;
-}
 
 /// What is allowed for a result near `want`: rounding to the output's type and the inputs'
 /// products.
