@@ -37,27 +37,61 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   kBody(arguments, rfseg_dynamic_shared);
 }
 
+/// Lets `kernel` have `bytes` of shared memory. All kernels ask for the same division of a
+/// multiprocessor's memory into cache and shared memory: one that wants another division waits
+/// until the multiprocessor is empty, so that it can neither start early nor run beside others.
+template <class Kernel>
+void reserve_shared(Kernel* kernel, std::size_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        "dividing a multiprocessor's memory");
+  if (bytes <= 48 * 1024) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "reserving shared memory");
+}
+
+/// How a kernel is launched, beside its arguments.
+struct LaunchConfig {
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2];
+
+  LaunchConfig(const Queue& queue, Grid grid, int threads, int cluster, std::size_t shared_bytes) {
+    config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = queue.stream;
+    config.attrs = attributes;
+    if (cluster > 1) {
+      cudaLaunchAttribute& a = add(cudaLaunchAttributeClusterDimension);
+      a.val.clusterDim.x = static_cast<unsigned>(cluster);
+      a.val.clusterDim.y = a.val.clusterDim.z = 1;
+    }
+    if (queue.overlap) {
+      add(cudaLaunchAttributeProgrammaticStreamSerialization)
+          .val.programmaticStreamSerializationAllowed = 1;
+    }
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+
+ private:
+  cudaLaunchAttribute& add(cudaLaunchAttributeID id) {
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a = {};
+    a.id = id;
+    return a;
+  }
+};
+
 /// Enqueues kBody on grid.x by grid.y blocks of kThreads threads with `shared_bytes` of shared
 /// memory each (16-byte aligned). Throws Error(kDevice) if the launch is refused.
 template <auto kBody, int kThreads, int kMinBlocks = 1, class Arguments>
 void launch(const Queue& queue, Grid grid, std::size_t shared_bytes, const Arguments& arguments) {
   auto* kernel = rfseg_kernel<kBody, kThreads, kMinBlocks, Arguments>;
-  if (shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "reserving shared memory");
-  }
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = queue.stream;
-  config.attrs = &attribute;
-  config.numAttrs = queue.overlap ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, arguments), "launching a kernel");
+  reserve_shared(kernel, shared_bytes);
+  const LaunchConfig launch(queue, grid, kThreads, 1, shared_bytes);
+  check(cudaLaunchKernelEx(&launch.config, kernel, arguments), "launching a kernel");
 }
 
 /// The same in clusters of `cluster` blocks, of which grid.x is a multiple; for GPUs of compute
@@ -66,25 +100,9 @@ template <auto kBody, int kThreads, int kMinBlocks = 1, class Arguments>
 void launch_cluster(const Queue& queue, Grid grid, int cluster, std::size_t shared_bytes,
                     const Arguments& arguments) {
   auto* kernel = rfseg_kernel<kBody, kThreads, kMinBlocks, Arguments>;
-  if (shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "reserving shared memory");
-  }
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
-  config.blockDim = dim3(static_cast<unsigned>(kThreads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = queue.stream;
-  config.attrs = attributes;
-  config.numAttrs = queue.overlap ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, kernel, arguments), "launching a cluster kernel");
+  reserve_shared(kernel, shared_bytes);
+  const LaunchConfig launch(queue, grid, kThreads, cluster, shared_bytes);
+  check(cudaLaunchKernelEx(&launch.config, kernel, arguments), "launching a cluster kernel");
 }
 
 #endif

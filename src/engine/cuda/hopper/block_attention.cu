@@ -297,22 +297,9 @@ __global__ void __maxnreg__(96) attention_kernel(const __grid_constant__ UnitTas
 template <bool kPair>
 void launch_attention(const Queue& queue, int blocks, const UnitTask& task) {
   auto* kernel = attention_kernel<kPair>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
-        "reserving shared memory");
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = kPair ? 2 : 1;
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = queue.stream;
-  config.attrs = attributes;
-  config.numAttrs = queue.overlap ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, kernel, task), "launching attention");
+  reserve_shared(kernel, kSharedBytes);
+  const LaunchConfig launch(queue, {blocks, 1}, kThreads, kPair ? 2 : 1, kSharedBytes);
+  check(cudaLaunchKernelEx(&launch.config, kernel, task), "launching attention");
 }
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
