@@ -34,6 +34,7 @@ if(RFSEG_VIDEO)
     ${CMAKE_CURRENT_LIST_DIR}/libav/frame_converter.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/gpu_decoding.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/group_starts.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/h264_sps.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/module.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_gpu.cpp

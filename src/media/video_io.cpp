@@ -147,7 +147,7 @@ class Closer {
 };
 
 // For one file: more than as fast as 16 processors.
-constexpr int kDecodersThatPay = 3;
+constexpr int kDecodersThatPay = 4;
 // Frames of a file. A decoder takes 45 ms to make and 0.25 s to close.
 constexpr int64_t kFewestToShare = 500;
 // Of a GPU's memory, for frames that several decoders of a file have ready before their turn.

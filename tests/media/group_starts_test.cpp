@@ -63,8 +63,10 @@ Bytes with_lengths(int width, std::initializer_list<Bytes> units) {
 }
 
 // H.264 units: the type is in the lowest five bits.
-const Bytes kSps{0x67, 0x64, 9}, kOtherSps{0x67, 0x64, 8}, kPps{0x68, 1}, kSecondPps{0x68, 2},
-    kSei{0x06, 5, 1, 7}, kDelimiter{0x09, 0x10}, kIdr{0x65, 0x88, 3, 4}, kSlice{0x41, 0x9a, 3, 4};
+// Baseline has no reordering; High would have to tell.
+const Bytes kSps{0x67, 66, 9, 30}, kOtherSps{0x67, 66, 8, 30}, kSilentSps{0x67, 100, 0, 31, 0x80},
+    kPps{0x68, 1}, kSecondPps{0x68, 2}, kSei{0x06, 5, 1, 7}, kDelimiter{0x09, 0x10},
+    kIdr{0x65, 0x88, 3, 4}, kSlice{0x41, 0x9a, 3, 4};
 
 TEST(GroupStarts, IdrPicturesOfH264) {
   GroupStarts starts(*parameters(AV_CODEC_ID_H264));
@@ -83,7 +85,7 @@ TEST(GroupStarts, IdrPicturesOfH264) {
 }
 
 TEST(GroupStarts, ParameterSetsOfPacketsHaveToBeRepeated) {
-  GroupStarts starts(*parameters(AV_CODEC_ID_H264));
+  GroupStarts starts(*parameters(AV_CODEC_ID_H264, with_start_codes({kSps, kPps})));
   EXPECT_TRUE(begins(starts, with_start_codes({kIdr}))) << "none but the container's so far";
   EXPECT_TRUE(begins(starts, with_start_codes({kSps, kPps, kSecondPps, kIdr})));
   EXPECT_FALSE(begins(starts, with_start_codes({kIdr})));
@@ -98,7 +100,8 @@ TEST(GroupStarts, ParameterSetsOfPacketsHaveToBeRepeated) {
 
 TEST(GroupStarts, LengthsOfMp4) {
   for (const int width : {1, 2, 4}) {
-    const Bytes extradata{1, 100, 0, 31, static_cast<uint8_t>(0xfc | (width - 1)), 0xe0, 0};
+    Bytes extradata{1, 66, 9, 30, static_cast<uint8_t>(0xfc | (width - 1)), 0xe1, 0, 4};
+    extradata.insert(extradata.end(), kSps.begin(), kSps.end());
     GroupStarts starts(*parameters(AV_CODEC_ID_H264, extradata));
     EXPECT_TRUE(begins(starts, with_lengths(width, {kSei, kIdr}))) << width;
     EXPECT_FALSE(begins(starts, with_lengths(width, {kSei, kSlice}))) << width;
@@ -111,9 +114,21 @@ TEST(GroupStarts, LengthsOfMp4) {
   }
 }
 
+TEST(GroupStarts, TheOrderOfPicturesHasToBeTold) {
+  GroupStarts starts(*parameters(AV_CODEC_ID_H264));
+  EXPECT_FALSE(begins(starts, with_start_codes({kIdr}))) << "no parameter set at all";
+  EXPECT_TRUE(begins(starts, with_start_codes({kSps, kPps, kIdr})));
+  EXPECT_FALSE(begins(starts, with_start_codes({kSilentSps, kPps, kIdr})));
+  EXPECT_FALSE(begins(starts, with_start_codes({kSps, kSilentSps, kPps, kIdr})));
+  Bytes extradata{1, 100, 0, 31, 0xff, 0xe1, 0, 5};
+  extradata.insert(extradata.end(), kSilentSps.begin(), kSilentSps.end());
+  GroupStarts silent(*parameters(AV_CODEC_ID_H264, extradata));
+  EXPECT_FALSE(begins(silent, with_lengths(4, {kIdr})));
+}
+
 TEST(GroupStarts, NewParametersOfTheContainerEndIt) {
   GroupStarts starts(*parameters(AV_CODEC_ID_H264));
-  Bytes bytes = with_start_codes({kSps, kPps, kIdr});
+  const Bytes bytes = with_start_codes({kSps, kPps, kIdr});
   const AvPtr<AVPacket> packet(av_packet_alloc());
   ASSERT_EQ(av_new_packet(packet.get(), static_cast<int>(bytes.size())), 0);
   std::memcpy(packet->data, bytes.data(), bytes.size());
@@ -147,14 +162,15 @@ TEST(GroupStarts, IdrPicturesOfHevc) {
   EXPECT_FALSE(begins(lengths, with_lengths(4, {unit(39), unit(21)})));
 }
 
-// 24 frames with an IDR picture every 8; open groups; lengths and start codes.
+// 24 frames with an IDR picture every 8; open groups; lengths and start codes; the bundled clip.
 TEST(GroupStarts, OfTheFixtures) {
   for (const auto& [name, expected] :
        std::initializer_list<std::pair<const char*, int>>{{"plain.mp4", 3},
                                                           {"plain.mkv", 3},
                                                           {"stream.ts", 3},
                                                           {"open_gop.mp4", 1},
-                                                          {"hevc_open_gop.mkv", 1}}) {
+                                                          {"hevc_open_gop.mkv", 1},
+                                                          {"../../../assets/demo/clip.mp4", 5}}) {
     TestInput input(kFixtures + name);
     ASSERT_NE(input.stream, nullptr) << name;
     GroupStarts starts(*input.stream->codecpar);

@@ -18,6 +18,8 @@ if(RFSEG_VIDEO)
   set(libav_sources ${PROJECT_SOURCE_DIR}/src/media/libav)
   rfseg_add_test(decoder_lanes SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/decoder_lanes_test.cpp ${CMAKE_CURRENT_LIST_DIR}/group_starts_test.cpp
-    ${libav_sources}/decoder_lanes.cpp ${libav_sources}/group_starts.cpp ${libav_sources}/compat.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/h264_sps_test.cpp
+    ${libav_sources}/decoder_lanes.cpp ${libav_sources}/group_starts.cpp ${libav_sources}/h264_sps.cpp
+    ${libav_sources}/compat.cpp
     DEPENDS rfseg_media rfseg_ffmpeg ${CMAKE_DL_LIBS})
 endif()

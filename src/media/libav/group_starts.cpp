@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
+
+#include "media/libav/h264_sps.h"
 
 namespace rfseg::libav {
 namespace {
@@ -22,12 +25,31 @@ GroupStarts::GroupStarts(const AVCodecParameters& stream)
     : hevc_(stream.codec_id == AV_CODEC_ID_HEVC) {
   // ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1: version 1, and where the length of a length is.
   const int at = hevc_ ? 21 : 4;
+  const auto size = static_cast<std::size_t>(std::max(stream.extradata_size, 0));
   if (stream.extradata_size > at && stream.extradata[0] == 1) {
+    if (!hevc_) read_container(stream.extradata, size);
     length_bytes_ = (stream.extradata[at] & 3) + 1;
+  } else {
+    Found found;
+    find_units(stream.extradata, size, found);
   }
 }
 
-void GroupStarts::look_at(const uint8_t* unit, std::size_t size, Found& found) const {
+/// The sequence parameter sets, each after its length.
+void GroupStarts::read_container(const uint8_t* data, std::size_t size) {
+  constexpr std::size_t kCount = 5;
+  Found found;
+  std::size_t at = kCount + 1;
+  for (int left = size > kCount ? data[kCount] & 31 : 0; left > 0 && at + 2 <= size; --left) {
+    const std::size_t length = static_cast<std::size_t>(data[at]) << 8 | data[at + 1];
+    at += 2;
+    if (length > size - at) return;
+    look_at(data + at, length, found);
+    at += length;
+  }
+}
+
+void GroupStarts::look_at(const uint8_t* unit, std::size_t size, Found& found) {
   if (size < (hevc_ ? 3 : 2)) return;
   const int type = hevc_ ? unit[0] >> 1 & 63 : unit[0] & 31;
   const bool slice = hevc_ ? type <= kHevcLastSlice : type >= kH264Slice && type <= kH264Idr;
@@ -38,6 +60,11 @@ void GroupStarts::look_at(const uint8_t* unit, std::size_t size, Found& found) c
     // Zeros may follow a unit with start codes.
     while (size > 1 && unit[size - 1] == 0) --size;
     found.sets[type].insert(hash_of(unit, size));
+    if (!hevc_ && type == kH264Sps) {
+      const bool told = tells_reordering(unit, size);
+      order_told_ = order_told_ || told;
+      order_untold_ = order_untold_ || !told;
+    }
   }
   if (!slice || found.picture) return;
   found.picture = true;
@@ -50,10 +77,7 @@ void GroupStarts::look_at(const uint8_t* unit, std::size_t size, Found& found) c
   }
 }
 
-GroupStarts::Found GroupStarts::find_units(const AVPacket& packet) const {
-  Found found;
-  const uint8_t* data = packet.data;
-  const auto size = static_cast<std::size_t>(std::max(packet.size, 0));
+void GroupStarts::find_units(const uint8_t* data, std::size_t size, Found& found) {
   if (length_bytes_ > 0) {
     const auto width = static_cast<std::size_t>(length_bytes_);
     for (std::size_t at = 0; size - at > width;) {
@@ -64,7 +88,7 @@ GroupStarts::Found GroupStarts::find_units(const AVPacket& packet) const {
       look_at(data + at, length, found);
       at += length;
     }
-    return found;
+    return;
   }
   // Of the picture's units only the first few bytes are read: a start code further on would have to
   // be searched for in all of its bytes.
@@ -80,7 +104,6 @@ GroupStarts::Found GroupStarts::find_units(const AVPacket& packet) const {
     at += 2;
   }
   if (!found.picture && unit < size) look_at(data + unit, size - unit, found);
-  return found;
 }
 
 bool GroupStarts::operator()(const AVPacket& packet) {
@@ -89,13 +112,15 @@ bool GroupStarts::operator()(const AVPacket& packet) {
     const bool has = av_packet_get_side_data(&packet, type, &size) != nullptr;
     parameters_changed_ = parameters_changed_ || has;
   }
-  Found found = find_units(packet);
+  Found found;
+  find_units(packet.data, static_cast<std::size_t>(std::max(packet.size, 0)), found);
   const bool all_sets =
       std::all_of(in_force_.begin(), in_force_.end(), [&](const Sets::value_type& kind) {
         const auto here = found.sets.find(kind.first);
         return here != found.sets.end() && here->second.size() >= kind.second.size();
       });
-  const bool begins = found.idr && all_sets && !parameters_changed_ &&
+  const bool in_order = hevc_ || (order_told_ && !order_untold_);
+  const bool begins = found.idr && all_sets && in_order && !parameters_changed_ &&
                       (packet.flags & AV_PKT_FLAG_KEY) != 0 &&
                       (packet.flags & (AV_PKT_FLAG_CORRUPT | AV_PKT_FLAG_DISCARD)) == 0;
   if (begins) {

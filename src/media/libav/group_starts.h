@@ -12,9 +12,9 @@ namespace rfseg::libav {
 /// Finds the packets of an H.264 or HEVC stream at which a decoder that has seen nothing but the
 /// stream's parameters may begin and give the same pictures as one that comes from the beginning:
 /// the packet's first picture is an IDR picture, which ends everything before it (a recovery point
-/// or the key frame of an open group does not), and the packet has all parameter sets that may be
-/// in force beside those of the container. Packets are given in their order, all of them; in MP4's
-/// form (lengths) or with start codes.
+/// or the key frame of an open group does not), the packet has all parameter sets that may be in
+/// force beside those of the container, and the order of pictures is told (tells_reordering). All
+/// packets are given, in their order; in MP4's form (lengths) or with start codes.
 class GroupStarts {
  public:
   explicit GroupStarts(const AVCodecParameters& stream);
@@ -31,13 +31,15 @@ class GroupStarts {
     bool idr = false;
     Sets sets;
   };
-  void look_at(const uint8_t* unit, std::size_t size, Found& found) const;
-  Found find_units(const AVPacket& packet) const;
+  void look_at(const uint8_t* unit, std::size_t size, Found& found);
+  void find_units(const uint8_t* data, std::size_t size, Found& found);
+  void read_container(const uint8_t* data, std::size_t size);
 
   bool hevc_;
   int length_bytes_ = 0;  // of a unit in MP4's form; 0: start codes
   bool parameters_changed_ = false;
-  Sets in_force_;  // of those that came in packets
+  bool order_told_ = false, order_untold_ = false;  // by the H.264 parameter sets so far
+  Sets in_force_;                                   // of those that came in packets
 };
 
 }  // namespace rfseg::libav

@@ -128,6 +128,7 @@ bool StreamReader::feed_decoder() {
     return avcodec_send_packet(decoder_.get(), nullptr) >= 0;
   }
   if ((packet_->flags & AV_PKT_FLAG_CORRUPT) != 0) cut_short_ = true;
+  if (group_starts_) (*group_starts_)(*packet_);
   if (gpu_ && decoded_ == 0 && !gpu_refused_ && given_.size() < kMostGiven) {
     if (given_.empty()) counter_at_start_ = counter_;
     given_.emplace_back(av_packet_clone(packet_.get()));
@@ -214,9 +215,9 @@ double StreamReader::frame_time(int64_t timestamp) {
 /// The next frame that is whole: in frame_, or, where several decoders share the work, in `shown`.
 /// False at the end.
 bool StreamReader::next_frame(LaneEvent& shown) {
-  if (!lanes_ && decoded_ == 1 && gpu_ && !gpu_refused_ && !ended_ &&
-      frame_->format == AV_PIX_FMT_CUDA && may_share()) {
-    share_among_decoders();
+  if (!lanes_ && decoded_ == 1 && group_starts_) {
+    const bool on_gpu = gpu_ && !gpu_refused_ && frame_->format == AV_PIX_FMT_CUDA;
+    if (!on_gpu || ended_ || !share_among_decoders()) group_starts_.reset();
   }
   if (lanes_) return next_of_lanes(shown);
   if (!decode()) return false;

@@ -11,6 +11,7 @@
 #include "media/libav/decoder_lanes.h"
 #include "media/libav/frame_converter.h"
 #include "media/libav/frame_counter.h"
+#include "media/libav/group_starts.h"
 #include "media/libav/libav_api.h"
 #include "media/libav/watch.h"
 
@@ -46,7 +47,7 @@ class StreamReader {
   bool is_faster_on_gpu();
   bool has_short_groups();
   bool may_share() const;
-  void share_among_decoders();
+  bool share_among_decoders();
   bool read_ahead(AVPacket& packet);
   bool next_of_lanes(LaneEvent& shown);
   void settle();
@@ -83,7 +84,8 @@ class StreamReader {
   bool copying_ = false;                  // a frame, by the keeper
   AvPtr<AVCodecContext> decoder_;
   std::unique_ptr<FrameConverter> converter_;
-  std::unique_ptr<DecoderLanes> lanes_;  // instead of decoder_, once several share the work
+  std::unique_ptr<GroupStarts> group_starts_;  // where several decoders may share the stream
+  std::unique_ptr<DecoderLanes> lanes_;        // instead of decoder_, once several share the work
   AvPtr<AVPacket> packet_;
   AvPtr<AVFrame> frame_, host_frame_;
   std::deque<AvPtr<AVPacket>> ahead_;  // read while looking for the start, not yet decoded

@@ -77,6 +77,7 @@ bool StreamReader::open_gpu_decoder() {
     tell_fallback("NVDEC cannot be started: " + describe(result));
     return false;
   }
+  if (may_share()) group_starts_ = std::make_unique<GroupStarts>(*stream_->codecpar);
   return true;
 }
 
@@ -161,15 +162,13 @@ bool StreamReader::has_short_groups() {
   return false;
 }
 
-/// After the first frame: the rest of the file goes to several decoders.
-void StreamReader::share_among_decoders() {
+/// After the first frame: the rest of the file goes to several decoders. False where the GPU has
+/// one.
+bool StreamReader::share_among_decoders() {
   DecoderLanes::Limits limits;
   limits.decoders = static_cast<std::size_t>(
       std::clamp(gpu_decoder_units(*stream_->codecpar), 1, options_.gpu_decoders));
-  if (limits.decoders < 2) {
-    options_.gpu_decoders = 1;
-    return;
-  }
+  if (limits.decoders < 2) return false;
   const bool wide = stream_->codecpar->format == AV_PIX_FMT_YUV420P10LE;
   const int64_t frame_bytes = int64_t{width_} * height_ * 3 / (wide ? 1 : 2);
   const int64_t most = options_.most_bytes_ahead / std::max(frame_bytes, int64_t{1});
@@ -183,7 +182,7 @@ void StreamReader::share_among_decoders() {
     if ((packet.flags & AV_PKT_FLAG_CORRUPT) != 0) cut_short_ = true;
     return true;
   };
-  hooks.begins_group = GroupStarts(*stream_->codecpar);
+  hooks.begins_group = [this](const AVPacket& packet) { return (*group_starts_)(packet); };
   hooks.open = [this, codec] {
     Failure failure;
     Keeper keeper;
@@ -202,6 +201,7 @@ void StreamReader::share_among_decoders() {
   lanes_ = std::make_unique<DecoderLanes>(
       std::make_unique<GpuLane>(std::move(decoder_), options_.keeper, *converter_), limits,
       std::move(hooks));
+  return true;
 }
 
 /// A packet before its turn: what ends the input waits for the frames before it.
