@@ -184,9 +184,9 @@ Result with_lanes(const std::string& path, const Asked& asked) {
 }
 
 TEST(DecoderLanes, GiveTheFramesOfOneDecoder) {
-  for (const char* name :
-       {"plain.mp4", "plain.mkv", "stream.ts", "open_gop.mp4", "variable_rate.mp4",
-        "large_h264.mp4", "large_hevc.mp4", "hevc_open_gop.mkv", "size_change.h264"}) {
+  for (const char* name : {"plain.mp4", "plain.mkv", "stream.ts", "open_gop.mp4",
+                           "variable_rate.mp4", "large_h264.mp4", "large_hevc.mp4",
+                           "hevc_open_gop.mkv", "hevc_groups.mp4", "size_change.h264"}) {
     const std::vector<Shown> expected = with_one_decoder(kFixtures + name);
     EXPECT_GE(expected.size(), 6u) << name;
     for (const int decoders : {1, 2, 3, 5}) {
@@ -255,7 +255,7 @@ TEST(DecoderLanes, FailuresArePassedOnInTheirTurn) {
 
 TEST(DecoderLanes, SurviveDamage) {
   av_log_set_level(AV_LOG_QUIET);
-  for (const char* name : {"plain.mp4", "stream.ts", "large_h264.mp4", "large_hevc.mp4"}) {
+  for (const char* name : {"plain.mp4", "stream.ts", "large_h264.mp4", "hevc_groups.mp4"}) {
     for (const int decoders : {1, 2, 3}) {
       for (const std::size_t packets : {4u, 1500u}) {
         Asked asked;

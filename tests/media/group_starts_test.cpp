@@ -170,6 +170,7 @@ TEST(GroupStarts, OfTheFixtures) {
                                                           {"stream.ts", 3},
                                                           {"open_gop.mp4", 1},
                                                           {"hevc_open_gop.mkv", 1},
+                                                          {"hevc_groups.mp4", 4},
                                                           {"../../../assets/demo/clip.mp4", 5}}) {
     TestInput input(kFixtures + name);
     ASSERT_NE(input.stream, nullptr) << name;

@@ -101,6 +101,9 @@ def make_videos():
         ffmpeg(*source("200x150", 8), "-c:v", "libx265", "-preset", "fast", "-x265-params",
                "crf=40:bframes=3:log-level=none:pools=1:frame-threads=1:info=0", "-pix_fmt", pixels,
                *EXACT, path(name))
+    ffmpeg(*source("200x150", 24), "-c:v", "libx265", "-preset", "fast", "-x265-params",
+           "crf=40:bframes=3:keyint=6:min-keyint=6:scenecut=0:open-gop=0:log-level=none:pools=1:frame-threads=1:"
+           "info=0", "-pix_fmt", "yuv420p", *EXACT, path("hevc_groups.mp4"))
     ffmpeg(*source("176x144", 8), "-c:v", "libvpx-vp9", "-crf", "55", "-b:v", "0", "-threads", "1",
            *EXACT, "-pix_fmt", "yuv420p", path("large_vp9.webm"))
     ffmpeg(*source("176x144", 8), "-c:v", "libaom-av1", "-crf", "55", "-b:v", "0", "-cpu-used", "8",
@@ -162,7 +165,8 @@ def golden(name):
 def main():
     make_videos()
     names = sorted(name for name in os.listdir(HERE)
-                   if name not in ("sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "goldens.txt"))
+                   if name not in ("sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "hevc_groups.mp4",
+                                   "goldens.txt"))
     with open(path("goldens.txt"), "w", encoding="utf-8") as file:
         for name in names:
             file.write(golden(name) + "\n")

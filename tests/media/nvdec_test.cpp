@@ -160,6 +160,23 @@ TEST_F(Nvdec, TheBundledClipIsTheSame) {
   EXPECT_EQ(g_warnings, "");
 }
 
+TEST_F(Nvdec, SharedGroupsOfHevcAndOfParametersInPackets) {
+  for (const char* name : {"hevc_groups.mp4", "stream.ts"}) {  // 4 groups of 6 frames, 3 of 8
+    const Decoded cpu = decode(kFixtures + name);
+    EXPECT_EQ(cpu.indices.size(), 24u);
+    for (const int decoders : {1, 2, 3}) {
+      SCOPED_TRACE(name + std::to_string(decoders));
+      VideoOptions options;
+      options.gpu_decoders = decoders;
+      const GpuDecoded gpu = decode_on_gpu(kFixtures + name, options);
+      expect_equal(gpu, cpu);
+      if (name[0] == 'h') {
+        EXPECT_EQ(gpu.on_gpu, 24);
+      }
+    }
+  }
+}
+
 // HEVC always; H.264 with groups to share, if it is long enough or shared whatever its length.
 TEST_F(Nvdec, IsTakenWhereItIsFaster) {
   struct Case {
