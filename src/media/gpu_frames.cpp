@@ -71,11 +71,11 @@ class CudaGpuFrames final : public GpuFrames {
     return std::make_unique<CudaGpuFrames>(pool_);
   }
 
-  std::size_t memory_bytes() const override {
+  std::size_t free_bytes() const override {
     check(cudaSetDevice(pool_->device), "choosing the device");
     std::size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for the memory");
-    return total;
+    return free;
   }
 
   void* stream() const override { return static_cast<cudaStream_t>(*stream_); }

@@ -15,8 +15,8 @@ class GpuFrames {
   virtual ~GpuFrames() = default;
   /// Another one for a decoder on another thread: with a stream of its own, and the same memory.
   virtual std::unique_ptr<GpuFrames> sibling() = 0;
-  /// Of the GPU, in all.
-  virtual std::size_t memory_bytes() const = 0;
+  /// What the GPU has left now.
+  virtual std::size_t free_bytes() const = 0;
   /// The stream for the decoder to write on; lives as long as this and every frame.
   virtual void* stream() const = 0;
   /// `frame.image` becomes a copy of what it shows, enqueued on the stream, and `frame.held` tells

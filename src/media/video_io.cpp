@@ -178,7 +178,7 @@ class ModuleReader final : public VideoReader {
         reader_options.only_where_faster = options.decoder == VideoDecoder::kWhereFaster;
         reader_options.fewest_to_share = options.gpu_decoders > 0 ? 0 : kFewestToShare;
         reader_options.most_bytes_ahead =
-            std::min(kMostBytesAhead, static_cast<int64_t>(frames->memory_bytes() / 16));
+            std::min(kMostBytesAhead, static_cast<int64_t>(frames->free_bytes() / 8));
         reader_options.keeper = session_->add_keeper(std::move(frames));
       } else if (reader_options.tell_fallback) {
         log_warning(path + ": decoded on the CPU: " + why);
