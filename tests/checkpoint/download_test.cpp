@@ -14,8 +14,8 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/http_server.h"
-#include "checkpoint/temporary_folder.h"
 #include "checkpoint/test_files.h"
+#include "core/temporary_folder.h"
 #include "rfseg/error.h"
 
 namespace rfseg {

@@ -7,10 +7,10 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/names.h"
-#include "checkpoint/temporary_folder.h"
 #include "checkpoint/tensor_file.h"
 #include "checkpoint/test_files.h"
 #include "core/model_tensors.h"
+#include "core/temporary_folder.h"
 #include "rfseg/error.h"
 
 namespace rfseg {

@@ -1,15 +1,14 @@
 #include "core/npy.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <limits>
 
 #include "core/files.h"
 #include "core/half.h"
+#include "core/temporary_folder.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -110,34 +109,32 @@ TEST(Npy, RefusesWithAReasonThatNamesTheFile) {
 }
 
 TEST(Npy, WritesWhatItReads) {
-  std::string folder = (std::filesystem::temp_directory_path() / "rfseg-npy-XXXXXX").string();
-  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const test::TemporaryFolder folder;
   const std::vector<float> values = {1, 2, 3, std::numeric_limits<float>::infinity()};
-  write_npy(folder + "/a.npy", values.data(), {2, 1, 2});
-  const Tensor back = read_npy(folder + "/a.npy");
+  write_npy(folder / "a.npy", values.data(), {2, 1, 2});
+  const Tensor back = read_npy(folder / "a.npy");
   EXPECT_EQ(back.shape, (Shape{2, 1, 2}));
   EXPECT_EQ(std::memcmp(back.data.data(), values.data(), sizeof(float) * 4), 0);
   // NumPy wants the data on a 64-byte boundary.
-  EXPECT_EQ((read_file(folder + "/a.npy").size() - 16) % 64, 0u);
+  EXPECT_EQ((read_file(folder / "a.npy").size() - 16) % 64, 0u);
 
   const std::vector<int32_t> indices = {5, -3};
   const std::vector<uint8_t> bytes = {0, 255, 7, 128, 9, 1};
-  write_npy(folder + "/b.npy", bytes.data(), {3, 2});
-  const ByteArray read_bytes = read_npy_bytes(folder + "/b.npy");
+  write_npy(folder / "b.npy", bytes.data(), {3, 2});
+  const ByteArray read_bytes = read_npy_bytes(folder / "b.npy");
   EXPECT_EQ(read_bytes.shape, (Shape{3, 2}));
   EXPECT_EQ(read_bytes.data, bytes);
-  EXPECT_THROW(read_npy_bytes(folder + "/a.npy"), Error) << "float32 is no uint8";
-  EXPECT_THROW(read_npy(folder + "/b.npy"), Error);
+  EXPECT_THROW(read_npy_bytes(folder / "a.npy"), Error) << "float32 is no uint8";
+  EXPECT_THROW(read_npy(folder / "b.npy"), Error);
   const std::vector<float> halves = {1.5f, -65504, 1.0009766f, 0};  // 1 + 2^-10 is the next after 1
-  write_npy_half(folder + "/h.npy", halves.data(), {4});
-  const Tensor read_halves = read_npy(folder + "/h.npy");
+  write_npy_half(folder / "h.npy", halves.data(), {4});
+  const Tensor read_halves = read_npy(folder / "h.npy");
   EXPECT_EQ(std::vector<float>(read_halves.data.begin(), read_halves.data.end()),
             (std::vector<float>{1.5f, -65504, 1.0009765625f, 0}));
-  write_npy(folder + "/i.npy", indices.data(), {2});
-  EXPECT_EQ(read_npy_int(folder + "/i.npy").data, indices);
-  EXPECT_THROW(read_npy(folder + "/i.npy"), Error);
-  EXPECT_THROW(read_npy_int(folder + "/a.npy"), Error);
-  std::filesystem::remove_all(folder);
+  write_npy(folder / "i.npy", indices.data(), {2});
+  EXPECT_EQ(read_npy_int(folder / "i.npy").data, indices);
+  EXPECT_THROW(read_npy(folder / "i.npy"), Error);
+  EXPECT_THROW(read_npy_int(folder / "a.npy"), Error);
 }
 
 TEST(Half, EveryHalfSurvivesTheRoundTrip) {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "core/temporary_folder.h"
 #include "media/video_io.h"
 
 namespace rfseg {
@@ -20,22 +21,7 @@ namespace fs = std::filesystem;
 
 inline const std::string kFixtures = RFSEG_SOURCE_DIR "/tests/media/video/";
 
-/// A folder of its own that goes away with the test.
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (fs::temp_directory_path() / "rfseg_video_XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~Folder() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-  std::size_t size() const {
-    return static_cast<std::size_t>(std::distance(fs::directory_iterator(path_), {}));
-  }
-
- private:
-  fs::path path_;
-};
+using Folder = test::TemporaryFolder;
 
 inline std::vector<char> read_bytes(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

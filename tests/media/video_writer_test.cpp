@@ -38,7 +38,7 @@ TEST(VideoWriter, WritesWhatItIsGiven) {
     writer->finish();
   }
   EXPECT_TRUE(fs::exists(path));
-  EXPECT_EQ(folder.size(), 1u);
+  EXPECT_EQ(folder.entries(), 1u);
   const std::unique_ptr<VideoReader> reader = open_video(path);
   EXPECT_TRUE(reader->info().codec == "h264" || reader->info().codec == "mpeg4");
   EXPECT_EQ(reader->info().frames, 7);
@@ -99,13 +99,13 @@ TEST(VideoWriter, LeavesNothingWithoutFinish) {
     const std::unique_ptr<VideoWriter> writer = create_video(folder / "a.mp4", 32, 32, 25);
     for (int i = 0; i < 60; ++i) writer->write(picture(32, 32, i).view(), i * 0.04);
   }
-  EXPECT_EQ(folder.size(), 0u);
+  EXPECT_EQ(folder.entries(), 0u);
   {
     const std::unique_ptr<VideoWriter> writer = create_video(folder / "b.mp4", 32, 32, 25);
     writer->finish();
     writer->finish();
   }
-  EXPECT_EQ(folder.size(), 0u) << "a video without frames";
+  EXPECT_EQ(folder.entries(), 0u) << "a video without frames";
 }
 
 TEST(VideoWriter, RefusesOtherFrames) {

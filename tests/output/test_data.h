@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -9,27 +7,12 @@
 #include <vector>
 
 #include "core/coco_rle.h"
+#include "core/temporary_folder.h"
 #include "rfseg/detections.h"
 
 namespace rfseg {
 
-/// A folder that is gone with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = std::filesystem::temp_directory_path() / "rfseg-output-XXXXXX";
-    path_ = mkdtemp(name.data());
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  std::size_t entries() const {
-    using Iterator = std::filesystem::directory_iterator;
-    return static_cast<std::size_t>(std::distance(Iterator(path_), Iterator()));
-  }
-
- private:
-  std::string path_;
-};
+using test::TemporaryFolder;
 
 inline std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

@@ -1,17 +1,16 @@
 #include "pipeline/pictures_ahead.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "core/files.h"
+#include "core/temporary_folder.h"
 #include "media/image_decoders.h"
 #include "media/image_io.h"
 #include "pipeline/frame_source.h"
@@ -19,8 +18,6 @@
 
 namespace rfseg {
 namespace {
-
-namespace fs = std::filesystem;
 
 // "7" becomes a picture of 7 columns; the earlier ones take longest.
 TEST(PicturesAhead, GivesThemInTheOrderOfAsking) {
@@ -146,11 +143,10 @@ TEST(PicturesAhead, WhatHasNotBegunIsDroppedAtTheEnd) {
 
 // The same frames with any number of threads, broken files and missing ones in their places.
 TEST(PicturesAhead, SourcesGiveTheSameWithAnyNumberOfThreads) {
-  std::string name = (fs::temp_directory_path() / "rfseg-ahead-XXXXXX").string();
-  ASSERT_NE(mkdtemp(name.data()), nullptr);
+  const test::TemporaryFolder folder;
   std::vector<Input> inputs;
   for (int i = 0; i < 40; ++i) {
-    const std::string path = name + "/" + std::to_string(i) + ".png";
+    const std::string path = folder / (std::to_string(i) + ".png");
     if (i % 7 == 3) {
       write_file(path, "no picture");
     } else {
@@ -181,7 +177,6 @@ TEST(PicturesAhead, SourcesGiveTheSameWithAnyNumberOfThreads) {
   EXPECT_GT(one.size(), 50000u);
   EXPECT_GE(std::count(one.begin(), one.end(), '\n'), 40);
   for (const int threads : {2, 3, 16}) EXPECT_TRUE(read(threads) == one) << threads;
-  fs::remove_all(name);
 }
 
 }  // namespace
