@@ -37,7 +37,11 @@ void Pass::make_spatial(Lane& lane) {
       m.rows = rows;
       m.cols = cols;
       m.channels = c;
-      mask_block(lane.next(), math_, m);
+      // A block takes a multiprocessor's whole memory: started early, the next kernel's would keep
+      // those that this one leaves to the other stream.
+      Queue queue = lane.next();
+      queue.overlap = false;
+      mask_block(queue, math_, m);
       std::swap(features_, other);
       continue;
     }
