@@ -9,6 +9,7 @@
 #include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda/small/map_kernels.cu"
 #include "engine/cuda/small/query_kernels.cu"
+#include "engine/cuda/small/query_layer.h"
 #include "engine/cuda/small/row_kernels.cu"
 #include "engine/golden.h"
 #include "engine/plain_products.h"
@@ -18,8 +19,22 @@ namespace rfseg::cuda {
 void gemm(const Queue&, Math math, const GemmArguments& arguments) { plain::gemm(math, arguments); }
 // Both ways: q, k, v one way, the hidden layer the other.
 bool gemm_prefers_normed(const Queue&, Math, int, int n, int) { return n == 3 * 384; }
-void gemm_norm(const Queue&, Math math, const GemmNormArguments& arguments) {
-  plain::gemm_norm(math, arguments);
+void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments) {
+  GemmNormArguments once = arguments;
+  if (arguments.then_gamma != nullptr) once.out = nullptr;
+  plain::gemm_norm(math, once);
+  if (arguments.then_gamma == nullptr) return;
+  NormArguments n;
+  n.x = arguments.out_float;
+  n.ldx = arguments.ldo_float;
+  n.m = arguments.product.m;
+  n.n = arguments.product.n;
+  n.gamma = arguments.then_gamma;
+  n.beta = arguments.then_beta;
+  n.eps = arguments.eps;
+  n.out = arguments.out;
+  n.ldo = arguments.ldo;
+  norm_rows(queue, math, n);
 }
 void attention(const Queue&, Math math, const AttentionArguments& arguments) {
   plain::attention(math, arguments);
@@ -29,6 +44,12 @@ bool gemm_norm_takes_stream(const Queue&, Math, int, int) { return false; }
 bool gemm_hands_on_norms(const Queue&, Math, int, int) { return false; }
 bool takes_mask_block(const Queue&, Math, int) { return false; }
 void mask_block(const Queue&, Math, const MaskBlockArguments&) {}
+bool takes_query_layers(const Queue&, Math, int, int, int, int, int) { return false; }
+bool takes_class_scores(const Queue&, Math, int, int, int) { return false; }
+void class_scores(const Queue&, Math, const ClassScoresArguments&) {}
+void query_start(const Queue&, Math, const QueryStartArguments&) {}
+void query_attention(const Queue&, Math, const QueryAttentionArguments&) {}
+void query_forward(const Queue&, Math, const QueryForwardArguments&) {}
 
 }  // namespace rfseg::cuda
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "core/cuda/host_device.h"
 #include "core/cuda/queue.h"
 
 // The matrix products and attention of the network on the GPU: what they compute and who owns the
@@ -18,6 +19,31 @@ enum class Math : int {
 };
 /// "Element" below is __half under kFp16 and float otherwise.
 inline int element_bytes(Math math) { return math == Math::kFp16 ? 2 : 4; }
+
+/// How the tokens of a picture lie: windows * windows windows in row-major order, each a CLS token
+/// and then its cells row-major.
+struct TokenLayout {
+  int windows = 1;  ///< per side
+  int window_rows = 0, window_cols = 0;
+
+  RFSEG_HOST_DEVICE int window_tokens() const { return window_rows * window_cols + 1; }
+  RFSEG_HOST_DEVICE int tokens() const { return windows * windows * window_tokens(); }
+  RFSEG_HOST_DEVICE int cells() const { return windows * windows * window_rows * window_cols; }
+  RFSEG_HOST_DEVICE int grid_cols() const { return windows * window_cols; }
+  /// The token of grid cell `cell` (row-major).
+  RFSEG_HOST_DEVICE int token_of(int cell) const {
+    const int y = cell / grid_cols(), x = cell % grid_cols();
+    const int window = (y / window_rows) * windows + x / window_cols;
+    return window * window_tokens() + 1 + (y % window_rows) * window_cols + x % window_cols;
+  }
+  /// The grid cell of token `token`, -1 for a CLS token.
+  RFSEG_HOST_DEVICE int cell_of(int token) const {
+    const int window = token / window_tokens(), inside = token % window_tokens() - 1;
+    if (inside < 0) return -1;
+    const int y = window / windows * window_rows + inside / window_cols;
+    return y * grid_cols() + window % windows * window_cols + inside % window_cols;
+  }
+};
 
 enum class Activation : int { kNone, kRelu, kGelu /* exact, by erf */, kSilu };
 
@@ -113,6 +139,17 @@ struct GemmNormArguments {
   void* out_plus = nullptr;     ///< ld = n
   float* sum = nullptr;
   int64_t ld_sum = 0;
+  /// `out` is LayerNorm(z; eps) * then_gamma + then_beta, and `out_float` (given then) a place for
+  /// z, which need not be written.
+  const float* then_gamma = nullptr;
+  const float* then_beta = nullptr;
+  /// A second result of a residual stream of tokens: LayerNorm(y; eps) * tap_gamma + tap_beta, of
+  /// the cells alone, in the order of the grid. Needs `sum`.
+  void* tap = nullptr;  ///< Element [pictures * cells, n]
+  int64_t ld_tap = 0;
+  const float* tap_gamma = nullptr;
+  const float* tap_beta = nullptr;
+  TokenLayout tap_layout{0, 0, 0};
   /// Where the product does not fit one kernel: float [m, n], always given. Room for several of
   /// them (up to 8) lets blocks share a long k: many times faster for few rows.
   float* scratch = nullptr;

@@ -8,6 +8,8 @@
 
 namespace rfseg::cuda {
 
+constexpr float kQueryScale = 0.17677669529663687f;  // 1 / sqrt(32)
+
 void Pass::select_queries() {
   const DecoderWeights& w = w_.decoder;
   const int c = c_.dim, m = batch_ * total_, q = batch_ * c_.queries;
@@ -26,13 +28,20 @@ void Pass::select_queries() {
   g.scratch = b_.scratch;
   g.scratch_size = b_.scratch_size;
   gemm_norm(main_.next(), math_, g);
-  linear(main_, b_.cells, m, w.enc_class, b_.cell_logits, Activation::kNone, true);
-  class_max(main_.next(), {b_.cell_logits, b_.scores, m, c_.logits});
+  if (takes_class_scores({nullptr, false, lanes_.portable, lanes_.few_rows}, math_, m, c,
+                         c_.logits)) {
+    class_scores(main_.next(), math_,
+                 {b_.cells, {w.enc_class.data, w.enc_class.bias}, b_.scores, m, c_.logits});
+  } else {
+    linear(main_, b_.cells, m, w.enc_class, b_.cell_logits, Activation::kNone, true);
+    class_max(main_.next(), {b_.cell_logits, b_.scores, m, c_.logits});
+  }
   trace("enc_score", {total_}, b_.scores, PointType::kFloat);
   select_cells(main_.next(), {b_.scores, forced_ ? b_.forced : nullptr, b_.chosen, b_.chosen_rows,
                               batch_, total_, c_.queries});
   trace("topk", {std::min(c_.queries, total_)}, b_.chosen, PointType::kInt32, c_.queries);
 
+  if (in_clusters()) return start_in_clusters();
   GemmArguments first = product(b_.cells, c, q, w.enc_box.layers[0]);
   first.index = b_.chosen_rows;
   first.activation = Activation::kRelu;
@@ -50,6 +59,39 @@ void Pass::select_queries() {
   start_queries(
       main_.next(), math_,
       {w.content, b_.position, b_.queries, b_.content, b_.positioned, batch_, c_.queries, c});
+}
+
+bool Pass::in_clusters() const {
+  const int samples = static_cast<int>(c_.levels.size()) * c_.points;
+  return takes_query_layers({nullptr, false, lanes_.portable, lanes_.few_rows}, math_, batch_,
+                            c_.queries, c_.dim, c_.ffn_dim, samples);
+}
+
+namespace {
+QueryProduct product_of(const Matrix& m) { return {m.data, m.bias}; }
+QueryNorm norm_of(const Norm& n) { return {n.gamma, n.beta}; }
+}  // namespace
+
+void Pass::start_in_clusters() {
+  const DecoderWeights& w = w_.decoder;
+  QueryStartArguments a;
+  a.cells = b_.cells;
+  a.rows = b_.chosen_rows;
+  for (int i = 0; i < 3; ++i) a.box[i] = product_of(w.enc_box.layers[i]);
+  a.chosen = b_.chosen;
+  a.proposals = w.proposals;
+  a.learned = w.reference_points;
+  for (int i = 0; i < 2; ++i) a.position[i] = product_of(w.position[i]);
+  a.content = w.content;
+  a.next = product_of(w.layers[0].in_proj);
+  a.references = b_.references;
+  a.position_out = b_.position;
+  a.x = b_.queries;
+  a.qkv = b_.query_qkv;
+  a.batch = batch_;
+  a.queries = c_.queries;
+  query_start(main_.next(), math_, a);
+  trace("ref", {c_.queries, 4}, b_.references, PointType::kFloat);
 }
 
 void Pass::project_values(Lane& lane) {
@@ -96,7 +138,7 @@ void Pass::attend_to_queries() {
   a.length = c_.queries;
   a.heads = c_.sa_heads;
   a.head_dim = c / c_.sa_heads;
-  a.scale = 0.17677669529663687f;  // 1 / sqrt(32)
+  a.scale = kQueryScale;
   attention(main_.next(), math_, a);
 }
 SampleArguments Pass::samples_of(int layer) const {
@@ -119,7 +161,41 @@ SampleArguments Pass::samples_of(int layer) const {
   return s;
 }
 
-void Pass::decode() {
+void Pass::decode_in_clusters() {
+  for (int i = 0; i < c_.dec_layers; ++i) {
+    const DecoderLayer& l = w_.decoder.layers[i];
+    QueryAttentionArguments a;
+    a.qkv = b_.query_qkv;
+    a.x = b_.queries;
+    a.x_element = b_.content;
+    a.position = b_.position;
+    a.attended = product_of(l.out_proj);
+    a.sampling = product_of(l.sampling);
+    a.sampled = product_of(l.output_proj);
+    a.norm1 = norm_of(l.norm1);
+    a.norm2 = norm_of(l.norm2);
+    a.scale = kQueryScale;
+    a.eps = kDecoderEps;
+    a.samples = samples_of(i);
+    query_attention(main_.next(), math_, a);
+    QueryForwardArguments f;
+    f.x_element = b_.content;
+    f.x = b_.queries;
+    f.out_element = b_.content;
+    f.position = b_.position;
+    f.first = product_of(l.linear1);
+    f.second = product_of(l.linear2);
+    f.norm = norm_of(l.norm3);
+    if (i + 1 < c_.dec_layers) f.next = product_of(w_.decoder.layers[i + 1].in_proj);
+    f.qkv = b_.query_qkv;
+    f.rows = batch_ * c_.queries;
+    f.eps = kDecoderEps;
+    query_forward(main_.next(), math_, f);
+    trace(fmt::format("decoder{}", i), {c_.queries, c_.dim}, b_.queries, PointType::kFloat);
+  }
+}
+
+void Pass::decode_by_steps() {
   const int c = c_.dim, q = batch_ * c_.queries;
   for (int i = 0; i < c_.dec_layers; ++i) {
     const DecoderLayer& l = w_.decoder.layers[i];
@@ -134,6 +210,15 @@ void Pass::decode() {
     linear(main_, b_.content, q, l.linear1, b_.ffn, Activation::kRelu);
     add_to_queries(b_.ffn, l.linear2, l.norm3);
     trace(fmt::format("decoder{}", i), {c_.queries, c}, b_.queries, PointType::kFloat);
+  }
+}
+
+void Pass::decode() {
+  const int c = c_.dim, q = batch_ * c_.queries;
+  if (in_clusters()) {
+    decode_in_clusters();
+  } else {
+    decode_by_steps();
   }
   NormArguments n;
   n.x = b_.queries;

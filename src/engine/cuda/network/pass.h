@@ -123,6 +123,11 @@ class Pass : private Steps {
   void select_queries();
   void project_values(Lane& lane);
   void decode();
+  /// Whether the kernels of query_layer.h do it.
+  bool in_clusters() const;
+  void start_in_clusters();
+  void decode_in_clusters();
+  void decode_by_steps();
   void heads(Lane& lane);
   /// queries = LayerNorm(queries + a B^T + bias), with its two Element forms.
   void add_to_queries(const void* a, const Matrix& b, const Norm& norm);
@@ -152,6 +157,7 @@ class Pass : private Steps {
   bool handed_on_ = false;    ///< b_.stream and b_.shares are those of b_.x
   bool normed_ = false;       ///< b_.rows hold the LayerNorm of b_.x
   bool from_end_ = false;     ///< the direction of the encoder's last kernel
+  void* tap_ = nullptr;       ///< where this block's end leaves a tap; null: nowhere
   int total_;                 ///< N
   void* features_ = nullptr;  ///< of the masks' pixels: one of the two buffers
 };

@@ -168,4 +168,39 @@ StepCost cost_of(Math math, const SpreadArguments& a) {
                 8.0 * a.batch * a.rows * a.cols * a.channels * element_bytes(math));
 }
 
+StepCost cost_of(Math, const ClassScoresArguments& a) {
+  StepCost cost = moving("largest class logit", fmt::format("{}x{}x256", a.rows, a.count),
+                         2.0 * 256 * (a.rows + a.count) + 4.0 * a.rows);
+  cost.flops = 2.0 * a.rows * a.count * 256;
+  return cost;
+}
+
+StepCost cost_of(Math, const QueryStartArguments& a) {
+  const double rows = double{1} * a.batch * a.queries,
+               weights = 256.0 * (2 * 256 + 4 + 512 + 256 + 768);
+  StepCost cost = moving("decoder start", fmt::format("{} x {} queries", a.batch, a.queries),
+                         2 * weights + rows * (2 + 4 + 4 + 2 * 3) * 256);
+  cost.flops = 2.0 * rows * weights;
+  return cost;
+}
+
+StepCost cost_of(Math, const QueryAttentionArguments& a) {
+  const SampleArguments& s = a.samples;
+  const double rows = double{1} * s.batch * s.queries,
+               samples = double{3} * s.heads * s.points * s.levels;
+  StepCost cost = moving(
+      "decoder attention", fmt::format("{} x {} queries", s.batch, s.queries),
+      2.0 * 256 * (2 * 256 + samples) + rows * (6.0 * 256 + 14.0 * 256 + samples / 3 * 4 * 32));
+  cost.flops = 2.0 * rows * 256 * (2 * 256 + samples + 2.0 * s.queries);
+  return cost;
+}
+
+StepCost cost_of(Math, const QueryForwardArguments& a) {
+  const double weights = 256.0 * (2 * 2048 + (a.next.weight != nullptr ? 768 : 0));
+  StepCost cost = moving("decoder feed-forward", fmt::format("{} rows", a.rows),
+                         2 * weights + a.rows * (16.0 * 256 + 6.0 * 256));
+  cost.flops = 2.0 * a.rows * weights;
+  return cost;
+}
+
 }  // namespace rfseg::cuda

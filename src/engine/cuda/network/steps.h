@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/cuda/products.h"
+#include "engine/cuda/small/query_layer.h"
 #include "engine/cuda/small/small_kernels.h"
 
 // The steps of a pass, so that each can be looked at by itself.
@@ -40,6 +41,10 @@ StepCost cost_of(Math math, const SampleArguments& a);
 StepCost cost_of(Math math, const ResizeArguments& a);
 StepCost cost_of(Math math, const DepthwiseArguments& a);
 StepCost cost_of(Math math, const SpreadArguments& a);
+StepCost cost_of(Math math, const ClassScoresArguments& a);
+StepCost cost_of(Math math, const QueryStartArguments& a);
+StepCost cost_of(Math math, const QueryAttentionArguments& a);
+StepCost cost_of(Math math, const QueryForwardArguments& a);
 
 /// The functions of products.h and small_kernels.h under their names, offered to an observer first.
 class Steps {
@@ -72,6 +77,10 @@ class Steps {
   RFSEG_STEP(resize_map, ResizeArguments)
   RFSEG_STEP(depthwise_norm, DepthwiseArguments)
   RFSEG_STEP(spread_2x2, SpreadArguments)
+  RFSEG_STEP(class_scores, ClassScoresArguments)
+  RFSEG_STEP(query_start, QueryStartArguments)
+  RFSEG_STEP(query_attention, QueryAttentionArguments)
+  RFSEG_STEP(query_forward, QueryForwardArguments)
 #undef RFSEG_STEP
 #undef RFSEG_FLOAT_STEP
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "engine/cuda/small/boxes.h"
 #include "engine/cuda/small/small_kernels_device.h"
 
 // Two-stage selection and the decoder between its products.
@@ -114,36 +115,20 @@ RFSEG_DEVICE void select_body(const SelectArguments& a, void* shared) {
 
 constexpr int kReferenceThreads = 128;
 
-struct Box {
-  float v[4];
-};
-
-RFSEG_DEVICE Box refine(const float* delta, const Box& base) {
-  return {{delta[0] * base.v[2] + base.v[0], delta[1] * base.v[3] + base.v[1],
-           expf(delta[2]) * base.v[2], expf(delta[3]) * base.v[3]}};
-}
-RFSEG_DEVICE Box box_at(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
-
 template <class T>
 RFSEG_DEVICE void reference_body(const ReferenceArguments& a, void*) {
   await_previous_kernel();
   release_next_kernel();
   const int row = block_x();
   const int cell = a.chosen[row];
-  Box box = box_at(a.learned + int64_t{row % a.queries} * 4);
-  if (cell >= 0) {
-    const Box first = refine(a.delta + int64_t{row} * 4, box_at(a.proposals + int64_t{cell} * 4));
-    box = refine(box.v, first);
-  }
+  const Box box = reference_of(a.learned + int64_t{row % a.queries} * 4, a.delta + int64_t{row} * 4,
+                               cell, a.proposals);
   if (thread_index() < 4) a.references[int64_t{row} * 4 + thread_index()] = box.v[thread_index()];
-  // Blocks of dim / 2 channels for cy, cx, w, h; each pair is a sine and a cosine.
   const int pairs = a.dim / 4;
   T* out = static_cast<T*>(a.sine) + int64_t{row} * 2 * a.dim;
   for (int i = thread_index(); i < 4 * pairs; i += kReferenceThreads) {
     const int block = i / pairs, k = i % pairs;
-    const float u = box.v[block < 2 ? 1 - block : block];
-    const float period = powf(10000.0f, static_cast<float>(2 * k) / static_cast<float>(a.dim / 2));
-    const float angle = u * 2 * 3.14159265358979f / period;
+    const float angle = angle_of(embedded(box, block), period_of(k, a.dim));
     out[block * 2 * pairs + 2 * k] = from_float<T>(sinf(angle));
     out[block * 2 * pairs + 2 * k + 1] = from_float<T>(cosf(angle));
   }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "core/cuda/host_device.h"
 #include "engine/cuda/products.h"
 
 // The steps of the network between its products, one kernel each. Every pointer is device memory;
@@ -8,24 +7,6 @@
 // enqueue. Plain references: engine/reference/ and engine/two_stage.h.
 
 namespace rfseg::cuda {
-
-/// How the tokens of a picture lie: windows * windows windows in row-major order, each a CLS token
-/// and then its cells row-major.
-struct TokenLayout {
-  int windows = 1;  ///< per side
-  int window_rows = 0, window_cols = 0;
-
-  RFSEG_HOST_DEVICE int window_tokens() const { return window_rows * window_cols + 1; }
-  RFSEG_HOST_DEVICE int tokens() const { return windows * windows * window_tokens(); }
-  RFSEG_HOST_DEVICE int cells() const { return windows * windows * window_rows * window_cols; }
-  RFSEG_HOST_DEVICE int grid_cols() const { return windows * window_cols; }
-  /// The token of grid cell `cell` (row-major).
-  RFSEG_HOST_DEVICE int token_of(int cell) const {
-    const int y = cell / grid_cols(), x = cell % grid_cols();
-    const int window = (y / window_rows) * windows + x / window_cols;
-    return window * window_tokens() + 1 + (y % window_rows) * window_cols + x % window_cols;
-  }
-};
 
 /// Cuts pictures into patches, and writes the CLS tokens of the residual stream. Patches are rows
 /// in the order of tokens without CLS, columns (channel, y, x), zeros from 3 * patch * patch to

@@ -1,0 +1,221 @@
+#pragma once
+
+#include "core/cuda/launch.h"
+#include "core/cuda/tensor_core.h"
+
+// What the two kernels of a decoder layer share: a cluster of 8 blocks of 256 threads has 16 rows
+// of 256 columns, block i the columns from 32 i on. Every block has the whole rows, as halves, in
+// its own shared memory (`Rows`); results are told to the other blocks there.
+//
+// A product is shared by the eight warps as tiles of 8 columns and parts of k. Sums lie in shared
+// memory as they lay in the registers of a tensor core's fragment: [part][tile][lane] quads.
+
+namespace rfseg::cuda::query {
+
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kRows = 16, kWidth = 256, kBlocks = 8, kOwn = kWidth / kBlocks;
+constexpr int kPitch = kWidth * 2 + 16;  ///< bytes of a row, so that eight rows touch all banks
+constexpr int kRowBytes = kRows * kPitch;
+constexpr int kStatBytes = kBlocks * kRows * 8;
+
+/// Copies `rows` rows of `chunks` times 16 bytes, `from_step` bytes apart.
+RFSEG_DEVICE void copy_rows(SharedAddress to, int pitch, const void* from, int64_t from_step,
+                            int rows, int chunks) {
+  const int turn = kThreads / chunks, chunk = thread_index() % chunks;
+  const std::byte* p = static_cast<const std::byte*>(from) + chunk * 16;
+  to += static_cast<uint32_t>(chunk * 16);
+  RFSEG_UNROLL_BY(4)
+  for (int row = thread_index() / chunks; row < rows; row += turn) {
+    copy_async_16(to + static_cast<uint32_t>(row * pitch), p + row * from_step);
+  }
+}
+
+/// sums (+)= A B^T of this warp: A 16 rows at `a`, B 8 * kTiles rows at `b`, `steps` times 32
+/// columns of both.
+template <int kTiles>
+RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitch, SharedAddress b,
+                           int b_pitch, int steps) {
+  const int lane = thread_index() % kWarp;
+  a += static_cast<uint32_t>(lane % 16 * a_pitch + lane / 16 * 16);
+  b += static_cast<uint32_t>(lane % 8 * b_pitch + lane / 8 * 16);
+  RFSEG_UNROLL_BY(4)
+  for (int step = 0; step < steps; ++step) {
+    uint32_t rows[2][4];
+    load_matrices(rows[0], a + static_cast<uint32_t>(step * 64));
+    load_matrices(rows[1], a + static_cast<uint32_t>(step * 64 + 32));
+    RFSEG_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      uint32_t columns[4];
+      load_matrices(columns, b + static_cast<uint32_t>(tile * 8 * b_pitch + step * 64));
+      const uint32_t first[2] = {columns[0], columns[1]}, second[2] = {columns[2], columns[3]};
+      mma_f16(sums[tile], rows[0], first);
+      mma_f16(sums[tile], rows[1], second);
+    }
+  }
+}
+template <int kTiles>
+RFSEG_DEVICE void clear(float (&sums)[kTiles][4]) {
+  RFSEG_UNROLL
+  for (int i = 0; i < kTiles; ++i) sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
+}
+RFSEG_DEVICE void store_sums(float* to, const float (&sums)[4]) {
+  store_quad(to + thread_index() % kWarp * 4, {{float_bits(sums[0]), float_bits(sums[1]),
+                                                float_bits(sums[2]), float_bits(sums[3])}});
+}
+
+/// One product of the block's rows at `rows` with `tiles` times 8 rows of weights: each warp has a
+/// tile and a part of k. `tiles` times parts is at most 8. Ends with a barrier.
+RFSEG_DEVICE int parts_of(int tiles) { return tiles > 4 ? 1 : tiles > 2 ? 2 : 4; }
+template <int kColumns = kWidth>  // of the rows, which lie kColumns * 2 + 16 bytes apart
+RFSEG_DEVICE_CALL void multiply_tiles(SharedAddress rows, SharedAddress weights, int tiles,
+                                      float* sums) {
+  const int warp = thread_index() / kWarp, parts = parts_of(tiles);
+  const int tile = warp % tiles, part = warp / tiles, steps = kColumns / 32 / parts;
+  if (part < parts) {
+    float own[1][4];
+    clear(own);
+    constexpr int kStep = kColumns * 2 + 16;
+    const auto at = static_cast<uint32_t>(part * steps * 64);
+    multiply(own, rows + at, kStep, weights + static_cast<uint32_t>(tile * 8 * kStep) + at, kStep,
+             steps);
+    store_sums(sums + (part * tiles + tile) * 128, own[0]);
+  }
+  block_sync();
+}
+/// Where columns `col` and `col + 1` (col even) of row `row` lie in a tile's sums.
+RFSEG_DEVICE int place_in_tile(int row, int col) {
+  return ((row % 8) * 4 + col % 8 / 2) * 4 + row / 8 * 2;
+}
+struct Pair {
+  float x, y;
+};
+RFSEG_DEVICE Pair load_pair(const float* p) { return *reinterpret_cast<const Pair*>(p); }
+
+/// The two columns that a thread has of the block's 32: row thread / 16.
+RFSEG_DEVICE Pair own_sums(const float* sums, int tiles, int parts) {
+  const int row = thread_index() / 16, col = thread_index() % 16 * 2;
+  const float* from = sums + col / 8 * 128 + place_in_tile(row, col);
+  Pair v = load_pair(from);
+  for (int part = 1; part < parts; ++part) {
+    const Pair more = load_pair(from + part * tiles * 128);
+    v.x += more.x;
+    v.y += more.y;
+  }
+  return v;
+}
+
+/// A block's part of a row: mean and squared distances from it.
+struct Share {
+  float mean, squares;
+};
+/// LayerNorm of rows whose columns all threads of the cluster have, two each as own_sums(). Each
+/// block tells the others its shares; every call needs `shares` [kBlocks][kRows] of its own.
+RFSEG_DEVICE void normalise(Pair& v, Share* shares, float eps, const Pair& gamma,
+                            const Pair& beta) {
+  const int lane = thread_index() % kWarp, row = thread_index() / 16;
+  float mean = v.x + v.y;
+  RFSEG_UNROLL
+  for (int d = 1; d < 16; d *= 2) mean += warp_read(mean, lane ^ d);
+  mean *= 1.0f / kOwn;
+  float squares = fused(v.x - mean, v.x - mean, (v.y - mean) * (v.y - mean));
+  RFSEG_UNROLL
+  for (int d = 1; d < 16; d *= 2) squares += warp_read(squares, lane ^ d);
+  const int to = thread_index() % 16;
+  if (to < kBlocks) cluster_peer(shares, to)[cluster_rank() * kRows + row] = {mean, squares};
+  cluster_sync();
+  const Share one = shares[thread_index() % kBlocks * kRows + row];
+  float whole = one.mean;
+  RFSEG_UNROLL
+  for (int d = 1; d < kBlocks; d *= 2) whole += warp_read(whole, lane ^ d);
+  whole *= 1.0f / kBlocks;
+  const float off = one.mean - whole;
+  float all = fused(off * off, static_cast<float>(kOwn), one.squares);
+  RFSEG_UNROLL
+  for (int d = 1; d < kBlocks; d *= 2) all += warp_read(all, lane ^ d);
+  const float scale = 1.0f / exact_sqrt(all * (1.0f / kWidth) + eps);
+  v.x = fused((v.x - whole) * scale, gamma.x, beta.x);
+  v.y = fused((v.y - whole) * scale, gamma.y, beta.y);
+}
+
+/// Puts this thread's two columns of its row as halves into the block's own `rows`.
+RFSEG_DEVICE void put(std::byte* rows, const Pair& v) {
+  *reinterpret_cast<uint32_t*>(rows + thread_index() / 16 * kPitch + cluster_rank() * kOwn * 2 +
+                               thread_index() % 16 * 4) = pack_halves(v.x, v.y);
+}
+/// Tells the other blocks this block's eighth of the rows, which all threads have put. `rows` of
+/// theirs must be done with; cluster_sync() must follow.
+template <int kColumns = kWidth>
+RFSEG_DEVICE void tell(std::byte* rows) {
+  constexpr int kSlice = kColumns * 2 / kBlocks, kPieces = kRows * kSlice / 16;
+  constexpr int kGroups = kThreads / kPieces;
+  const int piece = thread_index() % kPieces;
+  std::byte* at = rows + piece / (kSlice / 16) * (kColumns * 2 + 16) + cluster_rank() * kSlice +
+                  piece % (kSlice / 16) * 16;
+  const Quad v = load_quad(at);
+  RFSEG_UNROLL
+  for (int i = 0; i < kBlocks / kGroups; ++i) {
+    const int peer = (cluster_rank() + 1 + thread_index() / kPieces + kGroups * i) % kBlocks;
+    if (peer != cluster_rank()) store_quad(cluster_peer(at, peer), v);
+  }
+}
+
+RFSEG_DEVICE float relu(float v) { return v > 0 ? v : (v <= 0 ? 0.0f : v); }
+
+/// Requests the block's 96 rows of a layer's weights for queries, keys and values.
+RFSEG_DEVICE void copy_next(SharedAddress to, const void* weight) {
+  for (int kind = 0; kind < 3; ++kind) {
+    copy_rows(to + static_cast<uint32_t>(kind * kOwn * kPitch), kPitch,
+              static_cast<const std::byte*>(weight) +
+                  int64_t{kind * kWidth + cluster_rank() * kOwn} * kWidth * 2,
+              kWidth * 2, kOwn, 32);
+  }
+}
+constexpr int kNextBytes = 3 * kOwn * kPitch, kNextSumBytes = 2 * 3 * kOwn / 8 * 512;
+
+/// A layer's queries and keys of the rows `positioned`, its values of `plain`, to row `row` of
+/// `qkv` if `active`. A warp has a tile of 8 columns of each, and half of k.
+RFSEG_DEVICE void project_next(SharedAddress positioned, SharedAddress plain, SharedAddress weights,
+                               const float* bias, float* sums, void* qkv, int row, bool active) {
+  constexpr int kTiles = 3 * kOwn / 8;
+  const int lane = thread_index() % kWarp, warp = thread_index() / kWarp;
+  const int tile = warp % 4, part = warp / 4;
+  const auto half_of_k = static_cast<uint32_t>(part * kWidth);  // bytes
+  const auto in_rows = half_of_k + static_cast<uint32_t>(lane % 16 * kPitch + lane / 16 * 16);
+  weights += half_of_k + static_cast<uint32_t>((tile * 8 + lane % 8) * kPitch + lane / 8 * 16);
+  float next[3][4];
+  clear(next);
+  RFSEG_UNROLL_BY(2)
+  for (int step = 0; step < kWidth / 64; ++step) {
+    const auto at = static_cast<uint32_t>(step * 64);
+    uint32_t operand[2][2][4];
+    RFSEG_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      load_matrices(operand[0][i], positioned + in_rows + at + static_cast<uint32_t>(i * 32));
+      load_matrices(operand[1][i], plain + in_rows + at + static_cast<uint32_t>(i * 32));
+    }
+    RFSEG_UNROLL
+    for (int kind = 0; kind < 3; ++kind) {
+      uint32_t columns[4];
+      load_matrices(columns, weights + static_cast<uint32_t>(kind * kOwn * kPitch) + at);
+      const uint32_t first[2] = {columns[0], columns[1]}, second[2] = {columns[2], columns[3]};
+      mma_f16(next[kind], operand[kind / 2][0], first);
+      mma_f16(next[kind], operand[kind / 2][1], second);
+    }
+  }
+  RFSEG_UNROLL
+  for (int kind = 0; kind < 3; ++kind) {
+    store_sums(sums + (part * kTiles + kind * 4 + tile) * 128, next[kind]);
+  }
+  block_sync();
+  if (!active) return;
+  const int col = cluster_rank() * kOwn + thread_index() % 16 * 2;
+  RFSEG_UNROLL
+  for (int kind = 0; kind < 3; ++kind) {
+    const Pair v = own_sums(sums + kind * 4 * 128, kTiles, 2);
+    const Pair shift = load_pair(bias + kind * kWidth + col);
+    static_cast<uint32_t*>(qkv)[(int64_t{row} * 3 * kWidth + kind * kWidth + col) / 2] =
+        pack_halves(v.x + shift.x, v.y + shift.y);
+  }
+}
+
+}  // namespace rfseg::cuda::query

@@ -1,0 +1,149 @@
+#include "engine/cuda/small/boxes.h"
+#include "engine/cuda/small/elements.h"
+#include "engine/cuda/small/query_cluster.h"
+#include "engine/cuda/small/query_layer.h"
+
+// The decoder's start: boxes of the chosen cells, their sine embedding, positions of the queries,
+// and the first layer's queries, keys and values. All weights of a block, 139 KB, are on their way
+// before the previous kernel has ended.
+
+namespace rfseg::cuda {
+namespace query {
+namespace {
+
+constexpr int kSine = 2 * kWidth, kSinePitch = kSine * 2 + 16;
+
+constexpr int kBox0At = 0, kBox1At = kOwn * kPitch, kBox2At = 2 * kOwn * kPitch;
+constexpr int kPosition0At = kBox2At + 8 * kPitch;
+constexpr int kPosition1At = kPosition0At + kOwn * kSinePitch;
+constexpr int kNextWeightsAt = kPosition1At + kOwn * kPitch;
+constexpr int kFirstRowsAt = kNextWeightsAt + kNextBytes;
+constexpr int kMoreRowsAt = kFirstRowsAt + kRowBytes;
+constexpr int kContentAt = kMoreRowsAt + kRowBytes;
+constexpr int kSineAt = kContentAt + kRowBytes;
+constexpr int kSumsAt = kSineAt + kRows * kSinePitch;
+constexpr int kStartBytes = kSumsAt + kNextSumBytes;
+static_assert(kStartBytes <= 227 * 1024 && kNextSumBytes >= 8 * 512);
+
+RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
+  const int rank = cluster_rank(), local = thread_index() / 16;
+  cluster_arrive();
+  release_next_kernel();
+  auto* base = static_cast<std::byte*>(shared);
+  const SharedAddress start = shared_address(shared);
+  auto* sums = reinterpret_cast<float*>(base + kSumsAt);
+  std::byte* rows = base + kFirstRowsAt;
+  std::byte* more_rows = base + kMoreRowsAt;
+  const auto copy_own = [&](int to, const QueryProduct& p, int columns) {
+    copy_rows(start + static_cast<uint32_t>(to), columns * 2 + 16,
+              static_cast<const std::byte*>(p.weight) + int64_t{rank} * kOwn * columns * 2,
+              columns * 2, kOwn, columns / 8);
+  };
+  copy_own(kBox0At, a.box[0], kWidth);
+  copy_own(kBox1At, a.box[1], kWidth);
+  copy_rows(start + kBox2At, kPitch, a.box[2].weight, kWidth * 2, 4, 32);
+  copy_own(kPosition0At, a.position[0], kSine);
+  copy_own(kPosition1At, a.position[1], kWidth);
+  copy_next(start + kNextWeightsAt, a.next.weight);
+  const int col = rank * kOwn + thread_index() % 16 * 2;
+  const Pair bias0 = load_pair(a.box[0].bias + col), bias1 = load_pair(a.box[1].bias + col);
+  const Pair bias2 = load_pair(a.position[0].bias + col);
+  const Pair bias3 = load_pair(a.position[1].bias + col);
+  const int count = a.batch * a.queries, first_row = block_x() / kBlocks * kRows;
+  const auto known = [&](int r) { return first_row + r < count ? first_row + r : count - 1; };
+  const int row = known(local);
+  const bool active = first_row + local < count;
+  const int query = row % a.queries;
+  // A thread has 16 columns of a row of the learned queries, as halves for the values.
+  RFSEG_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const int at = thread_index() % 16 * 16 + i * 8;
+    float v[8];
+    read8(a.content + int64_t{query} * kWidth + at, v);
+    write8(reinterpret_cast<__half*>(base + kContentAt + local * kPitch) + at, v);
+  }
+  const Pair content = load_pair(a.content + int64_t{query} * kWidth + col);
+  // Two pairs of the embedding: 64 of its columns are this block's.
+  const int pair = rank % 2 * 32 + thread_index() % 16 * 2;
+  const float periods[2] = {period_of(pair, kWidth), period_of(pair + 1, kWidth)};
+  await_previous_kernel();
+
+  RFSEG_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const int r = thread_index() / 32 + 8 * i, chunk = thread_index() % 32;
+    copy_async_16(start + static_cast<uint32_t>(kFirstRowsAt + r * kPitch + chunk * 16),
+                  static_cast<const std::byte*>(a.cells) + int64_t{a.rows[known(r)]} * kWidth * 2 +
+                      chunk * 16);
+  }
+  copy_async_commit();
+  const int cell = a.chosen[row];
+  copy_async_wait<0>();
+  block_sync();
+  cluster_wait();  // all have begun
+
+  const auto hand_on = [&](std::byte* to, const Pair& bias) {
+    const Pair v = own_sums(sums, kOwn / 8, 2);
+    put(to, {relu(v.x + bias.x), relu(v.y + bias.y)});
+    block_sync();
+    tell(to);
+    cluster_sync();
+  };
+  multiply_tiles(start + kFirstRowsAt, start + kBox0At, kOwn / 8, sums);
+  hand_on(more_rows, bias0);
+  multiply_tiles(start + kMoreRowsAt, start + kBox1At, kOwn / 8, sums);
+  hand_on(rows, bias1);
+  // The boxes' four columns: every block computes all of them.
+  multiply_tiles(start + kFirstRowsAt, start + kBox2At, 1, sums);
+  float delta[4];
+  RFSEG_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    delta[i] = a.box[2].bias[i];
+    RFSEG_UNROLL
+    for (int part = 0; part < 4; ++part) {
+      delta[i] += sums[part * 128 + place_in_tile(local, i / 2 * 2) + i % 2];
+    }
+  }
+  const Box box = reference_of(a.learned + int64_t{query} * 4, delta, cell, a.proposals);
+  if (rank == 0 && active && thread_index() % 16 < 4) {
+    a.references[int64_t{row} * 4 + thread_index() % 16] = box.v[thread_index() % 16];
+  }
+  {
+    const float number = embedded(box, rank / 2);
+    auto* to = reinterpret_cast<uint32_t*>(base + kSineAt + local * kSinePitch + rank * 128 +
+                                           thread_index() % 16 * 8);
+    RFSEG_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const float angle = angle_of(number, periods[i]);
+      to[i] = pack_halves(sinf(angle), cosf(angle));
+    }
+  }
+  block_sync();
+  tell<kSine>(base + kSineAt);
+  cluster_sync();
+  multiply_tiles<kSine>(start + kSineAt, start + kPosition0At, kOwn / 8, sums);
+  hand_on(more_rows, bias2);
+  multiply_tiles(start + kMoreRowsAt, start + kPosition1At, kOwn / 8, sums);
+  Pair position = own_sums(sums, kOwn / 8, 2);
+  position = {position.x + bias3.x, position.y + bias3.y};
+  put(rows, {content.x + position.x, content.y + position.y});
+  block_sync();
+  tell(rows);
+  if (active) {
+    *reinterpret_cast<Pair*>(a.position_out + int64_t{row} * kWidth + col) = position;
+    *reinterpret_cast<Pair*>(a.x + int64_t{row} * kWidth + col) = content;
+  }
+  cluster_sync();
+  project_next(start + kFirstRowsAt, start + kContentAt, start + kNextWeightsAt, a.next.bias, sums,
+               a.qkv, row, active);
+}
+
+}  // namespace
+}  // namespace query
+
+void query_start(const Queue& queue, Math, const QueryStartArguments& a) {
+  launch_cluster<query::start_body, query::kThreads>(
+      queue, {(a.batch * a.queries + query::kRows - 1) / query::kRows * query::kBlocks, 1},
+      query::kBlocks, query::kStartBytes, a);
+}
+
+}  // namespace rfseg::cuda
