@@ -156,8 +156,9 @@ TEST_F(CudaHopperBlock, Products) {
   try_product(200, 384, 768, Activation::kNone);
 }
 
-void try_norm(int m, int k) {
-  SCOPED_TRACE(testing::Message() << m << " rows, k " << k);
+/// With windows > 0 the rows are the tokens of pictures, of which the cells are wanted too.
+void try_norm(int m, int k, TokenLayout layout = {0, 0, 0}) {
+  SCOPED_TRACE(testing::Message() << m << " rows, k " << k << ", windows " << layout.windows);
   const int n = 384;
   const int64_t lda = k + 8, ld = n + 4, ldo = n + 2;
   Array<__half> a(m * lda, 1.0f, 1), out((m + 2) * ldo);
@@ -187,9 +188,21 @@ void try_norm(int m, int k) {
   args.eps = 1e-6f;
   args.out = out.data();
   args.ldo = ldo;
+  const int pictures = layout.windows > 0 ? m / layout.tokens() : 0;
+  const int cells = pictures * layout.cells();
+  const int64_t ld_tap = 2 * n;
+  Array<__half> taps((cells + 1) * ld_tap);
+  Array<float> gamma(n, 1.0f, 6), beta(n, 1.0f, 7);
+  if (pictures > 0) {
+    args.tap = taps.data() + n;  // the second of two
+    args.ld_tap = ld_tap;
+    args.tap_gamma = gamma.data();
+    args.tap_beta = beta.data();
+    args.tap_layout = layout;
+  }
   sum.write(old);
   const std::vector<double> want = reference(g);
-  std::vector<double> normed(want.size());
+  std::vector<double> normed(want.size()), tapped(static_cast<std::size_t>(cells) * n);
   for (int r = 0; r < m; ++r) {
     const double* row = &want[static_cast<std::size_t>(r) * n];
     double mean = 0, variance = 0;
@@ -199,13 +212,26 @@ void try_norm(int m, int k) {
       normed[static_cast<std::size_t>(r) * n + i] = (row[i] - mean) / std::sqrt(variance + 1e-6);
     }
   }
+  const std::vector<float> factors = gamma.read(), shifts = beta.read();
+  for (int cell = 0; cell < cells; ++cell) {
+    const int row =
+        cell / layout.cells() * layout.tokens() + layout.token_of(cell % layout.cells());
+    for (int i = 0; i < n; ++i) {
+      tapped[static_cast<std::size_t>(cell) * n + i] =
+          normed[static_cast<std::size_t>(row) * n + i] * factors[i] + shifts[i];
+    }
+  }
   for (const bool overlap : {false, true}) {
     sum.write(old);
     out.poison();
+    taps.poison();
     check(cudaDeviceSynchronize(), "preparing");
     ASSERT_TRUE(hopper::block_gemm_norm({nullptr, overlap}, args));
     expect_close(sum.read(), want, n, ld, 2e-6, 2e-5);
     expect_close(out.read(), normed, n, ldo, 6e-4, 5e-5);
+    if (cells == 0) continue;
+    const std::vector<__half> all = taps.read();
+    expect_close(std::vector<__half>(all.begin() + n, all.end()), tapped, n, ld_tap, 6e-4, 3e-3);
   }
 }
 
@@ -215,6 +241,8 @@ TEST_F(CudaHopperBlock, SumsWithTheirNorm) {
     try_norm(m, 1536);
   }
   try_norm(130, 128);
+  try_norm(67, 1536, {1, 6, 11});
+  try_norm(128, 1536, {2, 3, 5});
 }
 
 __global__ void plain_attention(AttentionArguments a, double* out) {

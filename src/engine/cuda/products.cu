@@ -4,7 +4,9 @@
 #include "engine/cuda/hopper/block.h"
 #include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda/hopper/mask_block.h"
+#include "engine/cuda/portable/convolution.h"
 #include "engine/cuda/portable/portable.h"
+#include "engine/cuda/small/small_kernels.h"
 #include "rfseg/error.h"
 
 // Which family computes a product.
@@ -24,10 +26,41 @@ constexpr int kSharedNormRows = 2048;
 constexpr int kApartRows = 2048;
 
 /// Up to this many rows the kernels of hopper/block.h are the faster ones.
-constexpr int kBlockRows = 1100;
+const int kBlockRows = getenv("RFSEG_T_ROWS") ? atoi(getenv("RFSEG_T_ROWS")) : 1100;
 
 bool on_hopper(const Queue& queue, Math math, int rows) {
   return math == Math::kFp16 && !queue.portable && rows >= kHopperRows && hopper::usable();
+}
+
+/// GemmNormArguments::tap, of the sums.
+void write_tap(const Queue& queue, Math math, const GemmNormArguments& a) {
+  NormArguments n;
+  n.x = a.sum;
+  n.ldx = a.ld_sum;
+  n.cells = a.tap_layout;
+  n.m = a.product.m / n.cells.tokens() * n.cells.cells();
+  n.n = a.product.n;
+  n.gamma = a.tap_gamma;
+  n.beta = a.tap_beta;
+  n.eps = a.eps;
+  n.out = a.tap;
+  n.ldo = a.ld_tap;
+  norm_rows(queue, math, n);
+}
+
+/// The second norm of GemmNormArguments::then_gamma.
+void norm_again(const Queue& queue, Math math, const GemmNormArguments& a) {
+  NormArguments n;
+  n.x = a.out_float;
+  n.ldx = a.ldo_float;
+  n.m = a.product.m;
+  n.n = a.product.n;
+  n.gamma = a.then_gamma;
+  n.beta = a.then_beta;
+  n.eps = a.eps;
+  n.out = a.out;
+  n.ldo = a.ldo;
+  norm_rows(queue, math, n);
 }
 
 }  // namespace
@@ -55,8 +88,27 @@ bool gemm_prefers_normed(const Queue& queue, Math math, int m, int n, int k) {
 }
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments) {
-  if (gemm_norm_takes_stream(queue, math, arguments.product.m, arguments.product.n) &&
-      hopper::block_gemm_norm(queue, arguments)) {
+  if (queue.few_rows && arguments.product.m <= kBlockRows &&
+      on_hopper(queue, math, arguments.product.m) && hopper::block_gemm_norm(queue, arguments)) {
+    return;
+  }
+  if (arguments.then_gamma != nullptr) {
+    GemmNormArguments first = arguments;
+    first.then_gamma = first.then_beta = nullptr;
+    first.out = nullptr;
+    gemm_norm(queue, math, first);
+    norm_again(queue, math, arguments);
+    return;
+  }
+  if (arguments.tap != nullptr) {
+    GemmNormArguments without = arguments;
+    without.tap = nullptr;
+    gemm_norm(queue, math, without);
+    write_tap(queue, math, arguments);
+    return;
+  }
+  if (queue.few_rows && on_hopper(queue, math, kHopperRows) &&
+      portable::convolution_norm(queue, arguments)) {
     return;
   }
   if (on_hopper(queue, math, arguments.product.m)) {

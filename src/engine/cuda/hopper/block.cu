@@ -11,17 +11,20 @@
 // warpgroups; its weights are on their way to shared memory before the previous kernel has ended.
 //
 // Three forms. kPlain: each warpgroup has half of the columns. With a norm, where every warpgroup
-// completes 24 columns, so that the way out is short: kShort, a block has 48 columns and its
-// warpgroups share k; kLong, it has 96 and two blocks share k. What a warpgroup does not complete
-// it hands over as it lies in registers. The 8 blocks of a row are the cluster: each warpgroup
-// tells all of them mean and squared deviations of its 24 columns of a row, and everyone merges
-// what arrives (Chan et al. 1979). That goes straight into the other's shared memory and counts on
-// its barrier: no one waits for a barrier of the cluster after the start.
+// completes a sixteenth of a row, so that the way out is short: kShort, a block has an eighth of
+// the columns and its warpgroups share k; kLong, it has a quarter and two blocks share k. What a
+// warpgroup does not complete it hands over as it lies in registers. The 8 blocks of a row are the
+// cluster: each warpgroup tells all of them mean and squared deviations of its columns of a row,
+// and everyone merges what arrives (Chan et al. 1979). That goes straight into the other's shared
+// memory and counts on its barrier: no one waits for a barrier of the cluster after the start.
 
 namespace rfseg::cuda::hopper {
 namespace {
 
 enum class Form { kPlain, kShort, kLong };
+/// What is done with sums that are normalised: kStream, the residual stream's (384 columns);
+/// kMap, a map's (256 columns): affine and activation; kMapTwice, and normalised once more.
+enum class Use { kStream, kMap, kMapTwice };
 
 struct BlockTask {
   CUtensorMap a, b;  // boxes of 64 x 64 and 64 x columns
@@ -30,7 +33,17 @@ struct BlockTask {
   const float* residual;
   float* sum;
   __half* out;
-  int64_t ldr, ld_sum, ldo;
+  // kMap
+  const float* gamma;
+  const float* beta;
+  const float* then_gamma;
+  const float* then_beta;
+  // kStream
+  __half* tap;  // of gemm_norm(): null for none
+  const float* tap_gamma;
+  const float* tap_beta;
+  TokenLayout tap_layout;
+  int64_t ldr, ld_sum, ldo, ld_tap;
   int m;
   int n_tiles;   // of columns
   int k_blocks;  // of 64, of one block
@@ -40,14 +53,13 @@ struct BlockTask {
 
 constexpr int kMultipliers = 2 * 128;  // threads
 constexpr int kBoxBytes = 64 * 128;
-constexpr int kOwn = 24;  // columns that a warpgroup completes, with a norm
-constexpr int kNormColumns = 384;
-constexpr int kParts = kNormColumns / kOwn;  // of a row
-constexpr int kCluster = 8;                  // blocks of a row, with a norm
+constexpr int kStreamColumns = 384, kMapColumns = 256;
+constexpr int kCluster = 8;           // blocks of a row, with a norm
+constexpr int kParts = 2 * kCluster;  // of a row: what a warpgroup completes, half of kHalf columns
 constexpr int kMostRowBoxes = 6;
 constexpr int kLeadBytes = 1024;  // transaction barriers
 constexpr int kMomentBytes = kParts * 64 * 8;
-constexpr int kSumBytes = 64 * kOwn * 4;  // of a warpgroup
+RFSEG_HOST_DEVICE constexpr int sum_bytes(int half) { return 64 * (half / 2) * 4; }
 
 /// Whether all of k lies in shared memory; else a warp of its own feeds a ring.
 RFSEG_HOST_DEVICE constexpr bool keeps_rows(Form form) { return form == Form::kShort; }
@@ -57,8 +69,9 @@ RFSEG_HOST_DEVICE constexpr int threads_of(Form form) {
 RFSEG_HOST_DEVICE constexpr int columns_of(Form form, int half) {
   return form == Form::kShort ? half : 2 * half;
 }
-RFSEG_HOST_DEVICE constexpr int rows_at(Form form) {
-  return kLeadBytes + (form == Form::kPlain ? 0 : kMomentBytes + 2 * kSumBytes);
+RFSEG_HOST_DEVICE constexpr int rows_at(Form form, int half, Use use) {
+  if (form == Form::kPlain) return kLeadBytes;
+  return kLeadBytes + (use == Use::kMapTwice ? 2 : 1) * kMomentBytes + 2 * sum_bytes(half);
 }
 RFSEG_HOST_DEVICE constexpr int stage_bytes(Form form, int half) {
   return columns_of(form, half) * 128 + (keeps_rows(form) ? 0 : kBoxBytes);
@@ -98,19 +111,21 @@ RFSEG_DEVICE void write_halves(uint32_t staging, __half* out, int64_t ldo, int r
 
 #endif
 
-template <Form kForm, int kHalf, Activation kActivation>
+template <Form kForm, int kHalf, Activation kActivation, Use kUse>
 RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
 #if RFSEG_HOPPER
   constexpr bool kNorm = kForm != Form::kPlain, kKeeps = keeps_rows(kForm);
   constexpr int kColumns = columns_of(kForm, kHalf), kStageBytes = stage_bytes(kForm, kHalf);
   constexpr int kWeightsAt = kKeeps ? 0 : kBoxBytes;  // in a stage
   constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
-  constexpr int kGroups = kNorm ? kOwn / 8 : kHalf / 8;  // of 8 columns, to complete
+  constexpr bool kStream = kUse == Use::kStream;
+  constexpr int kOwn = kNorm ? kHalf / 2 : kHalf;  // columns that a warpgroup completes
+  constexpr int kGroups = kOwn / 8, kSumBytes = sum_bytes(kHalf);
   const uint32_t base = (shared_address(shared) + 1023) / 1024 * 1024;
   const uint32_t full = base, empty = base + 128, rows_full = base + 256;
   const uint32_t sums_full = base + 384, moments_full = base + 400;
-  const uint32_t moments = base + kLeadBytes, sums = moments + kMomentBytes;
-  const uint32_t rows = base + rows_at(kForm);
+  const uint32_t moments = base + kLeadBytes;
+  const uint32_t rows = base + rows_at(kForm, kHalf, kUse), sums = rows - 2 * kSumBytes;
   const uint32_t ring = rows + (kKeeps ? task.k_blocks * kBoxBytes : 0);
   const int thread = thread_index(), warp = uniform(thread / 32);
   const int in_row = task.n_tiles * kBlocksInRow;
@@ -131,6 +146,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
       barrier_init(sums_full, 1);
       barrier_init(sums_full + 8, 1);
       barrier_init(moments_full, 1);
+      barrier_init(moments_full + 8, 1);
     }
     barrier_init_fence();
     if constexpr (kKeeps) {
@@ -138,6 +154,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
     }
     if constexpr (kNorm) {
       barrier_expect(moments_full, kMomentBytes);
+      if constexpr (kUse == Use::kMapTwice) barrier_expect(moments_full + 8, kMomentBytes);
       if constexpr (kForm == Form::kLong) {
         barrier_expect(sums_full, kSumBytes);
         barrier_expect(sums_full + 8, kSumBytes);
@@ -188,13 +205,18 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
                                           : column + group * kHalf + part * kOwn;
   const int first_row = tile * 64 + warp % 4 * 16;            // of the warp
   const int row = first_row + lane / 4, pair = lane % 4 * 2;  // of the thread: this and row + 8
+  // The stream's scale, or a map's gamma; a map's beta.
   float2 bias[kGroups], scale[kNorm ? kGroups : 1], old[kNorm ? 2 : 1][kNorm ? kGroups : 1];
+  float2 shift[kNorm && !kStream ? kGroups : 1];
   RFSEG_UNROLL
   for (int j = 0; j < kGroups; ++j) {
     const int at = own + j * 8 + pair;
     bias[j] = task.bias ? *reinterpret_cast<const float2*>(task.bias + at) : float2{0, 0};
-    if constexpr (kNorm) {
+    if constexpr (kNorm && kStream) {
       scale[j] = task.scale ? *reinterpret_cast<const float2*>(task.scale + at) : float2{1, 1};
+    } else if constexpr (kNorm) {
+      scale[j] = *reinterpret_cast<const float2*>(task.gamma + at);
+      shift[j] = *reinterpret_cast<const float2*>(task.beta + at);
     }
   }
   await_previous_kernel();
@@ -209,7 +231,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
   }
   // Only now: what comes next shall find each multiprocessor with one block at work, not two.
   release_next_kernel();
-  if constexpr (kNorm) {
+  if constexpr (kNorm && kStream) {
     RFSEG_UNROLL
     for (int h = 0; h < 2; ++h) {
       const float* from = task.residual + (row + 8 * h) * task.ldr + own + pair;
@@ -292,7 +314,6 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
     } else {
       named_sync(1, kMultipliers);
     }
-    float mean[2] = {0, 0}, squares[2] = {0, 0};
     RFSEG_UNROLL
     for (int j = 0; j < kGroups; ++j) {
       const float4 other = load_shared4(sums + group * kSumBytes + in_group + j * 2048);
@@ -300,77 +321,137 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
       RFSEG_UNROLL
       for (int h = 0; h < 2; ++h) {
         float &x = v[4 * j + 2 * h], &y = v[4 * j + 2 * h + 1];
-        x = fused(x + more[2 * h] + bias[j].x, scale[j].x, old[h][j].x);
-        y = fused(y + more[2 * h + 1] + bias[j].y, scale[j].y, old[h][j].y);
-        mean[h] += x + y;
+        x += more[2 * h] + bias[j].x;
+        y += more[2 * h + 1] + bias[j].y;
+        if constexpr (kStream) {
+          x = fused(x, scale[j].x, old[h][j].x);
+          y = fused(y, scale[j].y, old[h][j].y);
+        }
       }
     }
-    RFSEG_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      mean[h] += __shfl_xor_sync(kAllLanes, mean[h], 1);
-      mean[h] += __shfl_xor_sync(kAllLanes, mean[h], 2);
-      mean[h] *= 1.0f / kOwn;
-    }
-    RFSEG_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      const float off = v[i] - mean[i / 2 % 2];
-      squares[i / 2 % 2] = fused(off, off, squares[i / 2 % 2]);
-    }
-    RFSEG_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 1);
-      squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 2);
-    }
-    // Each of the four lanes that share two rows tells two blocks. [part][row, row + 8][2]
+    float mean[2], factor[2];
+    // Of the values as they are, to all blocks: [part][row, row + 8][2] at `at`, counted on `full`.
+    const auto tell_moments = [&](uint32_t at, uint32_t full) {
+      float squares[2] = {0, 0};
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        mean[h] = 0;
+        RFSEG_UNROLL
+        for (int j = 0; j < kGroups; ++j) mean[h] += v[4 * j + 2 * h] + v[4 * j + 2 * h + 1];
+        mean[h] += __shfl_xor_sync(kAllLanes, mean[h], 1);
+        mean[h] += __shfl_xor_sync(kAllLanes, mean[h], 2);
+        mean[h] *= 1.0f / kOwn;
+      }
+      RFSEG_UNROLL
+      for (int i = 0; i < kCount; ++i) {
+        const float off = v[i] - mean[i / 2 % 2];
+        squares[i / 2 % 2] = fused(off, off, squares[i / 2 % 2]);
+      }
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 1);
+        squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 2);
+      }
+      // Each of the four lanes that share two rows tells two blocks.
+      RFSEG_UNROLL
+      for (int i = 0; i < kCluster / 4; ++i) {
+        const int to = lane % 4 + 4 * i;
+        store_at(address_at(at + own / kOwn * 512, to), mean[0], squares[0], mean[1], squares[1],
+                 address_at(full, to));
+      }
+    };
+    // Mean and factor of whole rows, relative to the first part's mean, so that one pass is enough.
+    const auto merge_moments = [&](uint32_t at, uint32_t full) {
+      barrier_wait(full, 0);
+      const float4 first = load_shared4(at);
+      const float pivot[2] = {first.x, first.z};
+      float sum[2] = {0, 0}, between[2] = {0, 0}, within[2] = {0, 0};
+      RFSEG_UNROLL
+      for (int i = 0; i < kParts / 4; ++i) {
+        const float4 one = load_shared4(at + (lane % 4 + 4 * i) * 512);
+        const float off[2] = {one.x - pivot[0], one.z - pivot[1]};
+        RFSEG_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          sum[h] += off[h];
+          between[h] = fused(off[h], off[h], between[h]);
+        }
+        within[0] += one.y;
+        within[1] += one.w;
+      }
+      RFSEG_UNROLL
+      for (int d = 1; d < 4; d *= 2) {
+        RFSEG_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          sum[h] += __shfl_xor_sync(kAllLanes, sum[h], d);
+          between[h] += __shfl_xor_sync(kAllLanes, between[h], d);
+          within[h] += __shfl_xor_sync(kAllLanes, within[h], d);
+        }
+      }
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const float off = sum[h] * (1.0f / kParts);
+        mean[h] = pivot[h] + off;
+        const float deviations = fused(fused(-sum[h], off, between[h]), kOwn, within[h]);
+        factor[h] = rsqrtf(fused(deviations, 1.0f / (kParts * kOwn), task.eps));
+      }
+    };
     const uint32_t rows_of = moments + static_cast<uint32_t>((warp % 4 * 8 + lane / 4) * 16);
-    RFSEG_UNROLL
-    for (int i = 0; i < kCluster / 4; ++i) {
-      const int to = lane % 4 + 4 * i;
-      store_at(address_at(rows_of + own / kOwn * 512, to), mean[0], squares[0], mean[1], squares[1],
-               address_at(moments_full, to));
-    }
+    tell_moments(rows_of, moments_full);
     // While that is under way.
-    RFSEG_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      if (row + 8 * h >= task.m) continue;
-      float* to = task.sum + (row + 8 * h) * task.ld_sum + own + pair;
+    constexpr bool kTaps = kForm == Form::kLong && kStream;
+    float2 gamma[kGroups], beta[kGroups];
+    int64_t tap_at[2] = {-1, -1};
+    if constexpr (kUse == Use::kMapTwice) {
       RFSEG_UNROLL
       for (int j = 0; j < kGroups; ++j) {
-        *reinterpret_cast<float2*>(to + j * 8) = float2{v[4 * j + 2 * h], v[4 * j + 2 * h + 1]};
+        gamma[j] = *reinterpret_cast<const float2*>(task.then_gamma + own + pair + j * 8);
+        beta[j] = *reinterpret_cast<const float2*>(task.then_beta + own + pair + j * 8);
       }
     }
-    barrier_wait(moments_full, 0);
-    // Relative to the first part's mean, so that one pass is enough.
-    const float4 first = load_shared4(rows_of);
-    const float pivot[2] = {first.x, first.z};
-    float sum[2] = {0, 0}, between[2] = {0, 0}, within[2] = {0, 0}, factor[2];
-    RFSEG_UNROLL
-    for (int i = 0; i < kParts / 4; ++i) {
-      const float4 one = load_shared4(rows_of + (lane % 4 + 4 * i) * 512);
-      const float off[2] = {one.x - pivot[0], one.z - pivot[1]};
+    if (kTaps && task.tap != nullptr) {
+      RFSEG_UNROLL
+      for (int j = 0; j < kGroups; ++j) {
+        gamma[j] = *reinterpret_cast<const float2*>(task.tap_gamma + own + pair + j * 8);
+        beta[j] = *reinterpret_cast<const float2*>(task.tap_beta + own + pair + j * 8);
+      }
       RFSEG_UNROLL
       for (int h = 0; h < 2; ++h) {
-        sum[h] += off[h];
-        between[h] = fused(off[h], off[h], between[h]);
+        const int tokens = task.tap_layout.tokens(), picture = (row + 8 * h) / tokens;
+        const int cell = task.tap_layout.cell_of(row + 8 * h - picture * tokens);
+        if (cell < 0 || row + 8 * h >= task.m) continue;
+        tap_at[h] = (picture * task.tap_layout.cells() + cell) * task.ld_tap + own + pair;
       }
-      within[0] += one.y;
-      within[1] += one.w;
     }
-    RFSEG_UNROLL
-    for (int d = 1; d < 4; d *= 2) {
+    if constexpr (kStream) {
       RFSEG_UNROLL
       for (int h = 0; h < 2; ++h) {
-        sum[h] += __shfl_xor_sync(kAllLanes, sum[h], d);
-        between[h] += __shfl_xor_sync(kAllLanes, between[h], d);
-        within[h] += __shfl_xor_sync(kAllLanes, within[h], d);
+        if (row + 8 * h >= task.m) continue;
+        float* to = task.sum + (row + 8 * h) * task.ld_sum + own + pair;
+        RFSEG_UNROLL
+        for (int j = 0; j < kGroups; ++j) {
+          *reinterpret_cast<float2*>(to + j * 8) = float2{v[4 * j + 2 * h], v[4 * j + 2 * h + 1]};
+        }
       }
     }
+    merge_moments(rows_of, moments_full);
     RFSEG_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const float off = sum[h] * (1.0f / kParts);
-      mean[h] = pivot[h] + off;
-      const float deviations = fused(fused(-sum[h], off, between[h]), kOwn, within[h]);
-      factor[h] = rsqrtf(fused(deviations, 1.0f / kNormColumns, task.eps));
+    for (int i = 0; i < kCount; ++i) {
+      const int j = i / 4, h = i / 2 % 2;
+      v[i] = (v[i] - mean[h]) * factor[h];
+      if constexpr (!kStream) {
+        v[i] = activate<kActivation>(
+            fused(v[i], i % 2 ? scale[j].y : scale[j].x, i % 2 ? shift[j].y : shift[j].x));
+      }
+    }
+    if constexpr (kUse == Use::kMapTwice) {
+      tell_moments(rows_of + kMomentBytes, moments_full + 8);
+      merge_moments(rows_of + kMomentBytes, moments_full + 8);
+      RFSEG_UNROLL
+      for (int i = 0; i < kCount; ++i) {
+        const int j = i / 4, h = i / 2 % 2;
+        v[i] = fused((v[i] - mean[h]) * factor[h], i % 2 ? gamma[j].y : gamma[j].x,
+                     i % 2 ? beta[j].y : beta[j].x);
+      }
     }
     RFSEG_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -378,8 +459,17 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
       __half* to = task.out + (row + 8 * h) * task.ldo + own + pair;
       RFSEG_UNROLL
       for (int j = 0; j < kGroups; ++j) {
-        *reinterpret_cast<uint32_t*>(to + j * 8) = pack_halves(
-            (v[4 * j + 2 * h] - mean[h]) * factor[h], (v[4 * j + 2 * h + 1] - mean[h]) * factor[h]);
+        *reinterpret_cast<uint32_t*>(to + j * 8) =
+            pack_halves(v[4 * j + 2 * h], v[4 * j + 2 * h + 1]);
+      }
+      if constexpr (kTaps) {
+        if (tap_at[h] < 0) continue;
+        RFSEG_UNROLL
+        for (int j = 0; j < kGroups; ++j) {
+          *reinterpret_cast<uint32_t*>(task.tap + tap_at[h] + j * 8) =
+              pack_halves(fused(v[4 * j + 2 * h], gamma[j].x, beta[j].x),
+                          fused(v[4 * j + 2 * h + 1], gamma[j].y, beta[j].y));
+        }
       }
     }
   }
@@ -394,14 +484,15 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 /// Blocks that are resident at a time, one a multiprocessor.
 constexpr int kResident = 132;
 
-// Shared memory of a block. Blocks of two successive kernels fit on a multiprocessor: 228 KB in
-// all, of which the system keeps 1 KB a block. Two of a kPlain product do not: where fewer
-// multiprocessors than it has blocks were idle, they would come to lie on those in pairs, with the
-// others at rest, and take twice as long.
-constexpr int kPlainRoom = 117 * 1024, kNormRoom = 110 * 1024;
-constexpr int kAloneBytes = 115 * 1024;
+// Shared memory of a block. Blocks of two successive kernels fit on a multiprocessor, also
+// attention's 112 KB beside the products': 228 KB in all, of which the system keeps 1 KB a block.
+// Two of a kPlain product do not: where fewer multiprocessors than it has blocks were idle, they
+// would come to lie on those in pairs, with the others at rest, and take twice as long.
+constexpr int kPlainRoom = 114 * 1024, kNormRoom = 110 * 1024;
+constexpr int kAloneBytes = 114 * 1024;
 
-template <Form kForm, int kHalf, Activation kActivation = Activation::kNone>
+template <Form kForm, int kHalf, Activation kActivation = Activation::kNone,
+          Use kUse = Use::kStream>
 bool run(const Queue& queue, BlockTask& task, const GemmArguments& g, int room) {
   constexpr int kColumns = columns_of(kForm, kHalf), kStageBytes = stage_bytes(kForm, kHalf);
   constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
@@ -413,20 +504,22 @@ bool run(const Queue& queue, BlockTask& task, const GemmArguments& g, int room) 
       !matrix_map(&task.b, g.b, g.k, g.n, g.ldb, 1, 0, 64, kColumns)) {
     return false;
   }
-  const int fixed = 1024 + rows_at(kForm) + (keeps_rows(kForm) ? task.k_blocks * kBoxBytes : 0);
+  const int fixed =
+      1024 + rows_at(kForm, kHalf, kUse) + (keeps_rows(kForm) ? task.k_blocks * kBoxBytes : 0);
   task.stages = std::min((room - fixed) / kStageBytes, task.k_blocks);
   if (task.stages < (kForm == Form::kShort ? task.k_blocks : std::min(task.k_blocks, 2)))
     return false;
   const int blocks = (g.m + 63) / 64 * task.n_tiles * kBlocksInRow;
   const int bytes =
       std::max(fixed + task.stages * kStageBytes, kForm == Form::kPlain ? kAloneBytes : 0);
-  constexpr auto kBody = &multiply<kForm, kHalf, kActivation>;
+  constexpr auto kBody = &multiply<kForm, kHalf, kActivation, kUse>;
   if constexpr (kForm == Form::kPlain) {
     launch<kBody, threads_of(kForm), 2>(queue, {blocks, 1}, static_cast<std::size_t>(bytes), task);
   } else {
     // So few registers that attention's blocks may still be there.
-    launch_cluster<kBody, threads_of(kForm), kForm == Form::kShort ? 4 : 2>(queue, {blocks, 1},
-                                                                            kCluster, bytes, task);
+    constexpr bool kBesideAttention = kForm == Form::kShort && kUse == Use::kStream;
+    launch_cluster<kBody, threads_of(kForm), kBesideAttention ? 4 : 2>(queue, {blocks, 1}, kCluster,
+                                                                       bytes, task);
   }
   return true;
 }
@@ -462,11 +555,47 @@ bool block_gemm(const Queue& queue, const GemmArguments& g) {
   return false;
 }
 
+namespace {
+
+/// block_gemm_norm() for a map of 256 columns.
+bool map_norm(const Queue& queue, const GemmNormArguments& n) {
+  const GemmArguments& g = n.product;
+  const bool twice = n.then_gamma != nullptr;
+  if (!n.gamma || !n.beta || g.residual || g.scale || n.sum || n.out_plus || n.tap || !n.out ||
+      (n.out_float && !twice) || (twice && !n.then_beta)) {
+    return false;
+  }
+  for (const float* p : {g.bias, n.gamma, n.beta, n.then_gamma, n.then_beta}) {
+    if (reinterpret_cast<uintptr_t>(p) % 8) return false;
+  }
+  if (reinterpret_cast<uintptr_t>(n.out) % 4 || n.ldo % 2 || g.k < 128) return false;
+  BlockTask task = {};
+  task.bias = g.bias;
+  task.gamma = n.gamma;
+  task.beta = n.beta;
+  task.then_gamma = n.then_gamma;
+  task.then_beta = n.then_beta;
+  task.out = static_cast<__half*>(n.out);
+  task.ldo = n.ldo;
+  task.eps = n.eps;
+  const bool short_k = g.k <= 64 * kMostRowBoxes;
+  if (!short_k && g.k % 128) return false;
+  if (!twice && n.activation == Activation::kNone && short_k) {
+    return run<Form::kShort, 32, Activation::kNone, Use::kMap>(queue, task, g, kNormRoom);
+  }
+  if (n.activation != Activation::kSilu || short_k) return false;
+  return twice ? run<Form::kLong, 32, Activation::kSilu, Use::kMapTwice>(queue, task, g, kNormRoom)
+               : run<Form::kLong, 32, Activation::kSilu, Use::kMap>(queue, task, g, kNormRoom);
+}
+
+}  // namespace
+
 bool block_gemm_norm(const Queue& queue, const GemmNormArguments& n) {
   const GemmArguments& g = n.product;
-  if (!readable(g) || g.n != kNormColumns || !g.residual || !g.residual_float || n.gamma ||
-      n.beta || n.activation != Activation::kNone || n.out_float || n.out_plus || !n.out ||
-      !n.sum) {
+  if (readable(g) && g.n == kMapColumns) return map_norm(queue, n);
+  if (!readable(g) || g.n != kStreamColumns || n.then_gamma || !g.residual || !g.residual_float ||
+      n.gamma || n.beta || n.activation != Activation::kNone || n.out_float || n.out_plus ||
+      !n.out || !n.sum) {
     return false;
   }
   if (reinterpret_cast<uintptr_t>(n.out) % 4 || n.ldo % 2 ||
@@ -484,6 +613,18 @@ bool block_gemm_norm(const Queue& queue, const GemmNormArguments& n) {
   task.ld_sum = n.ld_sum;
   task.ldo = n.ldo;
   task.eps = n.eps;
+  if (n.tap != nullptr) {
+    if (g.k <= 64 * kMostRowBoxes || reinterpret_cast<uintptr_t>(n.tap) % 4 || n.ld_tap % 2 ||
+        reinterpret_cast<uintptr_t>(n.tap_gamma) % 8 ||
+        reinterpret_cast<uintptr_t>(n.tap_beta) % 8) {
+      return false;
+    }
+    task.tap = static_cast<__half*>(n.tap);
+    task.tap_gamma = n.tap_gamma;
+    task.tap_beta = n.tap_beta;
+    task.tap_layout = n.tap_layout;
+    task.ld_tap = n.ld_tap;
+  }
   if (g.k < 128) return false;  // each warpgroup has a share of k
   if (g.k <= 64 * kMostRowBoxes) return run<Form::kShort, 48>(queue, task, g, kNormRoom);
   return g.k % 128 == 0 && run<Form::kLong, 48>(queue, task, g, kNormRoom);

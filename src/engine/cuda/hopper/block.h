@@ -16,9 +16,10 @@ namespace rfseg::cuda::hopper {
 /// are multiprocessors.
 bool block_gemm(const Queue& queue, const GemmArguments& arguments);
 
-/// Enqueues gemm_norm() of products.h for a residual stream of 384 columns: scale, `sum` and `out`
-/// given, no affine and no activation; `sum` may be `residual`, `out` may be A. False, with nothing
-/// enqueued, for other forms.
+/// Enqueues gemm_norm() of products.h for a residual stream of 384 columns (scale, `sum` and `out`
+/// given, no affine and no activation; `sum` may be `residual`, `out` may be A), or for a map of
+/// 256 columns: affine, `out` alone, no residual; with SiLU from k = 448 on (also normalised
+/// twice), without below. False, with nothing enqueued, for other forms.
 bool block_gemm_norm(const Queue& queue, const GemmNormArguments& arguments);
 
 /// Enqueues attention() of products.h. False, with nothing enqueued: heads that are not 64 wide,

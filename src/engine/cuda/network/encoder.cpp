@@ -44,9 +44,12 @@ void Pass::encode() {
       gemm_hands_on_norms({nullptr, false, lanes_.portable}, math_, batch_ * layout_.tokens(), d);
   int tap = 0;
   for (int i = 0; i < c_.enc_layers; ++i) {
+    // A tap is the state after that many blocks.
+    const bool taps = attends_in_full(c_, i + 1);
+    tap_ = taps && norms_sums_ ? at(b_.taps, int64_t{tap} * d) : nullptr;
     encoder_block(i);
     trace(fmt::format("block{}", i), shape, b_.x, PointType::kFloat);
-    if (!attends_in_full(c_, i + 1)) continue;  // a tap is the state after that many blocks
+    if (!taps) continue;
     NormArguments n;
     n.x = b_.x;
     n.ldx = d;
@@ -58,7 +61,7 @@ void Pass::encode() {
     n.cells = layout_;
     n.ldo = static_cast<int64_t>(c_.taps.size()) * d;
     n.out = at(b_.taps, int64_t{tap} * d);
-    norm_rows(main_.next(), math_, n);
+    if (tap_ == nullptr) norm_rows(main_.next(), math_, n);
     if (probe_) {
       n.out = b_.wide;  // free between blocks
       n.ldo = d;
@@ -118,6 +121,11 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale) {
     n.ldo = c_.enc_dim;
     n.scratch = b_.scratch;
     n.scratch_size = b_.scratch_size;
+    if (b.k > c_.enc_dim) n.tap = tap_;  // the block's end
+    n.ld_tap = static_cast<int64_t>(c_.taps.size()) * c_.enc_dim;
+    n.tap_gamma = w_.encoder.norm.gamma;
+    n.tap_beta = w_.encoder.norm.beta;
+    n.tap_layout = layout_;
     gemm_norm(main_.next(), math_, n);
     normed_ = true;
     return;

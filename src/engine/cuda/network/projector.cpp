@@ -52,8 +52,26 @@ int Pass::project(int level, int first) {
     conv_norm(two, conv3x3(b_.middle, half, size, size, 1, half, two.conv), Activation::kSilu,
               at(b_.parts, int64_t{2 + i} * half), ld);
   }
-  conv_norm(w.cv2, product(b_.parts, ld, m, w.cv2.conv), Activation::kSilu, nullptr, 0,
-            b_.projected);
+  const bool alone = c_.levels.size() == 1;  // its rows are those of `memory`
+  {
+    GemmNormArguments g;
+    g.product = product(b_.parts, ld, m, w.cv2.conv);
+    g.gamma = w.cv2.norm.gamma;
+    g.beta = w.cv2.norm.beta;
+    g.eps = kEncoderEps;
+    g.activation = Activation::kSilu;
+    g.out_float = b_.projected;
+    g.ldo_float = c;
+    if (alone) {
+      g.out = b_.memory;
+      g.ldo = c;
+      g.then_gamma = w.norm.gamma;
+      g.then_beta = w.norm.beta;
+    }
+    g.scratch = b_.scratch;
+    g.scratch_size = b_.scratch_size;
+    gemm_norm(main_.next(), math_, g);
+  }
   NormArguments n;
   n.x = b_.projected;
   n.ldx = c;
@@ -67,12 +85,15 @@ int Pass::project(int level, int first) {
   n.out_group = cells;
   n.out_skip = total_ - cells;
   n.out_first = first;
-  norm_rows(main_.next(), math_, n);
+  if (!alone) norm_rows(main_.next(), math_, n);
   if (probe_) {
-    n.out = b_.parts;
-    n.out_group = n.out_first = 0;
-    norm_rows(main_.next(), math_, n);
-    trace(fmt::format("memory{}", level), {size.rows, size.cols, c}, b_.parts, PointType::kElement);
+    if (!alone) {
+      n.out = b_.parts;
+      n.out_group = n.out_first = 0;
+      norm_rows(main_.next(), math_, n);
+    }
+    trace(fmt::format("memory{}", level), {size.rows, size.cols, c}, alone ? b_.memory : b_.parts,
+          PointType::kElement);
   }
   return cells;
 }
