@@ -26,7 +26,7 @@ constexpr int kSharedNormRows = 2048;
 constexpr int kApartRows = 2048;
 
 /// Up to this many rows the kernels of hopper/block.h are the faster ones.
-const int kBlockRows = getenv("RFSEG_T_ROWS") ? atoi(getenv("RFSEG_T_ROWS")) : 1100;
+constexpr int kBlockRows = 1100;
 
 bool on_hopper(const Queue& queue, Math math, int rows) {
   return math == Math::kFp16 && !queue.portable && rows >= kHopperRows && hopper::usable();
