@@ -85,7 +85,8 @@ void StreamReader::open_input() {
     if (starts_with(name_, "rtsp")) {
       // UDP where the server has no TCP, or where the URL asks for it, which FFmpeg sees to.
       av_dict_set(&raw, "rtsp_transport", "udp+tcp", 0);
-      if (!ends_with(name_, "?udp")) av_dict_set(&raw, "rtsp_flags", "prefer_tcp", 0);
+      const bool udp = ends_with(name_, "?udp") || ends_with(name_, "&udp");
+      if (!udp) av_dict_set(&raw, "rtsp_flags", "prefer_tcp", 0);
       av_dict_set_int(&raw, "buffer_size", kUdpBuffer, 0);
       av_dict_set_int(&raw, "timeout", static_cast<int64_t>(options_.timeout_s * 1e6), 0);
     }
