@@ -5,8 +5,9 @@
     scripts/check_demo_ap.py --expected FILE      also writes the detections above 0.3 of each
                                                   picture (tests/pipeline/data/demo_expected.json)
 
-For developers; a CPU is enough. `rfseg eval` must report the same numbers within 0.001. Pre- and post-processing are the program's
-defaults (scripts/demo_model/reference.py), every selected pair is scored.
+For developers; a CPU is enough. `rfseg eval` must report the same numbers within 0.001. Pre- and
+post-processing are the program's defaults (scripts/demo_model/reference.py), every selected pair is
+scored.
 
 Needs: pip install torch numpy pillow pycocotools safetensors
 """
