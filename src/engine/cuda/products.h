@@ -104,7 +104,13 @@ struct GemmArguments {
   // first leaves its rows as halves, and of every 128 columns their mean and their squared
   // distances from it; the second multiplies the halves as they are, and its sums become those of
   // normalised rows. Only where gemm_hands_on_norms() says so.
-  void* halves = nullptr;           ///< first: __half [m, n], the float `out` rounded
+  void* halves = nullptr;  ///< first: __half [m, n], the float `out` rounded
+  /// first: __half [m, n], what rounding took from `halves`; then there is no `out`, these two are
+  /// the stream. It has 22 bits then, and 4 bytes a value are written instead of 6.
+  void* rest = nullptr;
+  /// first: the stream as such a pair, instead of `residual`; may be `halves` and `rest`.
+  const void* residual_halves = nullptr;
+  const void* residual_rest = nullptr;
   float* shares = nullptr;          ///< first: [m, n / 128, 2]
   const float* norm_of = nullptr;   ///< second: `shares` of its rows, [m, k / 128, 2]; eps as above
   const float* row_sums = nullptr;  ///< second: [n], of B's rows

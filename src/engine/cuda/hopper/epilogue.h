@@ -195,17 +195,19 @@ RFSEG_DEVICE void leave_as_halves(float (&d)[kColumns / 2], const TilePlace& pla
 }
 
 /// By thread 0 of a warpgroup: fetches the residual of its next tile to the boxes of kHalfPlus, or
-/// (kFloat) of kResidual.
+/// (kFloat) of kResidual; there a stream in pairs has its halves in the first two boxes.
 template <int kColumns, bool kFloat>
-RFSEG_DEVICE void fetch_residual(const TilePlace& place, uint32_t staging,
-                                 const CUtensorMap* residual, uint32_t arrived) {
+RFSEG_DEVICE void fetch_residual(const TilePlace& place, uint32_t staging, const GemmTask& task,
+                                 uint32_t arrived) {
   constexpr int kBox = kFloat ? 32 : box_columns<kColumns>();
   constexpr int kBytes = 64 * kBox * (kFloat ? 4 : 2);
   store_wait_read<0>();
   barrier_expect(arrived, kColumns / kBox * kBytes);
+  const bool pair = kFloat && task.exit.residual_pair;
   for (int box = 0; box < kColumns / kBox; ++box) {
-    load_tile(staging + static_cast<uint32_t>(box) * kBytes, residual, arrived,
-              place.column + box * kBox, place.row, place.picture);
+    load_tile(staging + static_cast<uint32_t>(box) * kBytes,
+              pair && box >= 2 ? &task.residual_rest : &task.residual, arrived,
+              place.column + (pair ? box % 2 * 64 : box * kBox), place.row, place.picture);
   }
 }
 
@@ -301,8 +303,8 @@ RFSEG_DEVICE void leave_normed(float (&d)[kColumns / 2], const TilePlace& place,
   }
 }
 
-/// GemmArguments::halves and shares, of the sums in `d`. Lanes exchange eight columns for two, so
-/// that a row's halves leave 16 bytes at a time.
+/// GemmArguments::shares and (unless they left as a pair) halves, of the sums in `d`. Lanes
+/// exchange eight columns for two, so that a row's halves leave 16 bytes at a time.
 RFSEG_DEVICE void hand_on_norms(const float (&d)[64], const TilePlace& place,
                                 const EpilogueArguments& e) {
   const int first = place.row + place.thread / 32 * 16 + place.thread % 32 / 4;
@@ -328,6 +330,7 @@ RFSEG_DEVICE void hand_on_norms(const float (&d)[64], const TilePlace& place,
           e.shares)[static_cast<int64_t>(row) * (e.n / 128) + place.column / 128] =
           make_float2(mean, squares);
     }
+    if (e.out_pair) continue;
     __half* out =
         static_cast<__half*>(e.halves) + static_cast<int64_t>(row) * e.n + place.column + lane * 8;
     RFSEG_UNROLL
@@ -357,22 +360,22 @@ RFSEG_DEVICE void hand_on_norms(const float (&d)[64], const TilePlace& place,
   }
 }
 
-/// kResidual. The residual lies in `staging`, boxes of 64 rows x 32 floats, when `arrived` ends the
-/// phase of `parity`; the sums take its place and leave from there.
-template <int kColumns>
-RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace& place,
-                                      const EpilogueArguments& e, const float* vectors,
-                                      uint32_t staging, const CUtensorMap* out, uint32_t arrived,
-                                      int parity) {
+/// Where the two columns of group j of a thread's first row are in boxes of 64 rows x 32 floats.
+RFSEG_DEVICE uint32_t float_place(uint32_t staging, int row, int pair, int j) {
+  return staging + static_cast<uint32_t>(j / 4 * 8192 + row * 128 +
+                                         ((j % 4 * 2 + pair / 4) ^ (row % 8)) * 16 + pair % 4 * 4);
+}
+
+/// kResidual with floats before. kStore: and after: the sums take the residual's place.
+template <int kColumns, bool kStore>
+RFSEG_DEVICE void add_floats(float (&d)[kColumns / 2], const TilePlace& place, const float* vectors,
+                             uint32_t staging) {
   const int row = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
-  barrier_wait(arrived, parity);
   RFSEG_UNROLL
   for (int j = 0; j < kColumns / 8; ++j) {
     const float2 bias = *reinterpret_cast<const float2*>(&vectors[j * 8 + pair]);
     const float2 scale = *reinterpret_cast<const float2*>(&vectors[kColumns + j * 8 + pair]);
-    const uint32_t at =
-        staging + static_cast<uint32_t>(j / 4 * 8192 + row * 128 +
-                                        ((j % 4 * 2 + pair / 4) ^ (row % 8)) * 16 + pair % 4 * 4);
+    const uint32_t at = float_place(staging, row, pair, j);
     RFSEG_UNROLL
     for (int h = 0; h < 2; ++h) {
       float x, y;
@@ -381,16 +384,116 @@ RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace&
       y = fused(d[4 * j + 2 * h + 1] + bias.y, scale.y, y);
       d[4 * j + 2 * h] = x;
       d[4 * j + 2 * h + 1] = y;
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + h * 1024), "f"(x), "f"(y)
-                   : "memory");
+      if constexpr (kStore) {
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + h * 1024), "f"(x), "f"(y)
+                     : "memory");
+      }
     }
+  }
+}
+
+/// kResidual with floats after alone.
+RFSEG_DEVICE void put_floats(const float (&d)[64], const TilePlace& place, uint32_t staging) {
+  const int row = place.thread / 32 * 16 + place.thread % 32 / 4, pair = place.thread % 4 * 2;
+  RFSEG_UNROLL
+  for (int i = 0; i < 32; ++i) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(float_place(staging, row, pair, i / 2) +
+                                                          i % 2 * 1024),
+                 "f"(d[2 * i]), "f"(d[2 * i + 1])
+                 : "memory");
+  }
+}
+
+/// For each 16 of 128 columns: work(address of a thread's row in the box of halves, groups of 8
+/// columns done). What it took from the halves lies two boxes on.
+template <class Work>
+RFSEG_DEVICE void for_pairs(const TilePlace& place, uint32_t staging, Work&& work) {
+  const int row = place.thread / 32 * 16 + place.thread % 16, second = place.thread % 32 / 16;
+  RFSEG_UNROLL
+  for (int j = 0; j < 16; j += 2) {
+    work(staging +
+             static_cast<uint32_t>(j / 8 * 8192 + row * 128 + ((j % 8 + second) ^ (row % 8)) * 16),
+         j);
+  }
+}
+[[maybe_unused]] constexpr uint32_t kRestBoxes = 2 * 8192;
+
+/// kResidual with a pair of halves before.
+RFSEG_DEVICE void add_pairs(float (&d)[64], const TilePlace& place, const float* vectors,
+                            uint32_t staging) {
+  const int pair = place.thread % 4 * 2;
+  for_pairs(place, staging, [&](uint32_t at, int j) {
+    uint32_t halves[4], rest[4];
+    load_matrices(at, halves[0], halves[1], halves[2], halves[3]);
+    load_matrices(at + kRestBoxes, rest[0], rest[1], rest[2], rest[3]);
+    RFSEG_UNROLL
+    for (int g = 0; g < 2; ++g) {
+      const int column = (j + g) * 8 + pair;
+      const float2 bias = *reinterpret_cast<const float2*>(&vectors[column]);
+      const float2 scale = *reinterpret_cast<const float2*>(&vectors[128 + column]);
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const float2 big = __half22float2(reinterpret_cast<const __half2&>(halves[2 * g + h]));
+        const float2 small = __half22float2(reinterpret_cast<const __half2&>(rest[2 * g + h]));
+        float& x = d[4 * (j + g) + 2 * h];
+        float& y = d[4 * (j + g) + 2 * h + 1];
+        x = fused(x + bias.x, scale.x, big.x + small.x);
+        y = fused(y + bias.y, scale.y, big.y + small.y);
+      }
+    }
+  });
+}
+
+/// kResidual with a pair of halves after.
+RFSEG_DEVICE void put_pairs(const float (&d)[64], const TilePlace& place, uint32_t staging) {
+  for_pairs(place, staging, [&](uint32_t at, int j) {
+    uint32_t halves[4], rest[4];
+    RFSEG_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float x = d[4 * j + 2 * i], y = d[4 * j + 2 * i + 1];
+      halves[i] = pack_halves(x, y);
+      const float2 big = __half22float2(reinterpret_cast<const __half2&>(halves[i]));
+      rest[i] = pack_halves(x - big.x, y - big.y);
+    }
+    store_matrices(at, halves[0], halves[1], halves[2], halves[3]);
+    store_matrices(at + kRestBoxes, rest[0], rest[1], rest[2], rest[3]);
+  });
+}
+
+/// kResidual. The residual lies in `staging`, boxes of 64 rows x 32 floats or (pairs) 64 halves,
+/// when `arrived` ends the phase of `parity`; the sums take its place and leave from there. A row
+/// has the same bytes of each box either way, so that warps stay among themselves.
+template <int kColumns>
+RFSEG_DEVICE void leave_with_residual(float (&d)[kColumns / 2], const TilePlace& place,
+                                      const GemmTask& task, const float* vectors, uint32_t staging,
+                                      uint32_t arrived, int parity) {
+  const EpilogueArguments& e = task.exit;
+  barrier_wait(arrived, parity);
+  if constexpr (kColumns == 128) {
+    if (e.residual_pair) {
+      add_pairs(d, place, vectors, staging);
+    } else if (e.out_pair) {
+      add_floats<kColumns, false>(d, place, vectors, staging);
+    } else {
+      add_floats<kColumns, true>(d, place, vectors, staging);
+    }
+    __syncwarp();
+    if (e.out_pair) {
+      put_pairs(d, place, staging);
+    } else if (e.residual_pair) {
+      put_floats(d, place, staging);
+    }
+  } else {
+    add_floats<kColumns, true>(d, place, vectors, staging);
   }
   fence_async();
   named_sync(place.barrier, 128);
   if (place.thread == 0) {
+    const bool pair = kColumns == 128 && e.out_pair;
     for (int box = 0; box < kColumns / 32; ++box) {
-      store_tile(out, staging + static_cast<uint32_t>(box) * 8192, place.column + box * 32,
-                 place.row, place.picture);
+      store_tile(pair && box >= 2 ? &task.out_rest : &task.out,
+                 staging + static_cast<uint32_t>(box) * 8192,
+                 place.column + (pair ? box % 2 * 64 : box * 32), place.row, place.picture);
     }
   }
   if constexpr (kColumns == 128) {

@@ -27,6 +27,7 @@ struct Plan {
 };
 
 Exit exit_of(const GemmArguments& g) {
+  if (g.rest || g.residual_rest) return Exit::kResidual;
   const bool plain_rows = g.out_group == 0 && !g.row_bias && g.residual_period == 0;
   // The copy engine cuts what lies beyond the columns by 16 bytes.
   if (plain_rows && !g.out_float && !g.scale && g.n % 8 == 0 && g.ldo % 8 == 0 &&
@@ -66,6 +67,18 @@ bool plan(const GemmArguments& g, Plan* plan) {
   if (g.source == RowSource::kConv3x3 && (g.batch != 1 || g.split)) return false;
   if (g.split && !aligned(g.a2, 16)) return false;
   if (g.shares && (g.batch > 1 || !aligned(g.halves, 16) || !aligned(g.shares, 8))) return false;
+  if (g.rest || g.residual_rest) {
+    const bool residual =
+        g.residual_rest
+            ? aligned(g.residual_halves, 16) && aligned(g.residual_rest, 16) && !g.residual
+            : g.residual && g.residual_float && g.ldr % 4 == 0 && aligned(g.residual, 16);
+    const bool out =
+        g.rest ? aligned(g.rest, 16) && !g.out : g.out && g.ldo % 4 == 0 && aligned(g.out, 16);
+    if (!g.shares || !residual || !out || !g.out_float || g.out_group || g.row_bias ||
+        g.residual_period || g.activation != Activation::kNone) {
+      return false;
+    }
+  }
   if (g.norm_of && (g.batch > 1 || g.split || g.k % 128 || g.k > 128 * kMostNormShares ||
                     !aligned(g.norm_of, 8))) {
     return false;
@@ -222,6 +235,8 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
   e.norm_eps = g.eps;
   e.norm_shares = g.k / 128;
   e.residual_float = g.residual_float;
+  e.residual_pair = g.residual_rest != nullptr;
+  e.out_pair = g.rest != nullptr;
   e.pairs = g.n % 2 == 0 && g.ldo % 2 == 0 && e.out_step % 2 == 0 &&
             aligned(g.out, g.out_float ? 8 : 4) &&
             (!g.residual || (g.ldr % 2 == 0 && aligned(g.residual, g.residual_float ? 8 : 4)));
@@ -266,8 +281,17 @@ bool run(const Queue& queue, const Plan& p, const GemmVariant& v) {
     mapped = mapped && matrix_map(&task.out, g.out, g.n, g.m, g.ldo, g.batch, g.out_step, box, 64);
   }
   if (p.exit == Exit::kResidual) {
-    mapped = mapped && matrix_map(&task.out, g.out, g.n, g.m, g.ldo, 1, 0, 32, 64, true) &&
-             matrix_map(&task.residual, g.residual, g.n, g.m, g.ldr, 1, 0, 32, 64, true);
+    const auto pair = [&](CUtensorMap* halves, CUtensorMap* rest, const void* from,
+                          const void* rest_from) {
+      return matrix_map(halves, from, g.n, g.m, g.n, 1, 0, 64, 64) &&
+             matrix_map(rest, rest_from, g.n, g.m, g.n, 1, 0, 64, 64);
+    };
+    mapped = mapped &&
+             (g.rest ? pair(&task.out, &task.out_rest, g.halves, g.rest)
+                     : matrix_map(&task.out, g.out, g.n, g.m, g.ldo, 1, 0, 32, 64, true)) &&
+             (g.residual_rest
+                  ? pair(&task.residual, &task.residual_rest, g.residual_halves, g.residual_rest)
+                  : matrix_map(&task.residual, g.residual, g.n, g.m, g.ldr, 1, 0, 32, 64, true));
   }
   if (p.exit == Exit::kHalfPlus) {
     mapped = mapped && matrix_map(&task.residual, g.residual, g.n, g.m, g.ldr, 1, 0, box, 64);

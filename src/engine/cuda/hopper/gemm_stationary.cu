@@ -134,7 +134,7 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
     place.row = row_tile(task, tile) * 64;
     if constexpr (kExit == Exit::kHalfPlus || kExit == Exit::kResidual) {
       if (place.thread == 0) {
-        fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, &task.residual,
+        fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, task,
                                                            residual_full + 8 * group);
       }
     }
@@ -159,8 +159,8 @@ RFSEG_DEVICE void stationary(const GemmTask& task, void* shared) {
       leave_as_halves<kColumns, kActivation, kBoxes, true>(
           d, place, vectors, staging, box, &task.out, residual_full + 8 * group, i / kGroups % 2);
     } else if constexpr (kExit == Exit::kResidual) {
-      leave_with_residual<kColumns>(d, place, task.exit, vectors, staging, &task.out,
-                                    residual_full + 8 * group, i / kGroups % 2);
+      leave_with_residual<kColumns>(d, place, task, vectors, staging, residual_full + 8 * group,
+                                    i / kGroups % 2);
     } else {
       leave<kColumns, kActivation>(d, place, task.exit, vectors);
     }

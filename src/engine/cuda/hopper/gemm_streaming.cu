@@ -165,7 +165,7 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
       wgmma_commit();
       if constexpr (kExit == Exit::kHalfPlus || kExit == Exit::kResidual) {
         if (k == fetch_at && place.thread == 0) {
-          fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, &task.residual,
+          fetch_residual<kColumns, kExit == Exit::kResidual>(place, staging, task,
                                                              residual_full + 8 * group);
         }
       }
@@ -190,8 +190,8 @@ RFSEG_DEVICE void streaming(const GemmTask& task, void* shared) {
     } else if constexpr (kExit == Exit::kNorm) {
       leave_normed<kColumns, kActivation>(d, place, task.exit, vectors, staging, box, &task.out);
     } else if constexpr (kExit == Exit::kResidual) {
-      leave_with_residual<kColumns>(d, place, task.exit, vectors, staging, &task.out,
-                                    residual_full + 8 * group, residual_parity);
+      leave_with_residual<kColumns>(d, place, task, vectors, staging, residual_full + 8 * group,
+                                    residual_parity);
       residual_parity ^= 1;
     } else {
       leave<kColumns, kActivation>(d, place, task.exit, vectors);

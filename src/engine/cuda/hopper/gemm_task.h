@@ -13,7 +13,7 @@ namespace rfseg::cuda::hopper {
 enum class Exit : int {
   kHalf,      ///< act(sum + bias) as __half, through shared memory and the copy engine
   kHalfPlus,  ///< act(sum + bias) + residual, both __half, the residual by the copy engine too
-  kResidual,  ///< (sum + bias) * scale + residual as float, by the copy engine too
+  kResidual,  ///< (sum + bias) * scale + residual as float or pairs, by the copy engine too
   kNorm,      ///< GemmNormArguments, a tile being as wide as the rows
   kAny        ///< everything GemmArguments can say, element by element
 };
@@ -38,6 +38,7 @@ struct EpilogueArguments {
   int64_t ldo_norm;
   float eps;
   bool norm_half;
+  bool residual_pair, out_pair;  ///< kResidual: the stream is a pair of halves before, after
   // GemmArguments' fields for handing on norms; `row_sums` and `norm_eps` of kHalf.
   void* halves;
   float* shares;
@@ -49,8 +50,9 @@ struct EpilogueArguments {
 
 /// What a kernel gets, by value.
 struct GemmTask {
-  CUtensorMap a, a2, b, out,
-      residual;  ///< boxes as the kernel wants them; `out` for the exits with staging boxes
+  /// Boxes as the kernel wants them; `out` for the exits with staging boxes.
+  CUtensorMap a, a2, b, out, residual;
+  CUtensorMap out_rest, residual_rest;  ///< kResidual with a stream in pairs
   EpilogueArguments exit;
   int k_blocks;                 ///< of 64
   int stages;                   ///< of the ring in shared memory

@@ -117,7 +117,7 @@ RFSEG_DEVICE void in_turn(const GemmTask& task, void* shared) {
     named_sync(place.barrier, 128);
     if constexpr (kExit == Exit::kResidual) {
       if (place.thread == 0) {
-        fetch_residual<kColumns, true>(place, staging, &task.residual, residual);
+        fetch_residual<kColumns, true>(place, staging, task, residual);
       }
     }
     named_sync(kTurn + group, 256);
@@ -156,11 +156,10 @@ RFSEG_DEVICE void in_turn(const GemmTask& task, void* shared) {
     for (int half = 0; half < 2; ++half) {
       if constexpr (kExit == Exit::kResidual) {
         if (half > 0 && place.thread == 0) {
-          fetch_residual<kColumns, true>(place, staging, &task.residual, residual);
+          fetch_residual<kColumns, true>(place, staging, task, residual);
         }
         // Two phases a tile.
-        leave_with_residual<kColumns>(d[half], place, task.exit, vectors, staging, &task.out,
-                                      residual, half);
+        leave_with_residual<kColumns>(d[half], place, task, vectors, staging, residual, half);
       } else {
         leave_as_halves<kColumns, kActivation, kBoxes>(
             d[half], place, vectors, staging, box, &task.out, 0, 0, row_norms(task.exit, place));

@@ -30,9 +30,11 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   take(b.patches, n * grid * ((3 * c.patch * c.patch + 7) / 8 * 8), e);
   take(b.x, n * tokens * d, 4);
   b.stream = nullptr;
+  b.rest = nullptr;
   b.shares = nullptr;
   if (math == Math::kFp16 && d % 128 == 0) {
     take(b.stream, n * tokens * d, e);
+    take(b.rest, n * tokens * d, e);
     take(b.shares, n * tokens * (d / 64), 4);
   }
   take(b.rows, n * tokens * d, e);

@@ -20,6 +20,7 @@ struct Buffers {
   void* patches = nullptr;  ///< [B * S, 3 * patch * patch rounded up]
   float* x = nullptr;       ///< [B * T, D] residual stream
   void* stream = nullptr;   ///< [B * T, D] the stream's halves; for products that hand on norms
+  void* rest = nullptr;     ///< [B * T, D] what rounding took, while x is not kept
   float* shares = nullptr;  ///< [B * T, D / 128, 2] its statistics
   void* rows = nullptr;     ///< [B * T, D] normalised rows, then attention's output
   void* wide = nullptr;     ///< [B * T, 4 * D] q, k, v, then the hidden layer

@@ -106,7 +106,7 @@ void Pass::normed_linear(const Matrix& b, void* out, Activation activation) {
   gemm(main_.next(), math_, g);
 }
 
-void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale) {
+void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale, bool kept) {
   GemmArguments g = product(a, b.k, batch_ * layout_.tokens(), b);
   g.scale = scale;
   g.residual = b_.x;
@@ -138,6 +138,16 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale) {
     g.halves = b_.stream;
     g.shares = b_.shares;
     handed_on_ = true;
+    if (in_pairs_) {
+      g.residual = nullptr;
+      g.residual_halves = b_.stream;
+      g.residual_rest = b_.rest;
+    }
+    in_pairs_ = !kept && !probe_;
+    if (in_pairs_) {
+      g.out = nullptr;
+      g.rest = b_.rest;
+    }
   }
   gemm(main_.next(), math_, g);
 }
@@ -162,9 +172,9 @@ void Pass::encoder_block(int i) {
   a.scale = 0.125f;  // 1 / sqrt(64)
   a.from_end = other_end();
   attention(main_.next(), math_, a);
-  add_to_stream(b_.rows, block.proj, block.scale1);
+  add_to_stream(b_.rows, block.proj, block.scale1, false);
   normed_linear(block.fc1, b_.wide, Activation::kGelu);
-  add_to_stream(b_.wide, block.fc2, block.scale2);
+  add_to_stream(b_.wide, block.fc2, block.scale2, attends_in_full(c_, i + 1));
 }
 
 }  // namespace rfseg::cuda

@@ -105,8 +105,9 @@ class Pass : private Steps {
   bool other_end() { return from_end_ = !from_end_; }
   /// The product of the normalised residual stream.
   void normed_linear(const Matrix& b, void* out, Activation activation);
-  /// x += scale * (a B^T + bias); with norms_sums_ also rows = LayerNorm(x).
-  void add_to_stream(const void* a, const Matrix& b, const float* scale);
+  /// x += scale * (a B^T + bias); with norms_sums_ also rows = LayerNorm(x). `kept`: what follows
+  /// reads x itself, not only its halves and their rest.
+  void add_to_stream(const void* a, const Matrix& b, const float* scale, bool kept);
 
   // projector.cpp
   /// Writes the level's rows of `memory`; returns its cells.
@@ -154,7 +155,8 @@ class Pass : private Steps {
   TokenLayout layout_;
   bool norms_sums_ = false;   ///< LayerNorm of the encoder is part of the product before it
   bool hands_on_ = false;     ///< or the next product's, of what this one leaves
-  bool handed_on_ = false;    ///< b_.stream and b_.shares are those of b_.x
+  bool handed_on_ = false;    ///< b_.stream and b_.shares are those of the residual stream
+  bool in_pairs_ = false;     ///< which is b_.stream and b_.rest, not b_.x
   bool normed_ = false;       ///< b_.rows hold the LayerNorm of b_.x
   bool from_end_ = false;     ///< the direction of the encoder's last kernel
   void* tap_ = nullptr;       ///< where this block's end leaves a tap; null: nowhere

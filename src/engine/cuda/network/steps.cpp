@@ -53,10 +53,14 @@ StepCost cost_of(Math math, const GemmArguments& a) {
   const double element = element_bytes(math), values = double{1} * a.m * a.n * a.batch;
   cost.bytes += values * (a.out_float ? 4 : element);
   if (a.residual != nullptr) cost.bytes += values * (a.residual_float ? 4 : element);
+  if (a.residual_rest != nullptr) cost.bytes += values * 2 * element;
+  if (a.halves != nullptr && a.rest == nullptr) cost.bytes += values * element;
   if (a.source == RowSource::kNormed) cost.shape += ", rows normalised";
   cost.shape += name_of(a.activation);
   if (a.scale != nullptr) cost.shape += " * scale";
   if (a.residual != nullptr) cost.shape += " + residual";
+  if (a.residual_rest != nullptr) cost.shape += " + residual in pairs";
+  if (a.rest != nullptr) cost.shape += " to pairs";
   return cost;
 }
 
