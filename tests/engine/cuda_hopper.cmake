@@ -1,5 +1,7 @@
 # Hopper's products and attention: skipped where there is no such GPU.
-rfseg_add_test(engine_cuda_hopper SOURCES cuda_hopper_test.cu
+rfseg_add_test(engine_cuda_hopper
+  SOURCES cuda_hopper_gemm_test.cu cuda_hopper_norms_test.cu cuda_hopper_mask_block_test.cu
+          cuda_hopper_attention_test.cu
   DEPENDS rfseg_engine CUDA::cudart_static)
 rfseg_add_test(engine_cuda_hopper_block SOURCES cuda_hopper_block_test.cu
   DEPENDS rfseg_engine CUDA::cudart_static)

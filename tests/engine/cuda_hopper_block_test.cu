@@ -10,55 +10,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
-#include "core/cuda/device.h"
 #include "engine/cuda/hopper/block.h"
 #include "engine/cuda/hopper/gemm.h"
+#include "engine/cuda_arrays.h"
 
 namespace rfseg::cuda {
 namespace {
-
-template <class T>
-class Array {
- public:
-  explicit Array(int64_t size) : size_(size) {
-    check(cudaMalloc(&data_, static_cast<std::size_t>(size) * sizeof(T)), "allocating");
-    poison();
-  }
-  /// Even, from -scale to scale.
-  Array(int64_t size, float scale, unsigned seed) : Array(size) {
-    std::mt19937 random(seed);
-    std::vector<T> host(static_cast<std::size_t>(size));
-    for (T& v : host) {
-      v = static_cast<T>(scale * (static_cast<float>(random()) * 0x1p-31f - 1.0f));
-    }
-    write(host);
-  }
-  ~Array() { cudaFree(data_); }
-  Array(const Array&) = delete;
-  Array& operator=(const Array&) = delete;
-  /// All bits one: not a number in every type here.
-  void poison() {
-    check(cudaMemset(data_, 0xff, static_cast<std::size_t>(size_) * sizeof(T)), "poisoning");
-  }
-  T* data() { return data_; }
-  std::vector<T> read() const {
-    std::vector<T> host(static_cast<std::size_t>(size_));
-    check(cudaMemcpy(host.data(), data_, host.size() * sizeof(T), cudaMemcpyDeviceToHost),
-          "reading");
-    return host;
-  }
-  void write(const std::vector<T>& host) {
-    check(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice),
-          "writing");
-  }
-
- private:
-  T* data_ = nullptr;
-  int64_t size_;
-};
 
 double to_double(float v) { return v; }
 double to_double(__half v) { return __half2float(v); }
