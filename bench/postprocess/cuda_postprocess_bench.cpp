@@ -4,7 +4,8 @@
 //
 // A NAME with "@N" uses N blocks a mask, one with "boxes" in it leaves out the masks, one with
 // "inference" follows that convention; "dense" and "bits" make masks of bytes or bits of pixels,
-// "device" leaves results there; "apart" selects by a kernel of its own. FOLDER holds case folders
+// "device" leaves results there; "apart" selects by a kernel of its own; "spin" waits for a word in
+// memory instead of the stream (the kernels' times are without). FOLDER holds case folders
 // with boxes.npy [1,Q,4], logits.npy [1,Q,K], masks.npy [1,Q,rows,columns]. Every call takes the
 // next case, in turn. All settings take turns in one run, so that they meet the same machine. For
 // each: survivors, runs and bytes that reach the host a call; launches a call; kernel time, from
@@ -132,6 +133,7 @@ Setting read_setting(const std::string& text, cudaStream_t stream) {
   if (s.name.find("dense") != std::string::npos) limits.mask_bytes = cuda::MaskBytes::kDense;
   if (s.name.find("bits") != std::string::npos) limits.mask_bytes = cuda::MaskBytes::kBits;
   limits.selection_apart = s.name.find("apart") != std::string::npos;
+  limits.spin = s.name.find("spin") != std::string::npos;
   s.pixels = limits.mask_bytes != cuda::MaskBytes::kRle;
   s.on_device = s.name.find("device") != std::string::npos;
   if (s.on_device) limits.place = CudaPostprocessor::Place::kDevice;
@@ -208,7 +210,7 @@ void measure(Setting& s, cudaStream_t stream, cudaEvent_t begin, cudaEvent_t end
     ok(cudaEventRecord(begin, stream));
     ok(cudaGraphLaunch(s.all, stream));
     ok(cudaEventRecord(end, stream));
-    s.processor->wait(stream);
+    ok(cudaStreamSynchronize(stream));
     float ms = 0;
     ok(cudaEventElapsedTime(&ms, begin, end));
     if (keep) s.kernel.push_back(1000.0 * ms / static_cast<double>(s.inputs.size()));

@@ -22,15 +22,28 @@ using namespace test;
 struct EmulatedRun {
   std::vector<Detections> detections;
   uint32_t overflow = 0;
-  uint64_t needed = 0;             ///< bytes
-  std::vector<std::byte> results;  ///< what `pictures` points into
+  uint64_t needed = 0;                   ///< bytes
+  std::vector<std::byte> results, kept;  ///< what `pictures` points into
   std::vector<PictureResults> pictures;
+};
+
+/// Pixels that calls leave behind, and what is known of them.
+struct KeptPixels {
+  std::vector<std::byte> bytes;
+  std::vector<uint32_t> set_runs;
+  std::byte* data = nullptr;
+
+  KeptPixels(uint64_t size, cuda::MaskBytes format)
+      : bytes(size + 256),
+        set_runs(size / static_cast<uint64_t>(cuda::run_bytes(format)) / 32 + 2),
+        data(reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(bytes.data()) + 255) &
+                                          ~uintptr_t{255})) {}
 };
 
 EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const PostprocessSpec& spec,
                     const std::vector<PreprocessGeometry>& pictures, int cluster, int clusters,
                     uint32_t spill, uint64_t bytes, cuda::MaskBytes format = cuda::MaskBytes::kRle,
-                    bool alone = false) {
+                    bool alone = false, KeptPixels* kept = nullptr) {
   const NetworkOutputs& first = outputs[0];
   cuda::Shape shape{static_cast<int>(outputs.size()),
                     first.queries,
@@ -72,6 +85,12 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
   };
   cuda::carve_workspace(a, shape, capacity, align(workspace));
   cuda::carve_results(a, shape, capacity, align(results));
+  KeptPixels fresh(format == cuda::MaskBytes::kRle ? 0 : bytes, format);
+  if (format != cuda::MaskBytes::kRle) {
+    if (kept == nullptr) kept = &fresh;
+    a.bytes = reinterpret_cast<uint8_t*>(kept->data);
+    a.set_runs = kept->set_runs.data();
+  }
   cuda::ResultHeader header;
   a.header = &header;
   if (alone) *a.usage = cuda::Usage{};
@@ -79,9 +98,9 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
     cuda::emulator::launch(
         3, shape.batch, cuda::kSelectThreads, 1, sizeof(cuda::SelectShared),
         [&](void* shared) { cuda::select_kernel(a, *static_cast<cuda::SelectShared*>(shared)); });
-  const auto launch = [&](auto kernel, auto shared, int size) {
+  const auto launch = [&](auto kernel, auto shared, int size, int threads) {
     using Shared = std::remove_pointer_t<decltype(shared)>;
-    cuda::emulator::launch(size * clusters, 1, cuda::kMaskThreads, size, sizeof(Shared),
+    cuda::emulator::launch(size * clusters, 1, threads, size, sizeof(Shared),
                            [&](void* memory) { kernel(a, *static_cast<Shared*>(memory)); });
   };
   cuda::MaskShared* const text = nullptr;
@@ -91,19 +110,21 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
       launch(alone                                       ? cuda::mask_kernel_alone
              : cuda::all_plain(shape, parameters.data()) ? cuda::mask_kernel<true>
                                                          : cuda::mask_kernel<false>,
-             text, cluster);
+             text, cluster, cuda::kMaskThreads);
       break;
     case cuda::MaskBytes::kDense:
-      launch(cuda::all_plain(shape, parameters.data())
-                 ? cuda::dense_kernel<cuda::MaskBytes::kDense, true>
-                 : cuda::dense_kernel<cuda::MaskBytes::kDense, false>,
-             pixels, 1);
+      launch(alone ? cuda::dense_kernel<cuda::MaskBytes::kDense, true, true>
+             : cuda::all_plain(shape, parameters.data())
+                 ? cuda::dense_kernel<cuda::MaskBytes::kDense, true, false>
+                 : cuda::dense_kernel<cuda::MaskBytes::kDense, false, false>,
+             pixels, 1, cuda::kDenseThreads);
       break;
     case cuda::MaskBytes::kBits:
-      launch(cuda::all_plain(shape, parameters.data())
-                 ? cuda::dense_kernel<cuda::MaskBytes::kBits, true>
-                 : cuda::dense_kernel<cuda::MaskBytes::kBits, false>,
-             pixels, 1);
+      launch(alone ? cuda::dense_kernel<cuda::MaskBytes::kBits, true, true>
+             : cuda::all_plain(shape, parameters.data())
+                 ? cuda::dense_kernel<cuda::MaskBytes::kBits, true, false>
+                 : cuda::dense_kernel<cuda::MaskBytes::kBits, false, false>,
+             pixels, 1, cuda::kDenseThreads);
       break;
   }
   EmulatedRun run;
@@ -117,8 +138,25 @@ EmulatedRun emulate(const std::vector<NetworkOutputs>& outputs, const Postproces
       run.pictures.push_back({a.picture_records[i], a.detections + i * a.detection_pitch, a.bytes});
     }
   }
+  if (kept == &fresh) {
+    run.kept = std::move(fresh.bytes);  // the pictures point into it
+  }
   run.results = std::move(results);
   return run;
+}
+
+/// No run has a set pixel that is not told.
+::testing::AssertionResult tells_what_is_set(const KeptPixels& kept, cuda::MaskBytes format) {
+  const auto run = static_cast<std::size_t>(cuda::run_bytes(format));
+  const std::size_t size = kept.bytes.size() - 256;
+  for (std::size_t i = 0; i < size; ++i) {
+    if (kept.data[i] == std::byte{0}) continue;
+    const std::size_t at = i / run;
+    if ((kept.set_runs[at / 32] >> (at % 32) & 1u) == 0) {
+      return ::testing::AssertionFailure() << "byte " << i << " is set, its run is not";
+    }
+  }
+  return ::testing::AssertionSuccess();
 }
 
 TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
@@ -126,7 +164,7 @@ TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
   const uint64_t cases = wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 600;
   const char* first = std::getenv("RFSEG_EMULATION_FIRST");
   const uint64_t from = first != nullptr ? std::strtoull(first, nullptr, 10) : 1;
-  std::size_t detections = 0, alone = 0;
+  std::size_t detections = 0, alone = 0, calls_on_others = 0;
   for (uint64_t seed = from; seed < from + cases; ++seed) {
     Random random(seed);
     std::vector<Scene> scenes{random_scene(random)};
@@ -169,9 +207,21 @@ TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
         room += static_cast<uint64_t>(scene.queries) *
                 cuda::mask_bytes(picture.original_height, picture.original_width, format);
       }
-      const EmulatedRun pixels =
-          emulate(outputs, spec, pictures, 1, random.range(1, 7), 0, room, format);
+      // Alone, or with what the calls before have left, where there is room.
+      constexpr uint64_t kKept = 1u << 22;
+      static KeptPixels left[] = {{kKept, cuda::MaskBytes::kDense},
+                                  {kKept, cuda::MaskBytes::kBits}};
+      KeptPixels* const kept =
+          room <= kKept && !random.one_in(8) ? &left[format == cuda::MaskBytes::kBits] : nullptr;
+      const bool by_itself =
+          scenes.size() == 1 && spec.like != Convention::kInference && random.one_in(2);
+      const EmulatedRun pixels = emulate(outputs, spec, pictures, 1, random.range(1, 7), 0,
+                                         kept ? kKept : room, format, by_itself, kept);
       ASSERT_EQ(pixels.overflow, 0u) << "seed " << seed;
+      calls_on_others += kept != nullptr ? 1 : 0;
+      if (kept != nullptr) {
+        ASSERT_TRUE(tells_what_is_set(*kept, format)) << "seed " << seed;
+      }
       for (std::size_t i = 0; i < scenes.size(); ++i) {
         ASSERT_TRUE(same_pixels(expected[i], pixels.pictures[i], format))
             << "seed " << seed << ", picture " << i << ", grid " << scene.rows << "x"
@@ -189,6 +239,7 @@ TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
     ++alone;
   }
   EXPECT_GT(alone, cases / 4);
+  EXPECT_GT(calls_on_others, cases);
   std::cout << cases << " cases, " << detections << " detections\n";
   EXPECT_GT(detections, cases / 2);
 }
@@ -237,6 +288,48 @@ TEST(CudaEmulation, OneKernelAloneTellsTooManyCandidates) {
       EXPECT_GT(expected.items.size(), 40u);
       ASSERT_EQ(run.overflow, 0u);
       EXPECT_TRUE(same(expected, run.detections[0]));
+    }
+  }
+}
+
+// Tiles beside each other, and exactly the room that all masks need.
+TEST(CudaEmulation, WideMasksInExactlyTheirRoom) {
+  Random random(11);
+  Scene scene(3, 1, 20, 40);
+  for (float& v : scene.logits) v = 3;
+  for (int q = 0; q < 3; ++q) fill_mask(random, scene.mask(q), 20, 40);
+  PostprocessSpec spec;
+  spec.geometry = PreprocessGeometry::stretch(50, 1300, 80, 160);
+  spec.backend = Backend::kReference;
+  const Detections expected = postprocess(scene.view(), spec);
+  ASSERT_EQ(expected.items.size(), 3u);
+  for (const cuda::MaskBytes format : {cuda::MaskBytes::kDense, cuda::MaskBytes::kBits}) {
+    for (const bool alone : {false, true}) {
+      const EmulatedRun run = emulate({scene.view()}, spec, {spec.geometry}, 1, 2, 0,
+                                      3 * cuda::mask_bytes(50, 1300, format), format, alone);
+      ASSERT_EQ(run.overflow, 0u);
+      EXPECT_TRUE(same_pixels(expected, run.pictures[0], format)) << alone;
+    }
+  }
+}
+
+// More runs with borders than a block gathers.
+TEST(CudaEmulation, MasksOfNoise) {
+  Random random(10);
+  Scene scene(2, 1, 60, 60);
+  for (float& v : scene.logits) v = 3;
+  for (float& v : scene.masks) v = random.uniform(-1, 1);
+  for (const Convention like : {Convention::kRfdetr, Convention::kInference}) {
+    PostprocessSpec spec;
+    spec.like = like;
+    spec.geometry = PreprocessGeometry::stretch(400, 500, 240, 240);
+    spec.backend = Backend::kReference;
+    const Detections expected = postprocess(scene.view(), spec);
+    for (const cuda::MaskBytes format : {cuda::MaskBytes::kDense, cuda::MaskBytes::kBits}) {
+      const EmulatedRun run = emulate({scene.view()}, spec, {spec.geometry}, 1, 1, 0,
+                                      2 * cuda::mask_bytes(400, 500, format), format);
+      ASSERT_EQ(run.overflow, 0u);
+      EXPECT_TRUE(same_pixels(expected, run.pictures[0], format));
     }
   }
 }

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 
@@ -32,12 +34,19 @@ struct CudaPostprocessor::Impl {
   struct Buffers {
     explicit Buffers(const Limits& limits)
         : place(limits.place),
-          pixels(limits.mask_bytes != cuda::MaskBytes::kRle),
-          results(place == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice) {}
+          format(limits.mask_bytes),
+          pixels(format != cuda::MaskBytes::kRle),
+          results(place == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice),
+          masks(place == Place::kHost ? Buffer::Kind::kPinned : Buffer::Kind::kDevice) {}
     Place place;
+    cuda::MaskBytes format;
     bool pixels;
     cuda::Capacity capacity;
     Buffer workspace{Buffer::Kind::kDevice}, results, header{Buffer::Kind::kPinned};
+    /// Of pixels, apart from the other results: calls of any shapes leave them as the next needs
+    /// them.
+    Buffer masks, set_runs{Buffer::Kind::kDevice};
+    bool masks_known = false;  ///< `set_runs` tells what is set in `masks`
     cuda::KernelArguments arguments;
 
     void arrange(const cuda::Shape& shape, const cuda::Capacity& wanted, Counters& counters) {
@@ -49,19 +58,50 @@ struct CudaPostprocessor::Impl {
         check(cudaDeviceSynchronize(), "clearing the workspace");
       }
       counters.allocations +=
-          results.reserve(cuda::carve_results(arguments, shape, wanted, nullptr)) ? 1 : 0;
+          results.reserve(cuda::carve_results(arguments, shape, in_results(), nullptr)) ? 1 : 0;
       cuda::carve_workspace(arguments, shape, wanted, workspace.data());
-      cuda::carve_results(arguments, shape, wanted, results.data());
+      cuda::carve_results(arguments, shape, in_results(), results.data());
       if (place == Place::kDevice) {  // results() copies what is between those in use, too
-        const std::size_t records = static_cast<std::size_t>(
-            reinterpret_cast<const std::byte*>(arguments.bytes) - results.data());
-        check(cudaMemset(results.data(), 0, pixels ? records : results.size()),
-              "clearing the results");
+        check(cudaMemset(results.data(), 0, results.size()), "clearing the results");
         check(cudaDeviceSynchronize(), "clearing the results");
       }
+      if (pixels) arrange_masks(counters);
       counters.allocations += header.reserve(sizeof(cuda::ResultHeader)) ? 1 : 0;
       arguments.header = header.as<cuda::ResultHeader>();
       *arguments.header = cuda::ResultHeader{};
+    }
+
+    /// What `results` has room for.
+    cuda::Capacity in_results() const {
+      cuda::Capacity some = capacity;
+      if (pixels) some.bytes = 0;
+      return some;
+    }
+
+    void arrange_masks(Counters& counters) {
+      if (masks.size() < capacity.bytes) {
+        masks_known = false;
+        masks.reserve(capacity.bytes);
+        ++counters.allocations;
+      }
+      const std::size_t words =
+          masks.size() / static_cast<std::size_t>(cuda::run_bytes(format)) / 32 + 2;
+      if (set_runs.size() < words * sizeof(uint32_t)) {
+        masks_known = false;
+        set_runs.reserve(words * sizeof(uint32_t));
+        ++counters.allocations;
+      }
+      if (!masks_known) {
+        if (masks.size() > 0) {
+          check(cudaMemset(masks.data(), 0, masks.size()), "clearing the masks");
+        }
+        check(cudaMemset(set_runs.data(), 0, set_runs.size()), "clearing the masks");
+        check(cudaDeviceSynchronize(), "clearing the masks");
+        masks_known = true;
+      }
+      arguments.bytes = masks.as<uint8_t>();
+      arguments.byte_capacity = capacity.bytes;
+      arguments.set_runs = set_runs.as<uint32_t>();
     }
   };
 
@@ -89,6 +129,7 @@ struct CudaPostprocessor::Impl {
   Buffer inputs{Buffer::Kind::kDevice};
   DeviceOutputs enqueued;
   bool in_flight = false;
+  bool expected = false;  ///< prepared, and not waited for
 
   PostprocessSpec last_spec;  ///< of the last prepare, with last_pictures
   std::vector<PreprocessGeometry> last_pictures;
@@ -104,16 +145,42 @@ struct CudaPostprocessor::Impl {
   /// Whether the mask kernel may select, too: see alone.h.
   bool may_select_alone(const cuda::Shape& next, const cuda::Capacity& wanted,
                         bool all_plain) const {
-    if (limits.mask_bytes != cuda::MaskBytes::kRle || limits.selection_apart || many_candidates ||
-        !early || cluster < cuda::kMaxBlocksPerMask || !next.masks || next.batch != 1 ||
-        wanted.masks == 0 || wanted.side != 0) {
+    const bool pixels = limits.mask_bytes != cuda::MaskBytes::kRle;
+    if (limits.selection_apart || many_candidates || !next.masks || next.batch != 1 ||
+        wanted.masks == 0 || wanted.side != 0 ||
+        (!pixels && (!early || cluster < cuda::kMaxBlocksPerMask))) {
       return false;
     }
-    constexpr int64_t kMostPairs = 1 << 16;  // every cluster reads them
+    constexpr int64_t kMostPairs = 1 << 16;  // every cluster or block reads them
     return all_plain && int64_t{next.queries} * next.classes <= kMostPairs;
   }
 
   void use_device() const { check(cudaSetDevice(device), "choosing the device"); }
+
+  /// Until the last block's word is there. Nothing but the call that it belongs to may set it.
+  void spin(cudaStream_t stream) {
+    ++counters.synchronisations;
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kBetweenLooks = std::chrono::microseconds(50);  // at the stream, for errors
+    const std::atomic_ref<uint32_t> done(buffers.arguments.header->done);
+    auto looked = Clock::now();
+    while (done.load(std::memory_order_acquire) == 0) {
+      if (Clock::now() - looked < kBetweenLooks) continue;
+      const cudaError_t status = cudaStreamQuery(stream);
+      if (status == cudaSuccess) break;  // a call without kernels, or the word has just come
+      if (status != cudaErrorNotReady) check(status, "running the post-processing kernels");
+      looked = Clock::now();
+    }
+    in_flight = false;
+  }
+
+  /// Before a call: its word is not there. `stream` is the call's.
+  void expect_end(cudaStream_t stream) {
+    if (!limits.spin) return;
+    if (expected) synchronise(stream);  // the last call was never waited for
+    std::atomic_ref<uint32_t>(buffers.arguments.header->done).store(0, std::memory_order_relaxed);
+    expected = true;
+  }
 
   void synchronise(cudaStream_t stream) {
     ++counters.synchronisations;
@@ -134,6 +201,7 @@ struct CudaPostprocessor::Impl {
     a.classes = shape.classes;
     a.rows = shape.rows;
     a.columns = shape.columns;
+    a.tell_end = limits.spin ? 1 : 0;
     cuda::point_to_parameters(a, shape, device_parameters.data());
     if (!shape.masks) a.masks = nullptr;
     return a;
@@ -196,6 +264,7 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
   impl.use_device();
   if (impl.repeats(shape, spec, pictures)) {
     if (impl.recovery != nullptr) impl.recovery.reset();
+    impl.expect_end(stream);
     return;
   }
   impl.last_pictures.clear();  // until this call has been found good
@@ -232,8 +301,9 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
   const int64_t most = pixels ? (wanted.masks > 0 ? INT64_MAX : 0)
                               : int64_t{shape.batch} * wanted.masks * impl.cluster;
   const int each = pixels ? cuda::kDenseBlocks : alone ? cuda::kAloneBlocks : cuda::kMaskBlocks;
-  const int clusters = std::max(1, impl.multiprocessors * each / impl.cluster);
-  wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, clusters * impl.cluster));
+  const int cluster = pixels ? 1 : impl.cluster;
+  const int clusters = std::max(1, impl.multiprocessors * each / cluster);
+  wanted.blocks = static_cast<int32_t>(std::min<int64_t>(most, clusters * cluster));
   if (shape != impl.shape || !impl.buffers.capacity.holds(wanted) || alone != impl.alone ||
       plain != impl.plain) {
     const bool same_shape = shape == impl.shape;
@@ -260,6 +330,7 @@ void CudaPostprocessor::prepare(const DeviceOutputs& outputs, const PostprocessS
     ++impl.counters.uploads;
     impl.in_flight = true;
   }
+  impl.expect_end(stream);
   impl.last_spec = spec;
   impl.last_pictures.assign(pictures.begin(), pictures.end());
 }
@@ -273,7 +344,8 @@ void CudaPostprocessor::enqueue(const DeviceOutputs& outputs, CUstream_st* strea
 CudaPostprocessor::Results CudaPostprocessor::wait(CUstream_st* stream) {
   Impl& impl = *impl_;
   impl.recovery.reset();
-  impl.synchronise(stream);
+  impl.limits.spin ? impl.spin(stream) : impl.synchronise(stream);
+  impl.expected = false;
   cuda::ResultHeader& header = *impl.buffers.arguments.header;
   if (header.overflow == cuda::kTooManyCandidates) {
     header.overflow = 0;
@@ -326,14 +398,16 @@ std::vector<Detections> CudaPostprocessor::results() const {
   }
   // All but the bytes is in one piece before them.
   const std::byte* const from = impl.current().results.data();
+  const cuda::Capacity capacity = impl.current().in_results();
   const auto fetch = [](std::vector<std::byte>& to, const void* bytes) {
     check(cudaMemcpy(to.data(), bytes, to.size(), cudaMemcpyDeviceToHost), "reading the results");
   };
-  std::vector<std::byte> records(
-      static_cast<std::size_t>(reinterpret_cast<const std::byte*>(a.bytes) - from));
-  fetch(records, from);
   const uint8_t* const device_bytes = a.bytes;
-  cuda::carve_results(a, impl.shape, impl.current().capacity, records.data());
+  cuda::Capacity without_bytes = capacity;
+  without_bytes.bytes = 0;
+  std::vector<std::byte> records(cuda::carve_results(a, impl.shape, without_bytes, nullptr));
+  fetch(records, from);
+  cuda::carve_results(a, impl.shape, capacity, records.data());
   std::vector<std::byte> bytes(text ? cuda::end_of_masks(a, impl.shape) : 0);
   if (!bytes.empty()) fetch(bytes, device_bytes);
   a.bytes = reinterpret_cast<uint8_t*>(bytes.data());
@@ -409,7 +483,9 @@ Detections postprocess_cuda(const NetworkOutputs& outputs, const PostprocessSpec
   static int device = -1;
   const std::lock_guard lock(mutex);
   if (processor == nullptr || device != spec.cuda_device) {
-    processor = std::make_unique<CudaPostprocessor>(spec.cuda_device);
+    CudaPostprocessor::Limits limits;
+    limits.spin = true;
+    processor = std::make_unique<CudaPostprocessor>(spec.cuda_device, limits);
     device = spec.cuda_device;
   }
   if (outputs.queries == 0 || outputs.classes == 0) {

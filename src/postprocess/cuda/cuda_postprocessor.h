@@ -56,13 +56,18 @@ class CudaPostprocessor {
     /// Not for run lengths: room for so many masks a picture, but for no more than `dense_bytes`.
     int dense_masks = 100;
     uint64_t dense_bytes = uint64_t{1} << 30;
+    /// wait() looks at a word in pinned memory that the call's last block writes behind the
+    /// results, not at the stream, and returns some microseconds before the stream is done. Then
+    /// every prepare() is followed by one enqueue() or replay, on its stream, and by one wait().
+    bool spin = false;
   };
   struct Counters {
     uint64_t allocations = 0, synchronisations = 0, launches = 0, uploads = 0, reruns = 0;
   };
   /// Where the results are after wait(), until the next prepare: host or device pointers, by
   /// Limits::place. Run lengths: mask m of picture i is masks[i * mask_pitch + m] of `bytes`.
-  /// Pixels: it begins at bytes[pictures[i].offset + m * height * p] with p =
+  /// They must not be written: calls write only what differs from the last. Pixels: a mask begins
+  /// at bytes[pictures[i].offset + m * height * p] with p =
   /// cuda::row_pitch(width, ...), the bytes from one row to the next, and `masks` is not written.
   struct Results {
     const cuda::PictureRecord* pictures = nullptr;      ///< [B]

@@ -1,463 +1,273 @@
 #pragma once
 
-// Masks pixel by pixel: every block writes an equal share of the bytes of all masks, row after row,
-// a thread 16 pixels of each. Where the cells around have one sign, no value is needed to tell it;
-// the places where they do not are gathered, and computed as the reference has them by all threads.
+// Masks of pixels. Blocks take tiles of all masks in turn (dense_tile.h), a warp each. What is zero
+// already is not written: the bytes are nobody's but these kernels', and a bit a run of 16 pixels
+// (KernelArguments::set_runs) says whether the calls before have left set pixels in it. So a call
+// writes the runs that have set pixels now or had before, wherever the masks of this call lie.
 
-#include "postprocess/cuda/axis_tables.h"
+#include "postprocess/cuda/alone.h"
+#include "postprocess/cuda/dense_tile.h"
 #include "postprocess/cuda/hand_over.h"
-#include "postprocess/cuda/mask_source.h"
-#include "postprocess/cuda/pixel_columns.h"
-#include "postprocess/cuda/records.h"
 
 namespace rfseg::cuda {
 
-constexpr int kRun = 16;          ///< pixels that a thread writes at once
-constexpr int kBandRows = 64;     ///< pixel rows that a block prepares at once
-constexpr int kBandCells = 6144;  ///< cells of those
-constexpr int kBandWords = 512;   ///< words of their signs
-constexpr int kBorders = 1024;    ///< runs with a border that are gathered
-constexpr int kOutside = -2;      ///< no row of cells: background
-constexpr int kManyTaps = -1;     ///< not two taps
-
-struct BandRow {
-  int32_t cell;  ///< its first row of cells, kOutside, or kManyTaps, which no usable band has
-  float w0, w1;
-  int32_t end;  ///< first row after it, within the band, with other cells
-};
-
-/// Rows [row, end) of the band, 16 pixels of each, whose cells have both signs.
-struct Border {
-  int32_t run;
-  uint16_t row, end;
-};
-
 struct DenseShared {
-  float cells[kBandCells];
-  uint32_t positive[kBandWords];  ///< [rows, words] one bit a cell > 0
-  uint32_t solid[kBandWords];     ///< cells whose blends are > 0, too: see kernels.inc
-  alignas(16) BandRow rows[kBandRows];
-  Border borders[kBorders];
-  uint32_t border_count;
-  PictureParams picture;
-  MaskSource source;               ///< of the mask at work
-  int32_t queries[kDenseThreads];  ///< of the first masks
-};
+  float cells[kDenseWarps][kWindowCells];  ///< of the tiles; before, a kernel alone selects there
+  DenseTile tiles[kDenseWarps];
+  uint16_t borders[kBorders];
+  uint32_t border_count, stored_count;
+  uint8_t stored[kDenseWarps];  ///< tiles that have or had set pixels; 128 more: had alone
+  int32_t mask_query[kAloneThreads];
+  uint32_t masks;         ///< of those
+  PictureParams picture;  ///< the first one
 
-/// The cells of one band, and how its masks read them.
-struct Band {
-  int begin, rows;  ///< pixel rows
-  int first_cell;   ///< row of cells at the top of the tile
-  int words;        ///< of one row's signs
-  bool usable;      ///< the tile is loaded, and two taps tell all
-};
-
-/// 16 pixels.
-template <MaskBytes format>
-struct Pixels;
-
-template <>
-struct Pixels<MaskBytes::kDense> {
-  static constexpr int kBytes = kRun;
-  uint32_t words[4] = {};
-  RFSEG_DEVICE void set(int k, bool value) { words[k / 4] |= value ? 1u << (k % 4 * 8) : 0u; }
-  RFSEG_DEVICE void fill(bool value) {
-    words[0] = words[1] = words[2] = words[3] = value ? 0x01010101u : 0u;
+  RFSEG_DEVICE AloneShared& selection() {
+    static_assert(sizeof(AloneShared) <= sizeof(cells));
+    return *reinterpret_cast<AloneShared*>(cells);
   }
-  RFSEG_DEVICE void store(uint8_t* row, int run) const {
-    struct alignas(16) Quad {
-      uint32_t w[4];
-    };
-    *reinterpret_cast<Quad*>(row + kBytes * run) = Quad{{words[0], words[1], words[2], words[3]}};
+};
+static_assert(sizeof(DenseShared) <= 99 * 1024);  // what every GPU from 8.0 on has
+
+/// The tiles of a picture's masks.
+struct TileGrid {
+  uint32_t across = 0, each = 0;  ///< tiles of a row of them, and of a mask
+  /// Rows as long as they are in memory: earlier masks may have left pixels there.
+  RFSEG_DEVICE TileGrid(int height, int width, MaskBytes format) {
+    const int runs = static_cast<int>(row_pitch(width, format)) / run_bytes(format);
+    across = (static_cast<uint32_t>(runs) + kWarp - 1) / kWarp;
+    each = across * ((static_cast<uint32_t>(height) + kTileRows - 1) / kTileRows);
   }
 };
 
-template <>
-struct Pixels<MaskBytes::kBits> {
-  static constexpr int kBytes = kRun / 8;
-  uint32_t bits = 0;
-  RFSEG_DEVICE void set(int k, bool value) { bits |= value ? 1u << (k / 8 * 8 + 7 - k % 8) : 0u; }
-  RFSEG_DEVICE void fill(bool value) { bits = value ? 0xffffu : 0u; }
-  RFSEG_DEVICE void store(uint8_t* row, int run) const {
-    *reinterpret_cast<uint16_t*>(row + kBytes * run) = static_cast<uint16_t>(bits);
+/// Up to 32 pictures, a lane each: their tiles and bytes, with those of the pictures before.
+struct TilesOfPictures {
+  uint32_t tiles = 0, total_tiles = 0;  ///< up to this lane's picture, of all
+  uint64_t bytes = 0, total_bytes = 0;
+  uint32_t own_tiles = 0;
+  uint64_t own_bytes = 0;
+
+  /// All lanes of a warp.
+  RFSEG_DEVICE TilesOfPictures(const KernelArguments& a, MaskBytes format, int from) {
+    const int lane = thread_index() % kWarp;
+    if (from + lane < a.batch) {
+      const PictureParams& p = a.pictures[from + lane];
+      const uint32_t masks = static_cast<uint32_t>(a.counts[from + lane].masks);
+      own_tiles = masks * TileGrid(p.height, p.width, format).each;
+      own_bytes = masks * mask_bytes(p.height, p.width, format);
+    }
+    tiles = own_tiles;
+    bytes = own_bytes;
+    for (int d = 1; d < kWarp; d *= 2) {
+      const uint32_t below = warp_read_below(tiles, d);
+      const uint64_t bytes_below = warp_read_below(bytes, d);
+      if (lane >= d) {
+        tiles += below;
+        bytes += bytes_below;
+      }
+    }
+    total_tiles = warp_read(tiles, kWarp - 1);
+    total_bytes = warp_read(bytes, kWarp - 1);
   }
 };
 
-/// Taps of one pixel row.
-template <bool plain>
-RFSEG_DEVICE BandRow band_row(const MaskSource& source, int row) {
-  const AxisMap& y = source.y;
-  if (row < y.begin || row >= y.end) return {kOutside, 0, 0, 0};
-  if (plain) {
-    const PlainTaps taps = plain_taps(y, row);
-    return {taps.i0, taps.w0, taps.w1, 0};
-  }
-  const int k = row - y.begin;
-  return {source.y_cells[k], source.y_weights[2 * k], source.y_weights[2 * k + 1], 0};
-}
+/// A block's tiles of one group of pictures, those from `from` on, whose masks begin at byte
+/// `begin`: of each round every warp has one.
+template <MaskBytes format, bool plain, bool alone>
+class Tiles {
+ public:
+  RFSEG_DEVICE Tiles(const KernelArguments& a, DenseShared& s, int from, uint64_t begin,
+                     const TilesOfPictures* pictures)
+      : a_(a),
+        s_(s),
+        mine_(s.tiles[thread_index() / kWarp]),
+        from_(from),
+        begin_(begin),
+        pictures_(pictures) {}
 
-/// Loads rows from `from` on with their cells: up to kBandRows, up to `to`, and no more than the
-/// tile has room for. All threads; ends with a barrier.
-template <bool plain>
-RFSEG_DEVICE Band load_band(const MaskSource& source, int from, int to, DenseShared& s) {
-  Band band;
-  const int thread = thread_index(), lane = thread % kWarp, warp = thread / kWarp;
-  const AxisMap &x = source.x, &y = source.y;
-  int n = to - from < kBandRows ? to - from : kBandRows;
-  const int columns = x.cells, words = (columns + 31) / 32;
-  int first = 0, count = 0;
-  band.usable = false;
-  while (true) {
-    const int begin = from > y.begin ? from : y.begin;
-    const int end = from + n < y.end ? from + n : y.end;
-    if (begin >= end) break;  // background alone
-    if (plain) {
-      first = plain_taps(y, begin).i0;
-      count = plain_taps(y, end - 1).i1 + 1 - first;
-    } else if (y.sampling == Sampling::kIdentity) {
-      first = begin - y.origin;
-      count = end - begin;
-    } else {
-      first = antialias_taps(y, begin).lo;
-      count = antialias_taps(y, end - 1).hi - first;
+  /// What does not depend on the query of this warp's tile.
+  RFSEG_DEVICE void plan(uint32_t round) {
+    const int lane = thread_index() % kWarp;
+    int picture = from_;
+    uint32_t within = index_of(round);
+    uint64_t begin = begin_;
+    if (!alone && a_.batch > 1) {
+      const int owner = lowest_bit(warp_ballot(within < pictures_->tiles));
+      picture += owner;
+      within -= warp_read(pictures_->tiles - pictures_->own_tiles, owner);
+      begin += warp_read(pictures_->bytes - pictures_->own_bytes, owner);
     }
-    // A row and the next even where the second has no weight.
-    count = count + 1 < y.cells - first ? count + 1 : y.cells - first;
-    band.usable = int64_t{count} * columns <= kBandCells && count * words <= kBandWords;
-    if (band.usable || n == 1) break;
-    n = (n + 1) / 2;
+    if (lane == 0) mine_.picture = picture;
+    const PictureParams& p = picture_of(picture);
+    const TileGrid grid(p.height, p.width, format);
+    const uint32_t mask = within / grid.each, rest = within - mask * grid.each;
+    const uint32_t down = rest / grid.across, across = rest - down * grid.across;
+    const int64_t pitch = row_pitch(p.width, format);
+    const int row = static_cast<int>(down) * kTileRows;
+    const int runs = static_cast<int>(pitch) / run_bytes(format) - static_cast<int>(across) * kWarp;
+    const int count = p.height - row < kTileRows ? p.height - row : kTileRows;
+    begin += mask * mask_bytes(p.height, p.width, format);
+    if (lane == 0) mine_.slot = static_cast<int>(mask);
+    // A plan made before the selection may be for a mask that there is no room for.
+    if (alone && begin + mask_bytes(p.height, p.width, format) > a_.byte_capacity) return;
+    begin += static_cast<uint64_t>(row) * static_cast<uint64_t>(pitch) +
+             across * static_cast<uint32_t>(kWarp * run_bytes(format));
+    plan_tile<format, plain>(a_, TileSource<plain>(a_, p, picture, 0), mine_, pitch, begin, row,
+                             static_cast<int>(across) * kRun * kWarp, count,
+                             runs < kWarp ? runs : kWarp);
   }
-  constexpr int kLoads = 4;  // in flight a thread
-  const float inverse = 1.0f / static_cast<float>(columns);
-  const int total = band.usable ? count * columns : 0;
-  float values[kLoads];
-  const auto load = [&](int at) {
-    RFSEG_UNROLL
-    for (int k = 0; k < kLoads; ++k) {
-      const int i = at + k * kDenseThreads;
-      // i / columns: the half keeps the product away from integers by more than its error
-      const int row = static_cast<int>((static_cast<float>(i) + 0.5f) * inverse);
-      values[k] = i >= total ? 0.0f
-                  : plain    ? source.inside(first + row, i - row * columns)
-                             : source.cell(first + row, i - row * columns);
-    }
-  };
-  load(thread);
-  bool odd = false;
-  if (thread == 0) s.border_count = 0;
-  if (thread < n) {  // while the cells come
-    s.rows[thread] = band_row<plain>(source, from + thread);
-    odd = s.rows[thread].cell == kManyTaps;
-  }
-  block_sync();
-  if (thread < n) {
-    const int cell = s.rows[thread].cell;
-    int end = thread + 1;
+
+  /// Writes all of them, of which there are `total`. `planned`: so is the first round. All threads.
+  RFSEG_DEVICE void write(uint32_t total, bool planned) {
+    const int lane = thread_index() % kWarp, warp = thread_index() / kWarp;
     RFSEG_UNROLL_BY(1)
-    while (end < n && s.rows[end].cell == cell) ++end;
-    s.rows[thread].end = end;
-  }
-  RFSEG_UNROLL_BY(1)
-  for (int at = thread; at < total; at += kLoads * kDenseThreads) {
-    if (at != thread) load(at);
-    RFSEG_UNROLL
-    for (int k = 0; k < kLoads; ++k) {
-      const int i = at + k * kDenseThreads;
-      odd = odd || (float_bits(values[k]) & 0x7f800000u) == 0x7f800000u;  // infinite, NaN
-      if (i < total) s.cells[i] = values[k];
-    }
-  }
-  // Two taps leave out those without a weight, which matter beside such a cell.
-  odd = block_any(odd);
-  if (!plain && odd) band.usable = false;
-  if (band.usable) {
-    RFSEG_UNROLL_BY(1)
-    for (int i = warp; i < count * words; i += kDenseThreads / kWarp) {
-      const int row = i / words, column = (i - row * words) * 32 + lane;
-      const float v = column < columns ? s.cells[row * columns + column] : 0.0f;
-      const uint32_t positive = warp_ballot(v > 0.0f);
-      const uint32_t solid = warp_ballot(v >= 0x1p-30f && v <= 0x1p100f);
-      if (lane == 0) {
-        s.positive[i] = positive;
-        s.solid[i] = solid;
-      }
-    }
-  }
-  band.begin = from;
-  band.rows = n;
-  band.first_cell = first;
-  band.words = words;
-  block_sync();
-  return band;
-}
-
-/// Bits [from, to) of a word for a band's rows.
-RFSEG_DEVICE uint64_t rows_between(int from, int to) {
-  static_assert(kBandRows == 64);
-  return (~uint64_t{0} >> (64 - (to - from))) << from;
-}
-
-/// 16 pixels one by one.
-template <MaskBytes format>
-RFSEG_DEVICE_CALL Pixels<format> pixels_of_any_taps(const MaskSource& source, int column, int row) {
-  Pixels<format> pixels;
-  for (int k = 0; k < kRun; ++k) {
-    const int x = column + k;
-    pixels.set(k, x >= source.x.begin && x < source.x.end && pixel_is_set(source, x, row));
-  }
-  return pixels;
-}
-template <MaskBytes format, bool plain>
-RFSEG_DEVICE Pixels<format> pixels_one_by_one(const MaskSource& source, int column, int row) {
-  if (!plain) return pixels_of_any_taps<format>(source, column, row);
-  Pixels<format> pixels;
-  const PlainTaps y = plain_taps(source.y, row);
-  RFSEG_UNROLL_BY(1)
-  for (int k = 0; k < kRun; ++k) {
-    const int at = column + k;
-    if (at < source.x.begin || at >= source.x.end) continue;
-    const PlainTaps x = plain_taps(source.x, at);
-    const float a = plain_blend(x.w0, source.inside(y.i0, x.i0), x.w1, source.inside(y.i0, x.i1));
-    const float b = plain_blend(x.w0, source.inside(y.i1, x.i0), x.w1, source.inside(y.i1, x.i1));
-    pixels.set(k, plain_blend(y.w0, a, y.w1, b) > 0.0f);
-  }
-  return pixels;
-}
-
-/// Pixels [16 run, 16 run + 16) of the band's rows [first, last), but those of borders, which are
-/// gathered. Returns the rows that are left to be made pixel by pixel, one bit each.
-template <MaskBytes format, bool plain>
-RFSEG_DEVICE uint64_t write_run(const MaskSource& source, DenseShared& s, const Band& band, int run,
-                                int first, int last, uint8_t* mask, int64_t pitch) {
-  const AxisMap& x = source.x;
-  const int column = kRun * run, columns = x.cells;
-  // The pixels that have cells, and which cells those are. They do not fall along x.
-  const int begin = column > x.begin ? column : x.begin;
-  const int end = column + kRun < x.end ? column + kRun : x.end;
-  const bool whole = end - begin == kRun;
-  bool two_taps = band.usable;
-  int low = columns, high = -1;
-  if (begin < end) {
-    if (plain) {
-      low = plain_taps(x, begin).i0;
-      high = plain_taps(x, end - 1).i1;
-    } else {
-      for (int pixel = begin; pixel < end; ++pixel) {
-        const int cell = source.x_cells[pixel - x.begin];
-        two_taps = two_taps && cell >= 0;
-        low = cell < low ? cell : low;
-        high = cell > high ? cell : high;
-      }
-      high = high + 1 < columns ? high + 1 : columns - 1;
-    }
-  }
-  const bool signs = low <= high && high - low < 32;
-  const uint32_t window = signs ? 0xffffffffu >> (31 - (high - low)) : 0u;
-  const auto in_window = [&](const uint32_t* bits) {
-    const int word = low / 32;
-    const uint64_t both = bits[word] | (word + 1 < band.words ? uint64_t{bits[word + 1]} << 32 : 0);
-    return static_cast<uint32_t>(both >> (low & 31)) & window;
-  };
-  uint8_t* out = mask + (band.begin + first) * pitch;
-  uint64_t left = 0;
-  for (int row = first; row < last;) {
-    const int cell = s.rows[row].cell;
-    const int stop = s.rows[row].end < last ? s.rows[row].end : last;
-    bool all = false;
-    if (cell != kOutside && begin < end) {
-      bool border = !two_taps || !signs;
-      if (!border) {
-        const int above = (cell - band.first_cell) * band.words;
-        const int below = cell < source.y.cells - 1 ? above + band.words : above;
-        const uint32_t any = in_window(s.positive + above) | in_window(s.positive + below);
-        all = whole && (in_window(s.solid + above) & in_window(s.solid + below)) == window;
-        border = any != 0 && !all;
-      }
-      if (border) {
-        const uint32_t at = two_taps ? atomic_add(&s.border_count, 1u) : kBorders;
-        if (at < kBorders) {
-          s.borders[at] = {run, static_cast<uint16_t>(row), static_cast<uint16_t>(stop)};
-        } else {
-          left |= rows_between(row, stop);
-        }
-        out += (stop - row) * pitch;
-        row = stop;
-        continue;
-      }
-    }
-    Pixels<format> pixels;
-    pixels.fill(all);
-    RFSEG_UNROLL_BY(1)
-    for (; row < stop; ++row, out += pitch) pixels.store(out, run);
-  }
-  return left;
-}
-
-/// The gathered borders, a lane a pixel of each of two.
-template <MaskBytes format, bool plain>
-RFSEG_DEVICE void write_borders(const MaskSource& source, const DenseShared& s, const Band& band,
-                                uint8_t* mask, int64_t pitch) {
-  const AxisMap& x = source.x;
-  const int lane = thread_index() % kWarp, warp = thread_index() / kWarp, columns = x.cells;
-  const int count =
-      static_cast<int>(s.border_count < kBorders ? s.border_count : uint32_t{kBorders});
-  // Bits of a byte begin with the highest.
-  const int within = lane % kRun;
-  const int k = format == MaskBytes::kBits ? within / 8 * 8 + 7 - within % 8 : within;
-  for (int base = 2 * warp; base < count; base += 2 * kDenseThreads / kWarp) {
-    const Border one = s.borders[base], other = s.borders[base + 1 < count ? base + 1 : base];
-    const bool valid = base + lane / kRun < count;
-    const Border mine = lane < kRun ? one : other;
-    const int rows_of_one = one.end - one.row, rows_of_other = other.end - other.row;
-    const int rows = rows_of_one > rows_of_other ? rows_of_one : rows_of_other;
-    const int pixel = kRun * mine.run + k;
-    const XTaps taps = pixel >= x.begin && pixel < x.end ? x_taps<plain>(source, pixel) : XTaps{};
-    const int next = taps.cell < columns - 1 ? 1 : 0;
-    const int cell = s.rows[mine.row].cell;
-    const float* a = s.cells + (cell - band.first_cell) * columns + taps.cell;
-    const float* b = cell < source.y.cells - 1 ? a + columns : a;
-    const float upper = blend_two<plain>(taps.w0, a[0], taps.w1, a[next]);
-    const float lower = blend_two<plain>(taps.w0, b[0], taps.w1, b[next]);
-    uint8_t* out = mask + (band.begin + mine.row) * pitch + Pixels<format>::kBytes * mine.run +
-                   (format == MaskBytes::kBits ? 0 : k);
-    RFSEG_UNROLL_BY(1)
-    for (int r = 0; r < rows; ++r, out += pitch) {
-      const bool active = valid && mine.row + r < mine.end;
-      const BandRow row = s.rows[active ? mine.row + r : mine.row];
-      const bool set = blend_two<plain>(row.w0, upper, row.w1, lower) > 0.0f;
-      if (format == MaskBytes::kBits) {
-        const uint32_t bits = warp_ballot(set);
-        if (active && within == 0) {
-          *reinterpret_cast<uint16_t*>(out) = static_cast<uint16_t>(bits >> (lane & kRun));
-        }
-      } else if (active) {
-        *out = set ? 1 : 0;
-      }
-    }
-  }
-}
-
-/// Rows [from, to) of one mask. All threads; begins with a barrier.
-template <MaskBytes format, bool plain>
-RFSEG_DEVICE void write_rows(const MaskSource& source, DenseShared& s, int from, int to,
-                             uint8_t* mask, int64_t pitch) {
-  const int runs = static_cast<int>(pitch / Pixels<format>::kBytes);
-  const int teams = runs < kDenseThreads ? kDenseThreads / runs : 1;  // shares of the band's rows
-  const int thread = thread_index();
-  for (int at = from; at < to;) {
-    block_sync();
-    const Band band = load_band<plain>(source, at, to, s);
-    const int share = (band.rows + teams - 1) / teams;
-    const int team = teams > 1 ? thread / runs : 0;
-    const int first = team * share;
-    const int last = first + share < band.rows ? first + share : band.rows;
-    if (team < teams) {
-      for (int run = teams > 1 ? thread - team * runs : thread; run < runs; run += kDenseThreads) {
-        uint64_t left = write_run<format, plain>(source, s, band, run, first, last, mask, pitch);
-        for (int row = first; left != 0 && row < last; ++row) {
-          if ((left >> row & 1) == 0) continue;
-          pixels_one_by_one<format, plain>(source, kRun * run, band.begin + row)
-              .store(mask + (band.begin + row) * pitch, run);
+    for (uint32_t round = 0; first_of(round) < total; ++round) {
+      if (index_of(round) < total) {
+        if (round > 0 || !planned) plan(round);
+        warp_sync();
+        const int picture = mine_.picture, slot = mine_.slot;
+        const int query =
+            alone ? s_.mask_query[slot] : a_.mask_query[int64_t{picture} * a_.mask_pitch + slot];
+        if (lane == 0) mine_.query = query;
+        const TileSource<plain> source(a_, picture_of(picture), picture, query);
+        const bool pixels =
+            classify_tile<plain>(source, mine_, s_.cells[warp], warp, s_.borders, &s_.border_count);
+        const bool before = lane < mine_.count && mine_.before[lane % kTileRows] != 0;
+        if ((warp_ballot(before) != 0 || pixels) && lane == 0) {
+          s_.stored[atomic_add(&s_.stored_count, 1u)] =
+              static_cast<uint8_t>(pixels ? warp : warp | 128);
         }
       }
+      block_sync();
+      fill_borders(index_of(round) < total);
+      block_sync();
+      // Four warps a tile.
+      constexpr int kParts = 4, kPart = kTileRows / kParts;
+      const int parts = kParts * static_cast<int>(s_.stored_count);
+      RFSEG_UNROLL_BY(1)
+      for (int part = warp; part < parts; part += kDenseWarps) {
+        const int stored = s_.stored[part / kParts];
+        const DenseTile& tile = s_.tiles[stored & 127];
+        const int first = part % kParts * kPart;
+        const int last = first + kPart < tile.count ? first + kPart : tile.count;
+        store_rows<format>(tile, stored >= 128, first, last,
+                           row_pitch(picture_of(tile.picture).width, format), a_.bytes,
+                           a_.set_runs);
+      }
+      if (alone && first_of(round + 1) >= total) return;
+      block_sync();
+      if (thread_index() == 0) s_.border_count = s_.stored_count = 0;
+      block_sync();
     }
-    block_sync();
-    write_borders<format, plain>(source, s, band, mask, pitch);
-    at += band.rows;
   }
-}
 
-RFSEG_DEVICE uint64_t mask_bytes(const PictureParams& picture, MaskBytes format) {
-  return mask_bytes(picture.height, picture.width, format);
-}
-
-/// Part `part` of `parts` equal ones of `n`: where it begins.
-RFSEG_DEVICE uint64_t part_of(uint64_t n, uint64_t part, uint64_t parts) {
-  return n / parts * part + n % parts * part / parts;
-}
-
-/// First row of `pitch` bytes that begins at byte `at` or after.
-RFSEG_DEVICE int64_t row_from(uint64_t at, int64_t pitch) {
-  return static_cast<int64_t>((at + static_cast<uint64_t>(pitch) - 1) /
-                              static_cast<uint64_t>(pitch));
-}
+ private:
+  RFSEG_DEVICE static uint32_t first_of(uint32_t round) {
+    return round * static_cast<uint32_t>(grid_x()) * kDenseWarps + static_cast<uint32_t>(block_x());
+  }
+  /// Neighbouring tiles to different blocks: where one has much to do, so have those beside it.
+  RFSEG_DEVICE static uint32_t index_of(uint32_t round) {
+    return first_of(round) + static_cast<uint32_t>(thread_index() / kWarp * grid_x());
+  }
+  /// Those of the list, and of this warp's tile, if it has one, those that the list had no room
+  /// for.
+  RFSEG_DEVICE void fill_borders(bool tiled) {
+    const int half = thread_index() % kWarp / kRun, warp = thread_index() / kWarp;
+    const int count =
+        static_cast<int>(s_.border_count < kBorders ? s_.border_count : uint32_t{kBorders});
+    uint32_t rows = tiled ? mine_.late : 0, late = 0;
+    int base = 2 * warp, late_row = 0;
+    while (true) {
+      int number = warp, run, row;
+      bool valid = true;
+      if (base < count) {
+        valid = base + half < count;
+        const uint32_t border = s_.borders[valid ? base + half : base];
+        number = static_cast<int>(border >> 9);
+        run = static_cast<int>(border >> 4 & 31u);
+        row = static_cast<int>(border & 15u);
+        base += 2 * kDenseWarps;
+      } else {
+        if (late == 0) {
+          if (rows == 0) break;
+          late_row = lowest_bit(rows);
+          rows &= rows - 1;
+          late = mine_.spans[late_row];
+        }
+        row = late_row;
+        run = lowest_bit(late);
+        late &= late - 1;
+        valid = half == 0 || late != 0;
+        if (half != 0 && late != 0) run = lowest_bit(late);
+        late &= late - 1;
+      }
+      DenseTile& tile = s_.tiles[number];
+      const TileSource<plain> source(a_, picture_of(tile.picture), tile.picture, tile.query);
+      fill_border<format, plain>(a_, source, tile, s_.cells[number], run, row, valid);
+    }
+  }
+  RFSEG_DEVICE const PictureParams& picture_of(int picture) const {
+    return alone || a_.batch == 1 ? s_.picture : a_.pictures[picture];
+  }
+  const KernelArguments& a_;
+  DenseShared& s_;
+  DenseTile& mine_;
+  int from_;
+  uint64_t begin_;
+  const TilesOfPictures* pictures_;
+};
 
 /// Any number of blocks of kDenseThreads write all masks of the batch. `plain`: so are all
-/// pictures' axes.
-template <MaskBytes format, bool plain>
+/// pictures' axes. `alone`: of one picture, with the selection.
+template <MaskBytes format, bool plain, bool alone>
 RFSEG_DEVICE void dense_kernel(const KernelArguments& a, DenseShared& s) {
-  int loaded = 0;  // parameters were there before the selection kernel began
-  load_picture(a, loaded, s.picture);
+  load_picture(a, 0, s.picture);  // parameters were there before the kernel before this one began
+  if (thread_index() == 0) s.border_count = s.stored_count = 0;
+  if (alone) release_next_kernel();
   block_sync();
-  if (plain && thread_index() == 0) s.source = mask_source(a, s.picture, 0, 0);
   await_previous_kernel();
-  // With one picture, all loads that do not depend on each other at once.
-  const int32_t query = thread_index() < a.mask_pitch ? a.mask_query[thread_index()] : 0;
-  const int masks = a.counts[0].masks;
-  DensePlaces places(a, format);
-  const uint64_t total = a.batch == 1 ? mask_bytes(s.picture, format) * static_cast<uint64_t>(masks)
-                                      : places.find(~uint64_t{0});
-  s.queries[thread_index()] = query;
-  hand_over_detections(a, format);
-  const uint64_t blocks = static_cast<uint64_t>(grid_x());
-  const uint64_t block = static_cast<uint64_t>(block_x());
-  if (total > a.byte_capacity) {
-    if (block == 0 && thread_index() == 0) {
-      a.usage->bytes = total;
+  int masks = 0;
+  Tiles<format, plain, alone> tiles(a, s, 0, 0, nullptr);
+  if (alone) {
+    AloneShared& selection = s.selection();
+    // While the logits come, the first tiles are planned.
+    const AloneCall call = select_in_block<kDenseThreads>(a, selection, s.mask_query, &s.masks,
+                                                          [&] { tiles.plan(0); });
+    if (!call.fits) {
+      if (block_x() == 0 && thread_index() == 0) a.header->overflow = kTooManyCandidates;
+      return;
+    }
+    if (block_x() == grid_x() - 1) {
+      hand_over_alone(a, selection, call, s.picture);
+      block_sync();  // the cells take its memory
+    }
+    masks = call.counts.masks;
+  } else {
+    hand_over_detections(a, format, kDenseThreads);
+    masks = a.counts[0].masks;
+  }
+  // No mask is begun where not all have room.
+  const TileGrid grid(s.picture.height, s.picture.width, format);
+  uint64_t bytes =
+      static_cast<uint64_t>(masks) * mask_bytes(s.picture.height, s.picture.width, format);
+  if (!alone && a.batch > 1) bytes = DensePlaces(a, format).before(a.batch);
+  if (bytes > a.byte_capacity) {
+    if (block_x() == 0 && thread_index() == 0) {
+      a.usage->bytes = bytes;
       a.header->overflow = kBuffersTooSmall;
     }
     return;
   }
-  // Of few masks, no block has parts of two, and all is told in 32 bits.
-  const bool few = a.batch == 1 && masks <= grid_x();
-  uint64_t at = 0, end = total;
-  if (!few) {
-    at = part_of(total, block, blocks);
-    end = part_of(total, block + 1, blocks);
+  if (alone || a.batch == 1) {
+    tiles.write(static_cast<uint32_t>(masks) * grid.each, alone);
+    return;
   }
-  while (at < end) {
-    if (a.batch > 1) places.find(at);
-    if (places.picture != loaded) {
-      block_sync();
-      loaded = places.picture;
-      load_picture(a, loaded, s.picture);
-    }
-    block_sync();
-    const int64_t pitch = row_pitch(s.picture.width, format);
-    const uint64_t size = mask_bytes(s.picture, format);
-    uint64_t begin;
-    int mask, from, to;
-    if (few) {
-      const unsigned each = static_cast<unsigned>(grid_x()) / static_cast<unsigned>(masks);
-      const unsigned its = static_cast<unsigned>(block_x()) / each;
-      if (its >= static_cast<unsigned>(masks)) break;
-      const unsigned part = static_cast<unsigned>(block_x()) - its * each;
-      const unsigned height = static_cast<unsigned>(s.picture.height);
-      mask = static_cast<int>(its);
-      from = static_cast<int>(height * part / each);
-      to = static_cast<int>(height * (part + 1) / each);
-      begin = its * size;
-      at = end;
-    } else {  // a row belongs to the block in whose share it begins
-      mask = static_cast<int>((at - places.start) / size);
-      begin = places.start + static_cast<uint64_t>(mask) * size;
-      const uint64_t until = end < begin + size ? end : begin + size;
-      from = static_cast<int>(row_from(at - begin, pitch));
-      to = static_cast<int>(row_from(until - begin, pitch));
-      at = begin + size;
-    }
-    if (from >= to) continue;
-    if (thread_index() == 0) {
-      const int32_t its_query = a.batch == 1 && mask < kDenseThreads
-                                    ? s.queries[mask]
-                                    : a.mask_query[int64_t{loaded} * a.mask_pitch + mask];
-      if (plain && a.batch == 1) {
-        s.source.base = int64_t{its_query} * a.rows * a.columns;
-      } else {
-        s.source = mask_source(a, s.picture, loaded, its_query);
-      }
-    }
-    write_rows<format, plain>(s.source, s, from, to, a.bytes + begin, pitch);
+  uint64_t begin = 0;
+  RFSEG_UNROLL_BY(1)
+  for (int from = 0; from < a.batch; from += kWarp) {
+    const TilesOfPictures pictures(a, format, from);
+    Tiles<format, plain, alone> some(a, s, from, begin, &pictures);
+    some.write(pictures.total_tiles, false);
+    begin += pictures.total_bytes;
   }
 }
 

@@ -65,8 +65,9 @@ struct DensePlaces {
   }
 };
 
-/// Detections of the pictures that fall to this block, from the workspace to the results.
-RFSEG_DEVICE void hand_over_detections(const KernelArguments& a, MaskBytes format) {
+/// Detections of the pictures that fall to this block of `threads` threads, from the workspace to
+/// the results.
+RFSEG_DEVICE void hand_over_detections(const KernelArguments& a, MaskBytes format, int threads) {
   struct alignas(16) Words {
     uint32_t w[4];
   };
@@ -78,9 +79,30 @@ RFSEG_DEVICE void hand_over_detections(const KernelArguments& a, MaskBytes forma
     const Words* from = reinterpret_cast<const Words*>(a.survivors + at);
     Words* to = reinterpret_cast<Words*>(a.detections + at);
     const int words = counts.detections * static_cast<int>(sizeof(DetectionRecord) / sizeof(Words));
-    for (int i = thread_index(); i < words; i += static_cast<int>(kMaskThreads)) to[i] = from[i];
+    for (int i = thread_index(); i < words; i += threads) to[i] = from[i];
     if (thread_index() == 0) a.picture_records[picture] = counts;
   }
+}
+
+/// Whatever this thread has stored, and what it knows to be stored, is stored for the host, too.
+RFSEG_DEVICE void fence_for_host() {
+#if !defined(RFSEG_SIMT_EMULATION)
+  __threadfence_system();
+#endif
+}
+
+/// The end of a call's last kernel: all threads of all `blocks` blocks. The last block to come here
+/// tells the host that the results are there. Each block's stores are before its fence, that before
+/// its count; so they are before the last count, and before the word that the host reads.
+RFSEG_DEVICE void tell_end(const KernelArguments& a, int blocks) {
+  if (a.tell_end == 0) return;
+  block_sync();
+  if (thread_index() != 0) return;
+  fence_for_host();
+  if (atomic_add(a.ended, 1u) != static_cast<uint32_t>(blocks) - 1) return;
+  *a.ended = 0;
+  fence_for_host();
+  *const_cast<volatile uint32_t*>(&a.header->done) = 1;
 }
 
 }  // namespace rfseg::cuda

@@ -12,23 +12,35 @@ extern __shared__ uint4 dynamic_shared[];
 __global__ void __launch_bounds__(kSelectThreads, 1)
     rfseg_select(const __grid_constant__ KernelArguments arguments) {
   select_kernel(arguments, *reinterpret_cast<SelectShared*>(dynamic_shared));
+  if (arguments.masks == nullptr) tell_end(arguments, static_cast<int>(gridDim.x * gridDim.y));
 }
 
 template <bool plain>
 __global__ void __launch_bounds__(kMaskThreads, kMaskBlocks)
     rfseg_masks(const __grid_constant__ KernelArguments arguments) {
   mask_kernel<plain>(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
+  tell_end(arguments, grid_x());
 }
 
 __global__ void __launch_bounds__(kMaskThreads, kAloneBlocks)
     rfseg_masks_alone(const __grid_constant__ KernelArguments arguments) {
   mask_kernel_alone(arguments, *reinterpret_cast<MaskShared*>(dynamic_shared));
+  tell_end(arguments, grid_x());
 }
 
-template <MaskBytes format, bool plain>
-__global__ void __launch_bounds__(kDenseThreads, plain ? kDenseBlocks : kDenseBlocksOfAnyTaps)
+template <MaskBytes format, bool plain, bool alone>
+__global__ void __launch_bounds__(kDenseThreads, kDenseBlocks)
     rfseg_dense(const __grid_constant__ KernelArguments arguments) {
-  dense_kernel<format, plain>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
+  dense_kernel<format, plain, alone>(arguments, *reinterpret_cast<DenseShared*>(dynamic_shared));
+  tell_end(arguments, grid_x());
+}
+
+using Kernel = void (*)(KernelArguments);
+
+template <MaskBytes format>
+Kernel dense_of(bool plain, bool alone) {
+  if (alone) return rfseg_dense<format, true, true>;
+  return plain ? rfseg_dense<format, true, false> : rfseg_dense<format, false, false>;
 }
 
 }  // namespace
@@ -47,10 +59,12 @@ cudaError_t configure_kernels(int* cluster) {
       allow(rfseg_masks<false>, sizeof(MaskShared)),
       allow(rfseg_masks<true>, sizeof(MaskShared)),
       allow(rfseg_masks_alone, sizeof(MaskShared)),
-      allow(rfseg_dense<MaskBytes::kDense, false>, sizeof(DenseShared)),
-      allow(rfseg_dense<MaskBytes::kDense, true>, sizeof(DenseShared)),
-      allow(rfseg_dense<MaskBytes::kBits, false>, sizeof(DenseShared)),
-      allow(rfseg_dense<MaskBytes::kBits, true>, sizeof(DenseShared)),
+      allow(dense_of<MaskBytes::kDense>(false, false), sizeof(DenseShared)),
+      allow(dense_of<MaskBytes::kDense>(true, false), sizeof(DenseShared)),
+      allow(dense_of<MaskBytes::kDense>(true, true), sizeof(DenseShared)),
+      allow(dense_of<MaskBytes::kBits>(false, false), sizeof(DenseShared)),
+      allow(dense_of<MaskBytes::kBits>(true, false), sizeof(DenseShared)),
+      allow(dense_of<MaskBytes::kBits>(true, true), sizeof(DenseShared)),
   };
   for (const cudaError_t one : all) {
     if (one != cudaSuccess) return one;
@@ -105,13 +119,11 @@ cudaError_t launch_masks(const KernelArguments& arguments, MaskBytes format, con
                         : how.plain ? rfseg_masks<true>
                                     : rfseg_masks<false>;
     return launch(kernel, arguments, how.blocks, kMaskThreads, sizeof(MaskShared), how.cluster,
-                  how.early && !how.alone, stream);
+                  how.early, stream);
   }
-  const auto kernel = format == MaskBytes::kDense
-                          ? (how.plain ? rfseg_dense<MaskBytes::kDense, true>
-                                       : rfseg_dense<MaskBytes::kDense, false>)
-                          : (how.plain ? rfseg_dense<MaskBytes::kBits, true>
-                                       : rfseg_dense<MaskBytes::kBits, false>);
+  const Kernel kernel = format == MaskBytes::kDense
+                            ? dense_of<MaskBytes::kDense>(how.plain, how.alone)
+                            : dense_of<MaskBytes::kBits>(how.plain, how.alone);
   return launch(kernel, arguments, how.blocks, kDenseThreads, sizeof(DenseShared), 1, how.early,
                 stream);
 }

@@ -376,7 +376,7 @@ RFSEG_DEVICE void mask_kernel(const KernelArguments& a, MaskShared& s) {
   MaskNumbers numbers;
   numbers.find(a, home);
   const int total = numbers.total;
-  hand_over_detections(a, MaskBytes::kRle);
+  hand_over_detections(a, MaskBytes::kRle, kMaskThreads);
   // The masks of a batch differ in size, and the largest takes as long as the call if one block has
   // it; those of a crowd are small.
   constexpr int kRoundsOfBatch = 2;
@@ -405,6 +405,8 @@ RFSEG_DEVICE void mask_kernel_alone(const KernelArguments& a, MaskShared& s) {
   const int home = block_x() / cluster;
   if (cluster > 1) cluster_arrive();
   load_picture(a, 0, s.picture);
+  release_next_kernel();
+  await_previous_kernel();
   const AloneCall call = select_alone(
       a, s.alone, [] {}, [&] { fill_starts(s.picture.y, s.tile.start); });
   if (!call.fits) {

@@ -144,6 +144,7 @@ std::size_t carve_workspace(KernelArguments& a, const Shape& shape, const Capaci
   const std::size_t queries = static_cast<std::size_t>(shape.queries);
   const std::size_t side = static_cast<std::size_t>(capacity.side);
   carve.take(a.usage, 1);
+  carve.take(a.ended, 1);
   carve.take(a.counts, batch);
   carve.take(a.two_taps, batch);
   carve.take(a.mask_query, batch * static_cast<std::size_t>(capacity.masks));

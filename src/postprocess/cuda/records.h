@@ -20,6 +20,12 @@ enum class MaskBytes : uint8_t {
   kBits    ///< a bit a pixel, the first in the highest bit of a byte: [masks, height, row_pitch]
 };
 
+/// Pixels that masks of pixels are made of: the unit in which they are written.
+constexpr int kRun = 16;
+RFSEG_HOST_DEVICE constexpr int run_bytes(MaskBytes format) {
+  return format == MaskBytes::kBits ? kRun / 8 : kRun;
+}
+
 /// Bytes from one row to the next of a dense mask or of one of bits. What is beyond the width is 0.
 RFSEG_HOST_DEVICE int64_t row_pitch(int32_t width, MaskBytes format) {
   const int64_t used = format == MaskBytes::kBits ? (width + 7) / 8 : width;
@@ -33,7 +39,7 @@ RFSEG_HOST_DEVICE uint64_t mask_bytes(int32_t height, int32_t width, MaskBytes f
 
 constexpr int kSelectThreads = 1024;
 constexpr int kMaskThreads = 256;
-constexpr int kDenseThreads = 256;
+constexpr int kDenseThreads = 1024;
 constexpr int kMaxBlocksPerMask = 8;  ///< and a cluster
 constexpr int kCandidates = 4096;     ///< pairs that selection orders in shared memory
 constexpr int kSharedQueries = 2048;  ///< queries whose first survivor is kept in shared memory
@@ -60,7 +66,8 @@ struct PictureParams {
 /// The host clears it before a call.
 struct ResultHeader {
   uint32_t overflow = 0;  ///< not 0: some mask is missing, see Overflow
-  uint32_t padding[3] = {};
+  uint32_t done = 0;      ///< not 0: all results are there; with KernelArguments::tell_end
+  uint32_t padding[2] = {};
 };
 enum Overflow : uint32_t {
   kBuffersTooSmall = 1,   ///< run again with larger buffers
@@ -117,6 +124,7 @@ struct KernelArguments {
   int32_t* two_taps = nullptr;           ///< [B] the y axis has two taps everywhere
   uint32_t* spill = nullptr;             ///< [blocks, spill_pitch]
   Usage* usage = nullptr;
+  uint32_t* ended = nullptr;  ///< blocks that have; 0 between calls
   int64_t key_pitch = 0;
   int32_t detection_pitch = 0, mask_pitch = 0, start_pitch = 0, side_pitch = 0;
   uint32_t spill_pitch = 0;
@@ -127,6 +135,10 @@ struct KernelArguments {
   DetectionRecord* detections = nullptr;     ///< [B, detection_pitch]
   uint8_t* bytes = nullptr;
   uint64_t byte_capacity = 0;
+  /// Masks of pixels: a bit a run of `bytes`, set where the run may have set pixels. Of nobody
+  /// else.
+  uint32_t* set_runs = nullptr;
+  int32_t tell_end = 0;  ///< ResultHeader::done is to be set
 };
 
 }  // namespace rfseg::cuda
