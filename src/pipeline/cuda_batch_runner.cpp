@@ -14,6 +14,7 @@
 #include "pipeline/picture_planes.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 #include "preprocess/cuda/cuda_preprocessor.h"
+#include "preprocess/cuda/pixel_gate.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -70,7 +71,8 @@ struct Seat {
 /// What depends on the size of the batch: graphs, and the stages' parameters and results that the
 /// graphs point to.
 struct Unit {
-  Unit(int device, int b) : batch(b), preprocessor(device), postprocessor(device) {}
+  Unit(int device, int b, const CudaPostprocessor::Limits& limits)
+      : batch(b), preprocessor(device), postprocessor(device, limits) {}
   int batch;
   CudaPreprocessor preprocessor;
   CudaPostprocessor postprocessor;
@@ -93,10 +95,16 @@ class Runner final : public CudaBatchRunner {
     engine_->prepare(options.batch);
     if (options.stage_times || options.frame_times) clock_.emplace();
     every_stage_ = options.stage_times;
+    // The clock's readings begin where the kernels do, not where they begin to wait.
+    if (spinning_ && !clock_) {
+      gate_.emplace();
+      if (!gate_->usable()) gate_.reset();
+    }
   }
   ~Runner() override {
     cudaSetDevice(device_);
-    cudaStreamSynchronize(stream_);  // a cancelled run may leave work behind
+    cudaStreamSynchronize(copies_);  // a cancelled run may leave work behind
+    cudaStreamSynchronize(stream_);
   }
 
   void add(const ImageView& picture, const HeldPixels& held) override {
@@ -125,7 +133,9 @@ class Runner final : public CudaBatchRunner {
     // What the last batch left may be somewhere else by now.
     if (unit.engine_generation != engine_->counters().allocations) unit.warm = false;
     std::vector<CudaFrame> frames;
+    bool uploaded = false;
     for (std::size_t i = 0; i < taken_; ++i) {
+      uploaded = uploaded || !seats_[i].held.on_device();
       frames.push_back({seats_[i].view, FrameMemory::kDevice});
       if (seats_[i].held.ready != nullptr) {
         check(cudaStreamWaitEvent(stream_, seats_[i].held.ready, 0), "waiting for a frame");
@@ -135,6 +145,9 @@ class Runner final : public CudaBatchRunner {
     {
       const std::shared_lock others_wait(capture_mutex());
       prepare_resizing(unit, frames);
+      if (!uploaded) gate_.reset();  // frames come otherwise: no graph for each of two ways
+      unit.preprocessor.wait_for(gate_ ? gate_->words() : nullptr);
+      if (gate_) gate_->open(copies_);
       if (!unit.warm) {
         run_alone(unit);
       } else {
@@ -175,7 +188,9 @@ class Runner final : public CudaBatchRunner {
   void clear() override {
     if (busy_) {  // an error came on the way: pixels may still be read
       cudaSetDevice(device_);
+      cudaStreamSynchronize(copies_);
       cudaStreamSynchronize(stream_);
+      if (gate_) reset_gate();
       busy_ = false;
     }
     for (Seat& seat : seats_) seat.held = {};
@@ -255,7 +270,16 @@ class Runner final : public CudaBatchRunner {
     return true;
   }
   void copy(void* to, const void* from, std::size_t bytes) {
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying a frame");
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, gate_ ? copies_ : stream_),
+          "copying a frame");
+  }
+  /// It may be open, with no kernel that has closed it.
+  void reset_gate() {
+    try {
+      gate_->close(copies_);
+    } catch (const Error&) {
+      gate_.reset();  // what is wrong with the device, the next batch tells
+    }
   }
 
   Unit& unit_of(int batch) {
@@ -265,9 +289,15 @@ class Runner final : public CudaBatchRunner {
       units_.splice(units_.begin(), units_, found);
     } else {
       const std::unique_lock alone(capture_mutex());
-      if (units_.size() == kUnits) units_.pop_back();
+      if (units_.size() == kUnits) {
+        stream_.synchronize("running a frame");  // its results may be there before its end
+        units_.pop_back();
+      }
       engine_->prepare(batch);
-      units_.emplace_front(device_, batch);
+      // The clock's last reading comes after the results: with one, the stream is waited for.
+      CudaPostprocessor::Limits limits;
+      limits.spin = spinning_ && !clock_;
+      units_.emplace_front(device_, batch, limits);
     }
     return units_.front();
   }
@@ -292,6 +322,7 @@ class Runner final : public CudaBatchRunner {
         unit.postprocessor.generation() == unit.postprocessor_generation) {
       return;
     }
+    if (!unit.graph.empty()) stream_.synchronize("running a frame");
     unit.graph.reset();
     unit.preprocessor_generation = unit.preprocessor.generation();
     unit.postprocessor_generation = unit.postprocessor.generation();
@@ -370,6 +401,10 @@ class Runner final : public CudaBatchRunner {
   const ResolvedOptions& resolved_;
   int device_;
   Stream stream_;
+  /// One batch at a time, and pictures are uploaded: they come by a stream of their own, and the
+  /// resize, launched meanwhile, waits for the gate.
+  Stream copies_;
+  std::optional<cuda::PixelGate> gate_;
   std::optional<cuda::Clock> clock_;
   bool every_stage_ = false;
   uint32_t rounds_ = 0;  ///< of the clock

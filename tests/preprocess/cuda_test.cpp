@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <iostream>
 #include <memory>
 
@@ -11,6 +12,7 @@
 #include "core/cuda/usable.h"
 #include "cuda_cases.h"
 #include "preprocess/cuda/cuda_preprocessor.h"
+#include "preprocess/cuda/pixel_gate.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -202,6 +204,75 @@ TEST_F(PreprocessCuda, ACapturedGraphServesOtherSizesFormatsAndPlaces) {
       ASSERT_EQ(count_differences(expected, found.data(), half), 0u) << "replay " << k;
     }
   }
+}
+
+// The kernel is there before its pixels are, behind a copy that is long under way.
+TEST_F(PreprocessCuda, WaitsForPixelsBehindAGate) {
+  const cuda::PixelGate gate;
+  if (!gate.usable()) GTEST_SKIP() << "this driver's streams write no words";
+  const cuda::Stream stream, copies;
+  CudaPreprocessor processor;
+  processor.wait_for(gate.words());
+  Buffer delay(Buffer::Kind::kDevice), from(Buffer::Kind::kPinned), to(Buffer::Kind::kDevice);
+  delay.reserve(std::size_t{256} << 20);
+  constexpr std::size_t kMost = std::size_t{16} << 20;
+  from.reserve(kMost);
+  to.reserve(kMost);
+  cuda::Graph graph;
+  uint64_t generation = 0;
+  Buffer tensor(Buffer::Kind::kDevice);
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    CaseRandom random(seed + 4000);
+    PreprocessSpec spec = random_spec(random, 200);
+    if (seed % 2 == 0) {  // one shape again and again: a graph that is replayed
+      spec.network_width = spec.network_height = 96;
+      spec.resize = ResizeMode::kPil;
+    }
+    const TestFrame frame = make_frame(random, random_format(random), random_width(random, 700),
+                                       random_side(random, 500), random.one_in(2));
+    ASSERT_LE(frame.bytes.size(), kMost);
+    std::vector<float> expected;
+    try {
+      expected = reference_batch({&frame.view, 1}, spec, Backend::kCpu);
+    } catch (const Error&) {
+      continue;
+    }
+    std::memcpy(from.data(), frame.bytes.data(), frame.bytes.size());
+    check(cudaMemset(to.data(), 0x3c, kMost), "spoiling the pixels");
+    check(cudaDeviceSynchronize(), "spoiling the pixels");
+    tensor.reserve(expected.size() * sizeof(float));
+    const CudaFrame placed{frame.at(to.as<const uint8_t>()), FrameMemory::kDevice};
+    processor.prepare({&placed, 1}, spec, tensor.data(), false, stream);
+    stream.synchronize("preparing");
+    if (random.one_in(2)) {
+      check(cudaMemsetAsync(delay.data(), 1, delay.size(), copies), "a delay");
+    }
+    check(
+        cudaMemcpyAsync(to.data(), from.data(), frame.bytes.size(), cudaMemcpyHostToDevice, copies),
+        "copying a frame");
+    gate.open(copies);
+    if (seed % 2 == 0) {
+      if (graph.empty() || generation != processor.generation()) {
+        graph.reset();
+        graph.capture(stream, [&] { processor.enqueue(stream); });
+        generation = processor.generation();
+      }
+      graph.launch(stream);
+    } else {
+      processor.enqueue(stream);
+    }
+    std::vector<float> found(expected.size());
+    check(cudaMemcpyAsync(found.data(), tensor.data(), found.size() * sizeof(float),
+                          cudaMemcpyDeviceToHost, stream),
+          "copying the tensor");
+    stream.synchronize("running a test");
+    ASSERT_EQ(count_differences(expected, found.data(), false), 0u)
+        << "seed " << seed << ": " << describe(frame.view, spec);
+  }
+  uint32_t words[2] = {7, 7};
+  check(cudaMemcpy(words, gate.words(), sizeof(words), cudaMemcpyDeviceToHost), "looking");
+  EXPECT_EQ(words[0], 0u);  // closed behind the last
+  EXPECT_EQ(words[1], 0u);
 }
 
 TEST_F(PreprocessCuda, NeitherAllocatesNorWaitsOnceSizesHaveBeenSeen) {

@@ -21,6 +21,7 @@ void CudaPreprocessor::prepare(std::span<const CudaFrame>, const PreprocessSpec&
   fail();
 }
 void CudaPreprocessor::enqueue(CUstream_st*) { fail(); }
+void CudaPreprocessor::wait_for(uint32_t*) { fail(); }
 std::span<const PreprocessGeometry> CudaPreprocessor::geometries() const { fail(); }
 void CudaPreprocessor::run_to_host(std::span<const CudaFrame>, const PreprocessSpec&, float*) {
   fail();

@@ -235,7 +235,9 @@ void CudaPreprocessor::prepare(std::span<const CudaFrame> frames, const Preproce
   impl.use_device();
   if (!(shape == impl.shape)) {
     impl.shape = shape;
+    uint32_t* const gate = impl.arguments.gate;
     impl.arguments = cuda::launch_arguments(shape, impl.limits);
+    impl.arguments.gate = gate;
     impl.arguments.direct = shape.kernel == cuda::ResizeKernel::kPil;
     impl.in_force.clear();
     ++impl.generation;
@@ -254,6 +256,12 @@ void CudaPreprocessor::enqueue(CUstream_st* stream) {
   check(cuda::launch_preprocess(impl.arguments, impl.limits.processors, impl.early, stream),
         "launching the resize kernel");
   ++impl.counters.launches;
+}
+
+void CudaPreprocessor::wait_for(uint32_t* gate) {
+  if (gate == impl_->arguments.gate) return;
+  impl_->arguments.gate = gate;
+  ++impl_->generation;
 }
 
 std::span<const PreprocessGeometry> CudaPreprocessor::geometries() const {

@@ -58,6 +58,9 @@ class CudaPreprocessor {
                bool half, CUstream_st* stream);
   /// Launches the kernel for the last prepare.
   void enqueue(CUstream_st* stream);
+  /// The words of a cuda::PixelGate that the kernels of the next enqueues wait for; nullptr: they
+  /// need not. A change is a new generation().
+  void wait_for(uint32_t* gate);
   /// Of the frames of the last prepare: how to go back to picture coordinates.
   std::span<const PreprocessGeometry> geometries() const;
 

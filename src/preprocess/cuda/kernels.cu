@@ -18,11 +18,13 @@ __global__ void __launch_bounds__(kPreprocessThreads, 1)
 template <bool half>
 __global__ void __launch_bounds__(kPreprocessThreads, 2)
     rfseg_resize_bilinear(const __grid_constant__ PreprocessArguments arguments) {
+  await_pixels(arguments);
   bilinear_kernel<half>(arguments);
 }
 template <bool half>
 __global__ void __launch_bounds__(kPreprocessThreads, 2)
     rfseg_resize_antialias(const __grid_constant__ PreprocessArguments arguments) {
+  await_pixels(arguments);
   antialias_kernel<half>(arguments, *reinterpret_cast<AntialiasShared*>(dynamic_shared));
 }
 

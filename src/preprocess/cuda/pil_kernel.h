@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "preprocess/cuda/await_pixels.h"
 #include "preprocess/cuda/row_products.h"
 #include "preprocess/cuda/source_rows.h"
 #include "preprocess/cuda/tensor_writer.h"
@@ -413,6 +414,7 @@ RFSEG_DEVICE void pil_kernel(const PreprocessArguments& a, PilShared& shared) {
   begin_tiles(a, shared, tiles);
   release_next_kernel();
   await_previous_kernel();
+  await_pixels(a);
   uint32_t phases = 0;
   bool started = false;
   int turn = 0;

@@ -135,6 +135,7 @@ struct PreprocessArguments {
   uint32_t frames = 0, columns = 0, rows = 0;   ///< offsets of the records
   uint32_t normalised = 0;                      ///< offset of [3][256] floats, what a byte becomes
   int32_t row_bytes = 0;                        ///< shared memory for source rows
+  uint32_t* gate = nullptr;                     ///< null: the pixels are there
 };
 
 }  // namespace rfseg::cuda
