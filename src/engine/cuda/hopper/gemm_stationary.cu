@@ -1,5 +1,5 @@
 #include "core/cuda/launch.h"
-#include "engine/cuda/hopper/epilogue.h"
+#include "engine/cuda/hopper/epilogue_residual.h"
 
 #include <type_traits>
 

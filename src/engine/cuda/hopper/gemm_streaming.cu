@@ -1,5 +1,5 @@
 #include "core/cuda/launch.h"
-#include "engine/cuda/hopper/epilogue.h"
+#include "engine/cuda/hopper/epilogue_residual.h"
 
 // Products of any k: tiles of 64 kGroups rows x kColumns columns, both operands streaming through a
 // ring of shared memory. Each of kGroups warpgroups multiplies 64 of the tile's rows; one more warp

@@ -1,5 +1,5 @@
 #include "core/cuda/launch.h"
-#include "engine/cuda/hopper/epilogue.h"
+#include "engine/cuda/hopper/epilogue_residual.h"
 
 // Products of many rows and long k: tiles of 128 x 128, each by one warpgroup, which keeps all 128
 // x 128 sums in registers (128 a thread). Two warpgroups take a block's tiles in turn: while one
