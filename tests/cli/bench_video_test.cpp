@@ -17,6 +17,7 @@ TEST_F(BenchVideoTest, TellsEveryWayToRunAtEverySize) {
                            "--video-sizes", "200x150,64x48", "--video-frames", "20", "--rounds",
                            "1", "--json", "--stats", "s.json"});
   ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.err, "") << "progress, where there is no terminal";
   const auto json = nlohmann::json::parse(result.out);
   EXPECT_EQ(nlohmann::json::parse(testing::read_text(path("s.json"))), json);
   ASSERT_EQ(json["sizes"].size(), 2u);
