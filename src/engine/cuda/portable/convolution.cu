@@ -1,5 +1,6 @@
 #include "engine/cuda/portable/convolution.h"
 
+#include "core/cuda/cluster_mail.h"
 #include "core/cuda/launch.h"
 #include "engine/cuda/portable/arithmetic.h"
 #include "engine/cuda/portable/portable.h"
@@ -22,14 +23,6 @@ constexpr int kTaps = 9, kWeightBytes = kTaps * kChannels * 2;  // of a column
 constexpr int kWeightPitch = kWeightBytes + 16, kCellPitch = kChannels * 2 + 16;
 constexpr int kMostCols = 80;  // of a map
 
-/// A block's part of a cell: mean and squared distances from it.
-struct Share {
-  float mean, squares;
-};
-struct Pair {
-  float x, y;
-};
-
 struct ConvolutionTask {
   const void* map;
   int64_t ld;  // of the map, elements
@@ -44,7 +37,8 @@ struct ConvolutionTask {
   Activation activation;
 };
 
-constexpr int kSharesAt = 0, kWeightsAt = kBlocks * kCells * 8;
+constexpr int kBoxAt = 0, kSharesAt = 16, kShareBytes = kBlocks * kCells * 8;
+constexpr int kWeightsAt = kSharesAt + kShareBytes;
 constexpr int kNothingAt = kWeightsAt + kOwn * kWeightPitch;  // a cell of zeros
 constexpr int kCellsAt = kNothingAt + kCellPitch;
 int shared_bytes(int cols) { return kCellsAt + (kCells + 2 * cols + 2) * kCellPitch; }
@@ -53,10 +47,17 @@ static_assert(kWarps * 8 * 512 <= kOwn * kWeightPitch);
 RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
   const int rank = cluster_rank();
-  cluster_arrive();
-  release_next_kernel();
   auto* base = static_cast<std::byte*>(shared);
-  auto* shares = reinterpret_cast<Share*>(base + kSharesAt);
+  auto* box = reinterpret_cast<MailBox*>(base + kBoxAt);
+  // Mean and squared distances of each block's columns.
+  auto* shares = reinterpret_cast<Pair*>(base + kSharesAt);
+  if (thread == 0) {
+    open_box(box, kShareBytes);
+    boxes_are_open();
+  }
+  warp_sync();
+  greet_cluster();
+  release_next_kernel();
   auto* sums = reinterpret_cast<float*>(base + kWeightsAt);
   const SharedAddress start = shared_address(shared);
   {
@@ -164,18 +165,18 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   for (int e = 0; e < 4; ++e) squares = fused(v[e] - mean, v[e] - mean, squares);
   RFSEG_UNROLL
   for (int i = 1; i < 8; i *= 2) squares += warp_read(squares, lane ^ i);
-  cluster_wait();  // all have begun
+  meet_cluster();
   if (thread % 8 < kBlocks) {
-    cluster_peer(shares, thread % 8)[rank * kCells + local] = {mean, squares};
+    send(shares + rank * kCells + local, box, thread % 8, Pair{mean, squares});
   }
-  cluster_sync();
-  const Share one = shares[thread % kBlocks * kCells + local];
-  float whole = one.mean;
+  await_mail(box);
+  const Pair one = shares[thread % kBlocks * kCells + local];
+  float whole = one.x;
   RFSEG_UNROLL
   for (int i = 1; i < kBlocks; i *= 2) whole += warp_read(whole, lane ^ i);
   whole *= 1.0f / kBlocks;
-  const float off = one.mean - whole;
-  float all = fused(off * off, static_cast<float>(kOwn), one.squares);
+  const float off = one.x - whole;
+  float all = fused(off * off, static_cast<float>(kOwn), one.y);
   RFSEG_UNROLL
   for (int i = 1; i < kBlocks; i *= 2) all += warp_read(all, lane ^ i);
   const float scale = 1.0f / exact_sqrt(all * (1.0f / kChannels) + task.eps);

@@ -18,6 +18,8 @@ constexpr int kHead = 32;                     // of self-attention
 constexpr int kHeadPitch = kHead * 2 + 16;    // bytes
 constexpr int kSumFloats = kWarps * 4 * 128;  // of attention's warps; products need less
 
+constexpr int kAttentionBoxes = 5, kAttentionBoxBytes = 64;
+
 struct AttentionTask {
   QueryAttentionArguments a;
   int tiles;     // of 16 queries in a picture
@@ -28,7 +30,8 @@ struct AttentionTask {
 
 int attention_bytes(int chunks, int sampling) {
   return (2 * kOwn + sampling) * kPitch + 2 * kRowBytes + (2 * chunks + 1) * 16 * kHeadPitch +
-         kSumFloats * 4 + kWarps * kRows * 8 + 2 * kStatBytes + kRows * sampling * 4;
+         kSumFloats * 4 + kWarps * kRows * 8 + 2 * kStatBytes + kAttentionBoxBytes +
+         kRows * sampling * 4;
 }
 
 /// Attention of a head: this warp's keys are every eighth chunk of 16. Leaves the sums of all warps
@@ -201,11 +204,20 @@ RFSEG_DEVICE void sample(const AttentionTask& task, const float* sampled, const 
 RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   const QueryAttentionArguments& a = task.a;
   const int queries = a.samples.queries, rank = cluster_rank(), sampling = task.sampling;
-  cluster_arrive();
+  auto* boxes = static_cast<MailBox*>(shared);
+  if (thread_index() == 0) {
+    constexpr int kMail[kAttentionBoxes] = {told_bytes(), kShareMail, told_bytes(), told_bytes(),
+                                            kShareMail};
+    RFSEG_UNROLL
+    for (int i = 0; i < kAttentionBoxes; ++i) open_box(boxes + i, kMail[i]);
+    boxes_are_open();
+  }
+  warp_sync();
+  greet_cluster();
   release_next_kernel();
-  auto* rows = static_cast<std::byte*>(shared);
+  auto* rows = static_cast<std::byte*>(shared) + kAttentionBoxBytes;
   std::byte* more_rows = rows + kRowBytes;
-  auto* shares = reinterpret_cast<Share*>(more_rows + kRowBytes);
+  auto* shares = reinterpret_cast<Pair*>(more_rows + kRowBytes);
   auto* sums = reinterpret_cast<float*>(shares + 2 * kBlocks * kRows);
   auto* meeting = reinterpret_cast<Pair*>(sums + kSumFloats);
   auto* sampled = reinterpret_cast<float*>(meeting + kWarps * kRows);
@@ -272,20 +284,20 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   attend(task, own_queries, keys, values, sums, meeting);
   block_sync();
   put(rows, meet(sums, meeting));
-  cluster_wait();  // all have begun
+  meet_cluster();
   block_sync();
-  tell(rows);
-  cluster_sync();
+  tell(rows, boxes);
+  await_mail(boxes);
 
   multiply_tiles(shared_address(rows), out_weights, kOwn / 8, sums);
   Pair x = own_sums(sums, kOwn / 8, 2);
   x = {x.x + out_bias.x + old.x, x.y + out_bias.y + old.y};
-  normalise(x, shares, a.eps, gamma1, beta1);
+  normalise(x, shares, boxes + 1, a.eps, gamma1, beta1);
   // Every block has multiplied the rows.
   put(rows, {x.x + position.x, x.y + position.y});
   block_sync();
-  tell(rows);
-  cluster_sync();
+  tell(rows, boxes + 2);
+  await_mail(boxes + 2);
 
   multiply_tiles(shared_address(rows), sampling_weights, sampling / 8, sums);
   const int sampling_tiles = sampling / 8, sampling_parts = parts_of(sampling_tiles);
@@ -300,13 +312,13 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   block_sync();
   sample(task, sampled, box, picture, more_rows);
   block_sync();
-  tell(more_rows);
-  cluster_sync();
+  tell(more_rows, boxes + 3);
+  await_mail(boxes + 3);
 
   multiply_tiles(shared_address(more_rows), sampled_weights, kOwn / 8, sums);
   const Pair y = own_sums(sums, kOwn / 8, 2);
   x = {y.x + sampled_bias.x + x.x, y.y + sampled_bias.y + x.y};
-  normalise(x, shares + kBlocks * kRows, a.eps, gamma2, beta2);
+  normalise(x, shares + kBlocks * kRows, boxes + 4, a.eps, gamma2, beta2);
   if (!active) return;
   const int64_t to = int64_t{row} * kWidth + col;
   *reinterpret_cast<Pair*>(a.x + to) = x;

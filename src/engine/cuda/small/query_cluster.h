@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/cuda/cluster_mail.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/tensor_core.h"
 
@@ -58,9 +59,11 @@ RFSEG_DEVICE void clear(float (&sums)[kTiles][4]) {
   RFSEG_UNROLL
   for (int i = 0; i < kTiles; ++i) sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
 }
+RFSEG_DEVICE Quad quad_of(const float (&v)[4]) {
+  return {{float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])}};
+}
 RFSEG_DEVICE void store_sums(float* to, const float (&sums)[4]) {
-  store_quad(to + thread_index() % kWarp * 4, {{float_bits(sums[0]), float_bits(sums[1]),
-                                                float_bits(sums[2]), float_bits(sums[3])}});
+  store_quad(to + thread_index() % kWarp * 4, quad_of(sums));
 }
 
 /// One product of the block's rows at `rows` with `tiles` times 8 rows of weights: each warp has a
@@ -86,9 +89,6 @@ RFSEG_DEVICE_CALL void multiply_tiles(SharedAddress rows, SharedAddress weights,
 RFSEG_DEVICE int place_in_tile(int row, int col) {
   return ((row % 8) * 4 + col % 8 / 2) * 4 + row / 8 * 2;
 }
-struct Pair {
-  float x, y;
-};
 RFSEG_DEVICE Pair load_pair(const float* p) { return *reinterpret_cast<const Pair*>(p); }
 
 /// The two columns that a thread has of the block's 32: row thread / 16.
@@ -104,13 +104,11 @@ RFSEG_DEVICE Pair own_sums(const float* sums, int tiles, int parts) {
   return v;
 }
 
-/// A block's part of a row: mean and squared distances from it.
-struct Share {
-  float mean, squares;
-};
+/// A block's part of a row: mean, and squared distances from it.
+constexpr int kShareMail = kBlocks * kRows * 8;
 /// LayerNorm of rows whose columns all threads of the cluster have, two each as own_sums(). Each
-/// block tells the others its shares; every call needs `shares` [kBlocks][kRows] of its own.
-RFSEG_DEVICE void normalise(Pair& v, Share* shares, float eps, const Pair& gamma,
+/// block tells all its shares; every call needs `shares` [kBlocks][kRows] and a box of its own.
+RFSEG_DEVICE void normalise(Pair& v, Pair* shares, MailBox* box, float eps, const Pair& gamma,
                             const Pair& beta) {
   const int lane = thread_index() % kWarp, row = thread_index() / 16;
   float mean = v.x + v.y;
@@ -121,15 +119,15 @@ RFSEG_DEVICE void normalise(Pair& v, Share* shares, float eps, const Pair& gamma
   RFSEG_UNROLL
   for (int d = 1; d < 16; d *= 2) squares += warp_read(squares, lane ^ d);
   const int to = thread_index() % 16;
-  if (to < kBlocks) cluster_peer(shares, to)[cluster_rank() * kRows + row] = {mean, squares};
-  cluster_sync();
-  const Share one = shares[thread_index() % kBlocks * kRows + row];
-  float whole = one.mean;
+  if (to < kBlocks) send(shares + cluster_rank() * kRows + row, box, to, Pair{mean, squares});
+  await_mail(box);
+  const Pair one = shares[thread_index() % kBlocks * kRows + row];
+  float whole = one.x;
   RFSEG_UNROLL
   for (int d = 1; d < kBlocks; d *= 2) whole += warp_read(whole, lane ^ d);
   whole *= 1.0f / kBlocks;
-  const float off = one.mean - whole;
-  float all = fused(off * off, static_cast<float>(kOwn), one.squares);
+  const float off = one.x - whole;
+  float all = fused(off * off, static_cast<float>(kOwn), one.y);
   RFSEG_UNROLL
   for (int d = 1; d < kBlocks; d *= 2) all += warp_read(all, lane ^ d);
   const float scale = 1.0f / exact_sqrt(all * (1.0f / kWidth) + eps);
@@ -142,10 +140,14 @@ RFSEG_DEVICE void put(std::byte* rows, const Pair& v) {
   *reinterpret_cast<uint32_t*>(rows + thread_index() / 16 * kPitch + cluster_rank() * kOwn * 2 +
                                thread_index() % 16 * 4) = pack_halves(v.x, v.y);
 }
+/// Bytes that tell() brings each block.
+RFSEG_HOST_DEVICE constexpr int told_bytes(int columns = kWidth) {
+  return (kBlocks - 1) * kRows * columns * 2 / kBlocks;
+}
 /// Tells the other blocks this block's eighth of the rows, which all threads have put. `rows` of
-/// theirs must be done with; cluster_sync() must follow.
+/// theirs must be done with.
 template <int kColumns = kWidth>
-RFSEG_DEVICE void tell(std::byte* rows) {
+RFSEG_DEVICE void tell(std::byte* rows, MailBox* box) {
   constexpr int kSlice = kColumns * 2 / kBlocks, kPieces = kRows * kSlice / 16;
   constexpr int kGroups = kThreads / kPieces;
   const int piece = thread_index() % kPieces;
@@ -155,7 +157,7 @@ RFSEG_DEVICE void tell(std::byte* rows) {
   RFSEG_UNROLL
   for (int i = 0; i < kBlocks / kGroups; ++i) {
     const int peer = (cluster_rank() + 1 + thread_index() / kPieces + kGroups * i) % kBlocks;
-    if (peer != cluster_rank()) store_quad(cluster_peer(at, peer), v);
+    if (peer != cluster_rank()) send(at, box, peer, v);
   }
 }
 

@@ -26,14 +26,26 @@ constexpr int kRowsAt = kSlice * kPitch;
 constexpr int kHiddenAt = kRowsAt + kRowBytes;
 constexpr int kEarlyAt = kHiddenAt + kRowBytes;
 constexpr int kSharesAt = kEarlyAt + kWidth * kHalfPitch;
-constexpr int kForwardBytes = kSharesAt + kStatBytes;
+constexpr int kForwardBoxesAt = kSharesAt + kStatBytes;
+constexpr int kForwardBoxes = 5, kForwardBytes = kForwardBoxesAt + 128;
 static_assert(kArrivalsAt + kBlocks * 4 * 512 <= kHiddenAt && kForwardBytes <= 227 * 1024);
 static_assert(kNextSumBytes <= kWidth * kHalfPitch);
 
 RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   const int rank = cluster_rank(), warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-  release_next_kernel();
   auto* base = static_cast<std::byte*>(shared);
+  // For: that all are done with the first product, its successor's sums, shares, rows.
+  auto* boxes = reinterpret_cast<MailBox*>(base + kForwardBoxesAt);
+  if (thread_index() == 0) {
+    constexpr int kMail[kForwardBoxes] = {kBlocks * 8, kBlocks * 4 * 512, kShareMail, told_bytes(),
+                                          told_bytes()};
+    RFSEG_UNROLL
+    for (int i = 0; i < kForwardBoxes; ++i) open_box(boxes + i, kMail[i]);
+    boxes_are_open();
+  }
+  warp_sync();
+  greet_cluster();
+  release_next_kernel();
   const SharedAddress start = shared_address(shared);
   std::byte* rows = base + kRowsAt;
   std::byte* hidden = base + kHiddenAt;
@@ -87,7 +99,11 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
     }
   }
   block_sync();
-  cluster_arrive();  // sums may arrive
+  // Sums may arrive.
+  meet_cluster();
+  if (thread_index() < kBlocks) {
+    send(boxes + 8 + rank, boxes, thread_index(), Pair{0, 0});
+  }
   copy_rows(start + kLateAt, kHalfPitch, bytes_of(a.second.weight, rank * kSlice + kHalf),
             kHidden * 2, kWidth, 16);
   copy_async_commit();
@@ -104,15 +120,16 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
         start + static_cast<uint32_t>((half == 0 ? kEarlyAt : kLateAt) + warp * 32 * kHalfPitch),
         kHalfPitch, kHalf / 32);
   }
-  cluster_wait();
-  float* to = cluster_peer(arrivals, warp) + rank * 4 * 128;
+  await_mail(boxes);
   RFSEG_UNROLL
-  for (int t = 0; t < 4; ++t) store_sums(to + t * 128, sums[t]);
-  cluster_sync();
+  for (int t = 0; t < 4; ++t) {
+    send(arrivals + (rank * 4 + t) * 128 + lane * 4, boxes + 1, warp, quad_of(sums[t]));
+  }
+  await_mail(boxes + 1);
 
   Pair x = own_sums(arrivals, 4, kBlocks);
   x = {x.x + bias.x + old.x, x.y + bias.y + old.y};
-  normalise(x, reinterpret_cast<Share*>(base + kSharesAt), a.eps, gamma, beta);
+  normalise(x, reinterpret_cast<Pair*>(base + kSharesAt), boxes + 2, a.eps, gamma, beta);
   const int64_t at = int64_t{row} * kWidth + col;
   if (active) {
     *reinterpret_cast<Pair*>(a.x + at) = x;
@@ -123,9 +140,10 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   put(hidden, {x.x + position.x, x.y + position.y});
   copy_async_wait<0>();
   block_sync();
-  tell(rows);
-  tell(hidden);
-  cluster_sync();
+  tell(rows, boxes + 3);
+  tell(hidden, boxes + 4);
+  await_mail(boxes + 3);
+  await_mail(boxes + 4);
 
   project_next(start + kHiddenAt, start + kRowsAt, start + kNextAt, a.next.bias,
                reinterpret_cast<float*>(base + kEarlyAt), a.qkv, row, active);

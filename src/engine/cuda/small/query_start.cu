@@ -22,14 +22,22 @@ constexpr int kMoreRowsAt = kFirstRowsAt + kRowBytes;
 constexpr int kContentAt = kMoreRowsAt + kRowBytes;
 constexpr int kSineAt = kContentAt + kRowBytes;
 constexpr int kSumsAt = kSineAt + kRows * kSinePitch;
-constexpr int kStartBytes = kSumsAt + kNextSumBytes;
+constexpr int kStartBoxesAt = kSumsAt + kNextSumBytes;
+constexpr int kStartBoxes = 5, kStartBytes = kStartBoxesAt + 64;
 static_assert(kStartBytes <= 227 * 1024 && kNextSumBytes >= 8 * 512);
 
 RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   const int rank = cluster_rank(), local = thread_index() / 16;
-  cluster_arrive();
-  release_next_kernel();
   auto* base = static_cast<std::byte*>(shared);
+  auto* boxes = reinterpret_cast<MailBox*>(base + kStartBoxesAt);
+  if (thread_index() == 0) {
+    RFSEG_UNROLL
+    for (int i = 0; i < kStartBoxes; ++i) open_box(boxes + i, told_bytes(i == 2 ? kSine : kWidth));
+    boxes_are_open();
+  }
+  warp_sync();
+  greet_cluster();
+  release_next_kernel();
   const SharedAddress start = shared_address(shared);
   auto* sums = reinterpret_cast<float*>(base + kSumsAt);
   std::byte* rows = base + kFirstRowsAt;
@@ -79,19 +87,19 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   const int cell = a.chosen[row];
   copy_async_wait<0>();
   block_sync();
-  cluster_wait();  // all have begun
+  meet_cluster();
 
-  const auto hand_on = [&](std::byte* to, const Pair& bias) {
+  const auto hand_on = [&](std::byte* to, MailBox* box, const Pair& bias) {
     const Pair v = own_sums(sums, kOwn / 8, 2);
     put(to, {relu(v.x + bias.x), relu(v.y + bias.y)});
     block_sync();
-    tell(to);
-    cluster_sync();
+    tell(to, box);
+    await_mail(box);
   };
   multiply_tiles(start + kFirstRowsAt, start + kBox0At, kOwn / 8, sums);
-  hand_on(more_rows, bias0);
+  hand_on(more_rows, boxes, bias0);
   multiply_tiles(start + kMoreRowsAt, start + kBox1At, kOwn / 8, sums);
-  hand_on(rows, bias1);
+  hand_on(rows, boxes + 1, bias1);
   // The boxes' four columns: every block computes all of them.
   multiply_tiles(start + kFirstRowsAt, start + kBox2At, 1, sums);
   float delta[4];
@@ -118,21 +126,21 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
     }
   }
   block_sync();
-  tell<kSine>(base + kSineAt);
-  cluster_sync();
+  tell<kSine>(base + kSineAt, boxes + 2);
+  await_mail(boxes + 2);
   multiply_tiles<kSine>(start + kSineAt, start + kPosition0At, kOwn / 8, sums);
-  hand_on(more_rows, bias2);
+  hand_on(more_rows, boxes + 3, bias2);
   multiply_tiles(start + kMoreRowsAt, start + kPosition1At, kOwn / 8, sums);
   Pair position = own_sums(sums, kOwn / 8, 2);
   position = {position.x + bias3.x, position.y + bias3.y};
   put(rows, {content.x + position.x, content.y + position.y});
   block_sync();
-  tell(rows);
+  tell(rows, boxes + 4);
   if (active) {
     *reinterpret_cast<Pair*>(a.position_out + int64_t{row} * kWidth + col) = position;
     *reinterpret_cast<Pair*>(a.x + int64_t{row} * kWidth + col) = content;
   }
-  cluster_sync();
+  await_mail(boxes + 4);
   project_next(start + kFirstRowsAt, start + kContentAt, start + kNextWeightsAt, a.next.bias, sums,
                a.qkv, row, active);
 }
