@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "core/half.h"
 #include "engine/cuda/portable/convolution.cu"
 #include "engine/cuda/small/class_scores.cu"
+#include "engine/cuda/small/mask_product.cu"
 #include "engine/cuda/small/query_attention.cu"
 #include "engine/cuda/small/query_forward.cu"
 #include "engine/cuda/small/query_start.cu"
@@ -162,6 +164,49 @@ TEST(ClassScores, AreTheLargestLogits) {
       EXPECT_TRUE(std::abs(scores[r] - best) <= 1e-4) << r << ": " << scores[r] << ", " << best;
     }
     EXPECT_EQ(scores[rows], -7);
+  }
+}
+
+TEST(MaskProduct, IsOfEveryQueryAndPixel) {
+  for (const auto& [batch, m, n] : {std::tuple{1, 100, 100}, {2, 37, 52}, {1, 130, 48}}) {
+    const std::vector<uint16_t> queries = halves(std::size_t(batch) * m * kColumns, 1);
+    const std::vector<uint16_t> pixels = halves(std::size_t(batch) * n * kColumns, 0.5f);
+    const std::vector<float> bias = floats(std::size_t(batch) * m, 1);
+    const int ldo = n + 4;
+    std::vector<uint16_t> out(std::size_t(batch) * m * ldo, 0x7e00);
+    GemmArguments g;
+    g.a = queries.data();
+    g.b = pixels.data();
+    g.lda = g.ldb = g.k = kColumns;
+    g.m = m;
+    g.n = n;
+    g.batch = batch;
+    g.a_step = int64_t{m} * kColumns;
+    g.b_step = int64_t{n} * kColumns;
+    g.row_bias = bias.data();
+    g.row_bias_step = m;
+    g.out = out.data();
+    g.ldo = ldo;
+    g.out_step = int64_t{m} * ldo;
+    ASSERT_TRUE(mask_product({}, g));
+    const Row rows = widened(queries), columns = widened(pixels);
+    for (int r = 0; r < batch * m; ++r) {
+      for (int i = 0; i < ldo; ++i) {
+        const uint16_t got = out[std::size_t(r) * ldo + i];
+        if (i >= n) {
+          ASSERT_EQ(got, 0x7e00);
+          continue;
+        }
+        double sum = bias[r];
+        for (int k = 0; k < kColumns; ++k) {
+          sum += rows[std::size_t(r) * kColumns + k] *
+                 columns[(std::size_t(r / m) * n + i) * kColumns + k];
+        }
+        ASSERT_TRUE(std::abs(half_to_float(got) - sum) <= 1e-2) << r << ", " << i;
+      }
+    }
+    g.n -= 2;
+    EXPECT_FALSE(mask_product({}, g));
   }
 }
 

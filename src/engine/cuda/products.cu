@@ -6,6 +6,7 @@
 #include "engine/cuda/hopper/mask_block.h"
 #include "engine/cuda/portable/convolution.h"
 #include "engine/cuda/portable/portable.h"
+#include "engine/cuda/small/mask_product.h"
 #include "engine/cuda/small/small_kernels.h"
 #include "rfseg/error.h"
 
@@ -68,6 +69,9 @@ void norm_again(const Queue& queue, Math math, const GemmNormArguments& a) {
 void gemm(const Queue& queue, Math math, const GemmArguments& arguments) {
   // Batches of short products share a launch.
   const int rows = arguments.batch > 1 ? arguments.m * arguments.batch : arguments.m;
+  if (queue.few_rows && on_hopper(queue, math, kHopperRows) && mask_product(queue, arguments)) {
+    return;
+  }
   if (on_hopper(queue, math, rows)) {
     if (queue.few_rows && hopper::block_gemm(queue, arguments)) return;
     if (hopper::gemm(queue, arguments)) return;
