@@ -6,6 +6,7 @@
 #include "engine/cuda/hopper/block_device.h"
 #include "engine/cuda/hopper/epilogue.h"
 #include "engine/cuda/hopper/maps.h"
+#include "engine/cuda/portable/portable.h"
 
 // The products of an encoder block for few rows. A block has one tile of 64 rows and two
 // warpgroups; its weights are on their way to shared memory before the previous kernel has ended.
@@ -481,9 +482,6 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-/// Blocks that are resident at a time, one a multiprocessor.
-constexpr int kResident = 132;
-
 // Shared memory of a block. Blocks of two successive kernels fit on a multiprocessor, also
 // attention's 112 KB beside the products': 228 KB in all, of which the system keeps 1 KB a block.
 // Two of a kPlain product do not: where fewer multiprocessors than it has blocks were idle, they
@@ -546,10 +544,10 @@ bool block_gemm(const Queue& queue, const GemmArguments& g) {
   task.bias = g.bias;
   task.out = static_cast<__half*>(g.out);
   task.ldo = g.ldo;
-  if (tiles(g, 96) <= kResident && g.activation == Activation::kNone) {
+  if (tiles(g, 96) <= portable::multiprocessors() && g.activation == Activation::kNone) {
     return run<Form::kPlain, 48>(queue, task, g, kPlainRoom);
   }
-  if (tiles(g, 128) <= kResident && g.activation == Activation::kGelu) {
+  if (tiles(g, 128) <= portable::multiprocessors() && g.activation == Activation::kGelu) {
     return run<Form::kPlain, 64, Activation::kGelu>(queue, task, g, kPlainRoom);
   }
   return false;

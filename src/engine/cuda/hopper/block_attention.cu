@@ -4,6 +4,7 @@
 #include "engine/cuda/hopper/block.h"
 #include "engine/cuda/hopper/block_device.h"
 #include "engine/cuda/hopper/maps.h"
+#include "engine/cuda/portable/portable.h"
 
 // Attention with heads of 64 for few rows and short sequences. A unit of work, 64 queries of one
 // head, is shared by the four warpgroups of a block, or (kPair) by eight of a cluster of two, each
@@ -304,8 +305,6 @@ void launch_attention(const Queue& queue, int blocks, const UnitTask& task) {
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-constexpr int kResident = 132;
-
 }  // namespace
 
 bool block_attention(const Queue& queue, const AttentionArguments& a) {
@@ -319,9 +318,10 @@ bool block_attention(const Queue& queue, const AttentionArguments& a) {
   task.heads = a.heads;
   task.row_tiles = (a.length + 63) / 64;
   const int units = a.sequences * a.heads * task.row_tiles;
-  const bool pair = 2 * units <= kResident && a.length > kKeys;
+  const int resident = portable::multiprocessors();  // blocks at a time, one on each
+  const bool pair = 2 * units <= resident && a.length > kKeys;
   const int blocks = pair ? 2 * units : units, groups = pair ? 2 * kGroups : kGroups;
-  if (blocks > kResident || a.length > groups * kKeys) return false;
+  if (blocks > resident || a.length > groups * kKeys) return false;
   const auto map = [&](CUtensorMap* to, const void* data, int64_t ld, int rows) {
     return matrix_map(to, data, a.heads * 64, a.length, ld, a.sequences, a.length * ld, 64, rows);
   };
