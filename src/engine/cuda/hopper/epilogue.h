@@ -1,7 +1,7 @@
 #pragma once
 
 // What happens to the accumulators of a 64-row tile: bias, activation, LayerScale, residual, and
-// the way out. One warpgroup (128 threads) a tile.
+// the way out (into the residual stream: epilogue_residual.h). One warpgroup (128 threads) a tile.
 
 #include "engine/cuda/hopper/device.h"
 #include "engine/cuda/hopper/gemm_task.h"

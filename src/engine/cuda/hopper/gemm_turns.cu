@@ -1,12 +1,13 @@
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper/epilogue_residual.h"
 
-// Products of many rows and long k: tiles of 128 x 128, each by one warpgroup, which keeps all 128
-// x 128 sums in registers (128 a thread). Two warpgroups take a block's tiles in turn: while one
-// multiplies, the other is at its way out, which for a residual stream takes as long as half of a
-// tile's products and would otherwise leave the tensor cores idle, and in that time the products
-// leave the memory idle. Both operands stream through one ring in the order of the tiles, fed by a
-// warp of its own. A tile leaves in two halves of 64 rows, through the same staging boxes.
+// Products of many rows and long k: tiles of 128 x 128, each by one warpgroup, which keeps all sums
+// in registers (128 a thread). Two warpgroups take a block's tiles in turn: while one multiplies,
+// the other is at its way out. With a residual stream that takes half as long as a tile's products,
+// and one after the other they would leave the tensor cores and the memory idle by turns. Both
+// operands stream through one ring in the order of the tiles, fed by a warp of its own. A tile
+// leaves in two halves of 64 rows, through the same staging boxes. What bounds it is shared memory:
+// 160 bytes for each 128 cycles of products, and what the way out moves.
 
 namespace rfseg::cuda::hopper {
 namespace {
