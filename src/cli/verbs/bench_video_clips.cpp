@@ -97,7 +97,7 @@ std::string clip_of_size(const std::vector<std::string>& files, int width, int h
     const VideoInfo info = open_video(file)->info();
     if (info.width == width && info.height == height) return file;
   }
-  const std::string path = scratch.file(fmt::format("{}x{}.mp4", width, height));
+  std::string path = scratch.file(fmt::format("{}x{}.mp4", width, height));
   const auto reader = open_video(files.front());
   const auto writer = create_video(path, width, height, kFrameRate);
   VideoFrame frame;
