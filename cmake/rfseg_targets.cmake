@@ -61,11 +61,11 @@ function(rfseg_add_test stage)
                        PROPERTIES TIMEOUT 600)
 endfunction()
 
-# rfseg_add_fuzz(NAME SOURCE file SEEDS dir DEPENDS ...): a fuzz target, run by ctest with a fixed
+# rfseg_add_fuzz(NAME SOURCE files SEEDS dir DEPENDS ...): a fuzz target, run by ctest with a fixed
 # number of mutated inputs. SOURCE defines LLVMFuzzerTestOneInput, so libFuzzer can drive it too.
 set(RFSEG_FUZZ_RUNS 2000 CACHE STRING "Mutated inputs per fuzz target under ctest")
 function(rfseg_add_fuzz name)
-  cmake_parse_arguments(ARG "" "SOURCE;SEEDS" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "" "SEEDS" "SOURCE;DEPENDS" ${ARGN})
   add_executable(fuzz_${name} ${ARG_SOURCE} ${PROJECT_SOURCE_DIR}/tests/fuzz/driver.cpp)
   target_link_libraries(fuzz_${name} PRIVATE ${ARG_DEPENDS} rfseg_flags)
   set_property(GLOBAL APPEND PROPERTY RFSEG_FUZZ_PROGRAMS fuzz_${name})

@@ -22,4 +22,8 @@ if(RFSEG_VIDEO)
     ${libav_sources}/decoder_lanes.cpp ${libav_sources}/group_starts.cpp ${libav_sources}/h264_sps.cpp
     ${libav_sources}/compat.cpp
     DEPENDS rfseg_media rfseg_ffmpeg ${CMAKE_DL_LIBS})
+  rfseg_add_fuzz(group_starts
+    SOURCE ${CMAKE_CURRENT_LIST_DIR}/fuzz_group_starts.cpp
+           ${libav_sources}/group_starts.cpp ${libav_sources}/h264_sps.cpp
+    SEEDS ${CMAKE_CURRENT_LIST_DIR}/group_starts_seeds DEPENDS rfseg_ffmpeg rfseg_core)
 endif()
