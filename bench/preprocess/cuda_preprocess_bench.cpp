@@ -12,7 +12,9 @@
 // pinned: a frame in pinned host memory; graphs of its copy alone and of the copy and the kernel
 // take turns; the median of the paired differences, by events and by the host's clock. Also the
 // kernel twice (the second finds instructions and tables at hand), with a kernel for a 16x16
-// picture beside the copy, and the kernel alone that reads pinned memory itself. host: prepare()
+// picture beside the copy, and the kernel alone that reads pinned memory itself. Then the
+// way of a single frame, by the host's clock: a copy, and behind it or beside it (cuda::PixelGate)
+// a graph of the kernel; tensors of the two are compared. host: prepare()
 // and enqueue() with frames in pageable and in pinned memory, closed by a synchronisation, and the
 // time that the calls take on the host.
 
@@ -32,6 +34,7 @@
 
 #include "core/cuda/device.h"
 #include "preprocess/cuda/cuda_preprocessor.h"
+#include "preprocess/cuda/pixel_gate.h"
 
 namespace rfseg {
 namespace {
@@ -294,6 +297,67 @@ void bench_pinned(const Setting& s, int replays) {
   }
 }
 
+void bench_gate(const Setting& s, int replays) {
+  const cuda::Stream stream, copies;
+  const cuda::PixelGate gate;
+  if (!gate.usable()) throw std::runtime_error("this driver's streams write no words");
+  constexpr std::size_t kSources = 8;
+  const std::size_t values = std::size_t{3} * s.network * s.network;
+  std::vector<Buffer> pinned;
+  std::vector<Call> behind(kSources), beside(kSources);
+  std::vector<cuda::Graph> graphs(kSources), gated(kSources);
+  const auto copy = [&](std::size_t i, Call& call, const cuda::Stream& on) {
+    check(cudaMemcpyAsync(call.sources[0]->data(), pinned[i].data(), s.frame_bytes,
+                          cudaMemcpyHostToDevice, on),
+          "copying");
+  };
+  for (std::size_t i = 0; i < kSources; ++i) {
+    pinned.emplace_back(Buffer::Kind::kPinned);
+    pinned[i].reserve(s.frame_bytes);
+    fill_noise(pinned[i], s.frame_bytes);
+    make_call(behind[i], s, Buffer::Kind::kDevice, stream);
+    make_call(beside[i], s, Buffer::Kind::kDevice, stream);
+    beside[i].processor->wait_for(gate.words());
+    graphs[i].capture(stream, [&] { behind[i].processor->enqueue(stream); });
+    gated[i].capture(stream, [&] { beside[i].processor->enqueue(stream); });
+  }
+  std::vector<double> wall[3];
+  std::size_t different = 0;
+  std::vector<float> tensors[2] = {std::vector<float>(values), std::vector<float>(values)};
+  for (int r = -10; r < replays; ++r) {
+    const std::size_t i = static_cast<std::size_t>(r + 10) % kSources;
+    check(cudaMemset(beside[i].sources[0]->data(), 0, s.frame_bytes), "spoiling a frame");
+    check(cudaMemset(beside[i].tensor.data(), 0, values * sizeof(float)), "spoiling a tensor");
+    for (int turn = 0; turn < 3; ++turn) {  // whichever comes first finds the GPU another way
+      const int k = (turn + r + 12) % 3;
+      check(cudaDeviceSynchronize(), "waiting");
+      const auto start = Clock::now();
+      copy(i, k < 2 ? behind[i] : beside[i], k < 2 ? stream : copies);
+      if (k == 1) graphs[i].launch(stream);
+      if (k == 2) {
+        gate.open(copies);
+        gated[i].launch(stream);
+      }
+      stream.synchronize("running a frame");
+      if (r >= 0) wall[k].push_back(microseconds(start));
+    }
+    if (s.half) continue;
+    for (int k = 0; k < 2; ++k) {
+      check(cudaMemcpy(tensors[k].data(), (k == 0 ? behind : beside)[i].tensor.data(),
+                       values * sizeof(float), cudaMemcpyDeviceToHost),
+            "reading a tensor");
+    }
+    different += std::memcmp(tensors[0].data(), tensors[1].data(), values * sizeof(float)) != 0;
+  }
+  const double alone = percentile(wall[0], 0.5);
+  std::printf(
+      "  a single frame, wall p50: copy %.2f, kernel behind it %.2f (+%.2f), beside it %.2f "
+      "(+%.2f); "
+      "%zu tensors differ\n",
+      alone, percentile(wall[1], 0.5), percentile(wall[1], 0.5) - alone, percentile(wall[2], 0.5),
+      percentile(wall[2], 0.5) - alone, different);
+}
+
 void bench_host(const Setting& s, int replays) {
   const cuda::Stream stream;
   for (const FrameMemory memory : {FrameMemory::kPageable, FrameMemory::kPinned}) {
@@ -348,8 +412,10 @@ int run(int argc, char** argv) {
     bench_kernels(settings, replays);
     return 0;
   }
-  for (const Setting& s : settings)
+  for (const Setting& s : settings) {
     what == "pinned" ? bench_pinned(s, replays) : bench_host(s, replays);
+    if (what == "pinned") bench_gate(s, replays);
+  }
   return 0;
 }
 

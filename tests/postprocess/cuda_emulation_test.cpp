@@ -215,6 +215,13 @@ TEST(CudaEmulation, KernelsEqualTheReferenceInEveryByte) {
           room <= kKept && !random.one_in(8) ? &left[format == cuda::MaskBytes::kBits] : nullptr;
       const bool by_itself =
           scenes.size() == 1 && spec.like != Convention::kInference && random.one_in(2);
+      if (kept != nullptr && random.one_in(6)) {  // a call that has no room leaves all as it was
+        const std::vector<std::byte> before = kept->bytes;
+        const EmulatedRun none =
+            emulate(outputs, spec, pictures, 1, random.range(1, 7), 0, 15, format, by_itself, kept);
+        EXPECT_EQ(none.overflow != 0, none.needed > 0);
+        EXPECT_EQ(kept->bytes, before);
+      }
       const EmulatedRun pixels = emulate(outputs, spec, pictures, 1, random.range(1, 7), 0,
                                          kept ? kKept : room, format, by_itself, kept);
       ASSERT_EQ(pixels.overflow, 0u) << "seed " << seed;

@@ -56,6 +56,7 @@ class Calls {
     copy(to.boxes, from.boxes, shape.boxes.size());
     copy(to.logits, from.logits, shape.logits.size());
     copy(to.masks, from.masks, shape.masks.size());
+    cuda_ok(cudaDeviceSynchronize());  // copies within the device come back at once
     spec = random_spec(random, shape);
     if (random.one_in(2)) spec.like = Convention::kRfdetr;
     pictures.clear();

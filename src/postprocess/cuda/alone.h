@@ -1,9 +1,10 @@
 #pragma once
 
-// Selection without a kernel of its own, for one picture with few candidates: every cluster of the
+// Selection without a kernel of its own, for one picture with few candidates. Every cluster of the
 // mask kernel selects for itself, its blocks reading equal parts of the logits and telling each
-// other what they found. The same answer as select_kernel.h. What is too much for the room here is
-// told by the header, and the call runs again with that kernel.
+// other what they found; for masks of pixels every block does, reading all of them. The same answer
+// as select_kernel.h. What is too much for the room here is told by the header, and the call runs
+// again with that kernel.
 
 #include "postprocess/cuda/hand_over.h"
 #include "postprocess/cuda/inputs.h"

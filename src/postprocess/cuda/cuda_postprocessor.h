@@ -48,8 +48,9 @@ class CudaPostprocessor {
     int32_t detections = 300;                        ///< a picture; more only on request
     int blocks_per_mask = 0;  ///< 0: the best known; 1 to 8, 1 where the GPU has no clusters
     /// Selection always by a kernel of its own. Else the run lengths of one picture with up to 32
-    /// candidates in an eighth of its logits are made by one kernel; with more, the call runs again
-    /// with two, and so do calls with the same thresholds and class map from then on.
+    /// candidates in an eighth of its logits, and masks of pixels with up to 256 in all, are made
+    /// by one kernel; with more, the call runs again with two, and so do calls with the same
+    /// thresholds and class map from then on.
     bool selection_apart = false;
     cuda::MaskBytes mask_bytes = cuda::MaskBytes::kRle;
     Place place = Place::kHost;
@@ -65,10 +66,10 @@ class CudaPostprocessor {
     uint64_t allocations = 0, synchronisations = 0, launches = 0, uploads = 0, reruns = 0;
   };
   /// Where the results are after wait(), until the next prepare: host or device pointers, by
-  /// Limits::place. Run lengths: mask m of picture i is masks[i * mask_pitch + m] of `bytes`.
-  /// They must not be written: calls write only what differs from the last. Pixels: a mask begins
-  /// at bytes[pictures[i].offset + m * height * p] with p =
-  /// cuda::row_pitch(width, ...), the bytes from one row to the next, and `masks` is not written.
+  /// Limits::place. They are not to be written: calls write only the pixels that differ from those
+  /// of the last. Run lengths: mask m of picture i is masks[i * mask_pitch + m] of `bytes`. Pixels:
+  /// it begins at bytes[pictures[i].offset + m * height * p] with p = cuda::row_pitch(width, ...),
+  /// the bytes from one row to the next, and `masks` is not written.
   struct Results {
     const cuda::PictureRecord* pictures = nullptr;      ///< [B]
     const cuda::DetectionRecord* detections = nullptr;  ///< [B, detection_pitch]

@@ -304,7 +304,10 @@ RFSEG_DEVICE bool classify_tile(const TileSource<plain>& source, DenseTile& tile
     }
     if (!plain && warp_ballot(odd) != 0) reading = TileCells::kAny;
   }
-  if (lane == 0) tile.reading = reading;
+  if (!plain) {
+    warp_sync();  // all lanes have read what it was
+    if (lane == 0) tile.reading = reading;
+  }
   warp_sync();
   unknown = unknown || reading == TileCells::kAny;
   if (reading == TileCells::kDirect ||
