@@ -50,7 +50,9 @@ if [[ $stage == video ]]; then
   clips=(${RFSEG_VIDEO_CLIPS:-assets/demo/clip.mp4})
   for step in "${steps[@]}"; do
     case "$step" in
-      test) "$build/test_pipeline_cuda" --gtest_brief=1 ;;
+      test)
+        "$build/test_pipeline_cuda" --gtest_brief=1
+        [[ ! -x "$build/test_nvdec" ]] || "$build/test_nvdec" --gtest_brief=1 ;;
       sanitize)
         for tool in memcheck racecheck; do
           echo "== $tool"
