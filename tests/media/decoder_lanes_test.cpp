@@ -210,6 +210,22 @@ TEST(DecoderLanes, GiveTheFramesOfOneDecoder) {
   }
 }
 
+// AVI has no times of presentation: a decoder guesses them from what pushes a frame out.
+TEST(DecoderLanes, GuessedTimesAreThoseOfOneDecoder) {
+  const std::string path = kFixtures + "b_frames.avi";
+  const std::vector<Shown> expected = with_one_decoder(path);
+  ASSERT_EQ(expected.size(), 48u);
+  EXPECT_EQ(expected[20].pts, AV_NOPTS_VALUE);
+  EXPECT_EQ(expected[21].best_effort, expected[20].best_effort + 1);
+  for (const int decoders : {1, 2, 4}) {
+    Asked asked;
+    asked.decoders = decoders;
+    const Result found = with_lanes(path, asked);
+    EXPECT_TRUE(found.shown == expected) << decoders;
+    EXPECT_EQ(found.groups, 0) << "nothing is shared";
+  }
+}
+
 TEST(DecoderLanes, OnlyClosedGroupsAreShared) {
   Asked asked;
   asked.decoders = 3;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,9 +33,14 @@ Parameters parameters(AVCodecID codec, const Bytes& extradata = {}) {
   return result;
 }
 
-// Exactly as large as it says, for the address sanitizer.
-bool begins(GroupStarts& starts, Bytes bytes, int flags = AV_PKT_FLAG_KEY) {
+// Exactly as large as it says, for the address sanitizer. Without `pts` each is later than the one
+// before.
+bool begins(GroupStarts& starts, Bytes bytes, int flags = AV_PKT_FLAG_KEY,
+            std::optional<int64_t> pts = {}, int64_t dts = AV_NOPTS_VALUE) {
+  static int64_t clock = 0;
   AVPacket packet{};
+  packet.pts = pts ? *pts : ++clock;
+  packet.dts = dts;
   packet.data = bytes.data();
   packet.size = static_cast<int>(bytes.size());
   packet.flags = flags;
@@ -133,10 +139,46 @@ TEST(GroupStarts, NewParametersOfTheContainerEndIt) {
   ASSERT_EQ(av_new_packet(packet.get(), static_cast<int>(bytes.size())), 0);
   std::memcpy(packet->data, bytes.data(), bytes.size());
   packet->flags = AV_PKT_FLAG_KEY;
+  packet->pts = -2;
   EXPECT_TRUE(starts(*packet));
+  packet->pts = -1;
   ASSERT_NE(av_packet_new_side_data(packet.get(), AV_PKT_DATA_NEW_EXTRADATA, 8), nullptr);
   EXPECT_FALSE(starts(*packet));
   EXPECT_FALSE(begins(starts, bytes));
+}
+
+TEST(GroupStarts, TimesHaveToBeToldAndNotGoBack) {
+  const Bytes idr = with_start_codes({kSps, kPps, kIdr}), slice = with_start_codes({kSlice});
+  const int key = AV_PKT_FLAG_KEY;
+  const auto group = [&](GroupStarts& starts) {
+    EXPECT_TRUE(begins(starts, idr, key, 10, 5));
+    // Reordered within a group.
+    EXPECT_FALSE(begins(starts, slice, 0, 40, 6));
+    EXPECT_FALSE(begins(starts, slice, 0, 30, AV_NOPTS_VALUE));
+    EXPECT_TRUE(begins(starts, idr, key, 50, 8));
+  };
+  struct Case {
+    const char* what;
+    int64_t pts, dts;
+    bool good;
+  };
+  for (const Case& c : {Case{"as they should be", 45, 9, true},  // shown before the IDR picture
+                        Case{"none", AV_NOPTS_VALUE, 9, false},
+                        Case{"none at all", AV_NOPTS_VALUE, AV_NOPTS_VALUE, false},
+                        Case{"of a group before", 40, 9, false}, Case{"twice", 50, 9, false},
+                        Case{"decoding goes back", 51, 7, false}}) {
+    GroupStarts starts(*parameters(AV_CODEC_ID_H264));
+    group(starts);
+    EXPECT_FALSE(begins(starts, slice, 0, c.pts, c.dts)) << c.what;
+    EXPECT_EQ(begins(starts, idr, key, 100, 20), c.good) << c.what;
+    EXPECT_EQ(begins(starts, idr, key, 110, 21), c.good) << c.what;
+  }
+  for (const int64_t pts : {AV_NOPTS_VALUE, int64_t{2}, int64_t{50}}) {
+    GroupStarts starts(*parameters(AV_CODEC_ID_H264));
+    group(starts);
+    EXPECT_FALSE(begins(starts, idr, key, pts, 9)) << "a group that begins with such a time";
+    EXPECT_FALSE(begins(starts, idr, key, 100, 20));
+  }
 }
 
 // HEVC units: the type is in bits 1 to 6 of the first byte; the slice's first bits are
@@ -171,6 +213,7 @@ TEST(GroupStarts, OfTheFixtures) {
                                                           {"open_gop.mp4", 1},
                                                           {"hevc_open_gop.mkv", 1},
                                                           {"hevc_groups.mp4", 4},
+                                                          {"b_frames.avi", 0},
                                                           {"../../../assets/demo/clip.mp4", 5}}) {
     TestInput input(kFixtures + name);
     ASSERT_NE(input.stream, nullptr) << name;

@@ -82,6 +82,9 @@ def make_videos():
     ffmpeg("-i", path("plain.mp4"), "-c", "copy", "-frames:v", "20", "-mpegts_flags", "+resend_headers",
            *EXACT, path("stream.ts"))
     ffmpeg("-i", path("plain.mp4"), "-c", "copy", *EXACT, path("plain.mkv"))
+    # Of its frames the packets tell decoding times alone.
+    ffmpeg(*source("64x48", 48), *x264("bframes=3", "b-adapt=0", crf=45), "-pix_fmt", "yuv420p",
+           *EXACT, path("b_frames.avi"))
     ffmpeg(*source("64x48", 24), *x264("bframes=3", "b-adapt=0", "open-gop=1", crf=38), "-pix_fmt",
            "yuv420p", *EXACT, path("open_gop.mp4"))
     ffmpeg(*source("64x48", 24), "-c:v", "libx265", "-preset", "fast", "-x265-params",
@@ -166,6 +169,7 @@ def main():
     make_videos()
     names = sorted(name for name in os.listdir(HERE)
                    if name not in ("sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "hevc_groups.mp4",
+                                   "b_frames.avi",
                                    "goldens.txt"))
     with open(path("goldens.txt"), "w", encoding="utf-8") as file:
         for name in names:

@@ -233,6 +233,8 @@ bool DecoderLanes::receive(Lane& lane, AVFrame& frame) {
     event.best_effort = frame.best_effort_timestamp;
     // What was given to the first decoder before has no mark.
     const int64_t group = std::max(mark_of(frame), lane.shown);
+    // Its guess may be of the packet that pushed the frame out, which is of a group further on.
+    if (group < lane.given && frame.pts != AV_NOPTS_VALUE) event.best_effort = frame.pts;
     if (is_damaged(frame)) {
       event.kind = LaneEvent::Kind::kDamaged;
     } else {

@@ -14,6 +14,7 @@ constexpr int kH264Slice = 1, kH264Idr = 5, kH264Sps = 7, kH264Pps = 8, kH264Sps
               kH264SubsetSps = 15;
 constexpr int kHevcLastSlice = 31, kHevcIdrWithLeading = 19, kHevcIdr = 20, kHevcVps = 32,
               kHevcPps = 34;
+constexpr std::size_t kMostReordered = 16;  // of either codec's pictures
 
 uint64_t hash_of(const uint8_t* bytes, std::size_t size) {
   return std::hash<std::string_view>()({reinterpret_cast<const char*>(bytes), size});
@@ -106,6 +107,19 @@ void GroupStarts::find_units(const uint8_t* data, std::size_t size, Found& found
   if (!found.picture && unit < size) look_at(data + unit, size - unit, found);
 }
 
+/// AV_NOPTS_VALUE is less than every time.
+void GroupStarts::look_at_times(const AVPacket& packet, bool idr) {
+  if (!times_told_) return;
+  if (idr) latest_before_idr_ = latest_;
+  const bool repeats = std::find(recent_.begin(), recent_.end(), packet.pts) != recent_.end();
+  times_told_ = packet.pts > latest_before_idr_ && !repeats &&
+                (packet.dts == AV_NOPTS_VALUE || packet.dts >= last_dts_);
+  latest_ = std::max(latest_, packet.pts);
+  last_dts_ = std::max(last_dts_, packet.dts);
+  recent_.push_back(packet.pts);
+  if (recent_.size() > kMostReordered) recent_.pop_front();
+}
+
 bool GroupStarts::operator()(const AVPacket& packet) {
   for (const AVPacketSideDataType type : {AV_PKT_DATA_NEW_EXTRADATA, AV_PKT_DATA_PARAM_CHANGE}) {
     std::size_t size = 0;
@@ -114,13 +128,14 @@ bool GroupStarts::operator()(const AVPacket& packet) {
   }
   Found found;
   find_units(packet.data, static_cast<std::size_t>(std::max(packet.size, 0)), found);
+  look_at_times(packet, found.idr);
   const bool all_sets =
       std::all_of(in_force_.begin(), in_force_.end(), [&](const Sets::value_type& kind) {
         const auto here = found.sets.find(kind.first);
         return here != found.sets.end() && here->second.size() >= kind.second.size();
       });
   const bool in_order = hevc_ || (order_told_ && !order_untold_);
-  const bool begins = found.idr && all_sets && in_order && !parameters_changed_ &&
+  const bool begins = found.idr && all_sets && in_order && times_told_ && !parameters_changed_ &&
                       (packet.flags & AV_PKT_FLAG_KEY) != 0 &&
                       (packet.flags & (AV_PKT_FLAG_CORRUPT | AV_PKT_FLAG_DISCARD)) == 0;
   if (begins) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <set>
 #include <string_view>
@@ -13,8 +14,10 @@ namespace rfseg::libav {
 /// stream's parameters may begin and give the same pictures as one that comes from the beginning:
 /// the packet's first picture is an IDR picture, which ends everything before it (a recovery point
 /// or the key frame of an open group does not), the packet has all parameter sets that may be in
-/// force beside those of the container, and the order of pictures is told (tells_reordering). All
-/// packets are given, in their order; in MP4's form (lengths) or with start codes.
+/// force beside those of the container, and the order of pictures is told (tells_reordering). Once
+/// a packet tells no time, or times repeat or go back to a group before, no group begins any more:
+/// a decoder guesses such times from what it was given before and after. All packets are given, in
+/// their order; in MP4's form (lengths) or with start codes.
 class GroupStarts {
  public:
   explicit GroupStarts(const AVCodecParameters& stream);
@@ -34,12 +37,18 @@ class GroupStarts {
   void look_at(const uint8_t* unit, std::size_t size, Found& found);
   void find_units(const uint8_t* data, std::size_t size, Found& found);
   void read_container(const uint8_t* data, std::size_t size);
+  void look_at_times(const AVPacket& packet, bool idr);
 
   bool hevc_;
   int length_bytes_ = 0;  // of a unit in MP4's form; 0: start codes
   bool parameters_changed_ = false;
   bool order_told_ = false, order_untold_ = false;  // by the H.264 parameter sets so far
-  Sets in_force_;                                   // of those that came in packets
+  bool times_told_ = true;
+  int64_t latest_ = AV_NOPTS_VALUE;             // of all packets
+  int64_t latest_before_idr_ = AV_NOPTS_VALUE;  // of those before the last IDR picture
+  int64_t last_dts_ = AV_NOPTS_VALUE;
+  std::deque<int64_t> recent_;  // of the last packets
+  Sets in_force_;               // of those that came in packets
 };
 
 }  // namespace rfseg::libav
