@@ -107,13 +107,14 @@ struct Asked {
   std::size_t packets = 1500;
   std::size_t take = 1000;  // frames at most
   int fail_at = 0;          // the second decoder's frame
+  int most_open = 100;      // decoders that can be opened
   bool uneven = false;      // decoders of different speed
   bool damage = false;
 };
 
 struct Result {
   std::vector<Shown> shown;
-  int decoders = 1, groups = 0, given = 0, broken = 0;
+  int decoders = 1, groups = 0, given = 0, broken = 0, refused = 0;
   std::size_t most_kept = 0;
   int dropped = 0;
   std::string failure;
@@ -149,7 +150,11 @@ Result with_lanes(const std::string& path, const Asked& asked) {
     return std::make_unique<HashLane>(input.decoder(), kept, number == 2 ? asked.fail_at : 0,
                                       asked.uneven ? (number * 7 % 3) * 500 : 0);
   };
-  hooks.open = [&] {
+  hooks.open = [&]() -> std::unique_ptr<LaneDecoder> {
+    if (result.decoders >= asked.most_open) {
+      ++result.refused;
+      return nullptr;
+    }
     ++result.decoders;
     return make();
   };
@@ -234,6 +239,26 @@ TEST(DecoderLanes, OnlyClosedGroupsAreShared) {
   // Its one group is the second, since the first is what was decoded before: nothing here.
   EXPECT_EQ(with_lanes(kFixtures + "open_gop.mp4", asked).decoders, 2);
   EXPECT_EQ(with_lanes(kFixtures + "hevc_open_gop.mkv", asked).decoders, 2);
+}
+
+TEST(DecoderLanes, GoOnWithoutThoseThatCannotBeOpened) {
+  for (const char* name : {"plain.mp4", "stream.ts", "hevc_groups.mp4"}) {
+    const std::vector<Shown> expected = with_one_decoder(kFixtures + name);
+    for (const int most : {1, 2}) {
+      for (const std::size_t packets : {1u, 12u, 1500u}) {
+        Asked asked;
+        asked.decoders = 3;
+        asked.most_open = most;
+        asked.packets = packets;
+        const Result found = with_lanes(kFixtures + name, asked);
+        EXPECT_EQ(found.failure, "") << name;
+        EXPECT_TRUE(found.shown == expected) << name << ", " << most << " of three decoders";
+        EXPECT_EQ(found.given, static_cast<int>(expected.size())) << name;
+        EXPECT_EQ(found.decoders, most) << name;
+        EXPECT_EQ(found.refused, 1) << name << ": asked for once";
+      }
+    }
+  }
 }
 
 TEST(DecoderLanes, FramesAheadAreBounded) {

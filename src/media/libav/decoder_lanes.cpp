@@ -20,6 +20,7 @@ DecoderLanes::DecoderLanes(std::unique_ptr<LaneDecoder> first, const Limits& lim
     : hooks_(std::move(hooks)),
       limits_(limits),
       lanes_(std::max(limits.decoders, std::size_t{1})),
+      in_use_(lanes_.size()),
       groups_(1) {
   lanes_.front().decoder = std::move(first);
   start(lanes_.front());
@@ -80,12 +81,7 @@ void DecoderLanes::read_one(std::unique_lock<std::mutex>& lock) {
   const bool got = hooks_.read(*packet);
   const bool begins = got && hooks_.begins_group(*packet);
   int64_t number = groups_.back().number + (begins ? 1 : 0);  // changed by this thread alone
-  Lane& lane = lane_of(number);
-  if (got && !lane.thread.joinable()) {
-    lane.decoder = hooks_.open();
-    lane.given = lane.shown = number;
-    start(lane);
-  }
+  if (got && !lane_of(number).thread.joinable()) open_lane(number);
   lock.lock();
   if (!got) {
     input_ended_ = true;
@@ -98,8 +94,23 @@ void DecoderLanes::read_one(std::unique_lock<std::mutex>& lock) {
   }
   ++packets_;
   packet_bytes_ += static_cast<std::size_t>(packet->size);
+  Lane& lane = lane_of(number);
   lane.packets.push_back({std::move(packet), number});
   if (!lane.busy) to_decode_.notify_all();
+}
+
+/// For the first group of a lane, which is the lane's number: with fewer lanes those of the groups
+/// before stay what they are.
+void DecoderLanes::open_lane(int64_t group) {
+  Lane& lane = lane_of(group);
+  lane.decoder = hooks_.open();
+  if (lane.decoder) {
+    lane.given = lane.shown = group;
+    start(lane);
+  } else {
+    const std::lock_guard lock(mutex_);
+    in_use_ = static_cast<std::size_t>(group);
+  }
 }
 
 /// Where the bounds are reached and the decoder of the front group has nothing to do.

@@ -51,8 +51,10 @@ class DecoderLanes {
   struct Hooks {
     std::function<bool(AVPacket&)> read;  ///< false at the end of the input
     std::function<bool(const AVPacket&)> begins_group;
-    std::function<std::unique_ptr<LaneDecoder>()> open;  ///< one more
-    std::function<void(const FrameView&)> drop;          ///< frees a kept view, from any thread
+    /// One more; nullptr where none is to be had: those that there are do its work, and none is
+    /// asked for again.
+    std::function<std::unique_ptr<LaneDecoder>()> open;
+    std::function<void(const FrameView&)> drop;  ///< frees a kept view, from any thread
   };
   struct Limits {
     std::size_t decoders = 1;
@@ -89,10 +91,11 @@ class DecoderLanes {
     std::exception_ptr failure;
     std::thread thread;
   };
-  Lane& lane_of(int64_t group) { return lanes_[static_cast<std::size_t>(group) % lanes_.size()]; }
+  Lane& lane_of(int64_t group) { return lanes_[static_cast<std::size_t>(group) % in_use_]; }
   Group& group_of(int64_t number);
   bool may_read();
   void read_one(std::unique_lock<std::mutex>& lock);
+  void open_lane(int64_t group);
   void go_on_without_reading();
   void start(Lane& lane);
 
@@ -110,6 +113,7 @@ class DecoderLanes {
   std::mutex mutex_;
   std::condition_variable to_decode_, to_show_;
   std::vector<Lane> lanes_;  // guarded by mutex_ but for `decoder`, as all below
+  std::size_t in_use_;       // of lanes_, from the first; changed by next's thread alone
   std::deque<Group> groups_;
   std::size_t packets_ = 0, packet_bytes_ = 0, frames_ = 0;  // that wait
   bool input_ended_ = false, stopping_ = false;

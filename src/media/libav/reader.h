@@ -48,6 +48,7 @@ class StreamReader {
   bool has_short_groups();
   bool may_share() const;
   bool share_among_decoders();
+  std::unique_ptr<LaneDecoder> open_lane(const AVCodec& codec);
   bool read_ahead(AVPacket& packet);
   bool next_of_lanes(LaneEvent& shown);
   void settle();

@@ -162,6 +162,23 @@ bool StreamReader::has_short_groups() {
   return false;
 }
 
+/// One more decoder, on a stream of its own. Throws where the GPU has no memory for it, or whatever
+/// else it lacks.
+std::unique_ptr<LaneDecoder> StreamReader::open_lane(const AVCodec& codec) {
+  Failure failure;
+  Keeper keeper;
+  if (!options_.keeper.another(options_.keeper.context, keeper, failure)) {
+    throw Error(static_cast<ErrorCode>(failure.code), failure.message);
+  }
+  std::string why;
+  const AvPtr<AVBufferRef> device = open_gpu_device(keeper.stream, why);
+  if (!device) throw Error(ErrorCode::kDevice, why);
+  int result = 0;
+  AvPtr<AVCodecContext> decoder = make_gpu_decoder(&codec, device.get(), result);
+  if (result < 0) throw Error(ErrorCode::kDevice, "NVDEC cannot be started: " + describe(result));
+  return std::make_unique<GpuLane>(std::move(decoder), keeper, *converter_);
+}
+
 /// After the first frame: the rest of the file goes to several decoders. False where the GPU has
 /// one.
 bool StreamReader::share_among_decoders() {
@@ -183,19 +200,13 @@ bool StreamReader::share_among_decoders() {
     return true;
   };
   hooks.begins_group = [this](const AVPacket& packet) { return (*group_starts_)(packet); };
-  hooks.open = [this, codec] {
-    Failure failure;
-    Keeper keeper;
-    if (!options_.keeper.another(options_.keeper.context, keeper, failure)) {
-      throw Error(static_cast<ErrorCode>(failure.code), failure.message);
+  hooks.open = [this, codec]() -> std::unique_ptr<LaneDecoder> {
+    try {
+      return open_lane(*codec);
+    } catch (const std::exception& error) {
+      log(kLogDebug, name_ + ": shared by fewer decoders: " + error.what());
+      return nullptr;
     }
-    std::string why;
-    const AvPtr<AVBufferRef> device = open_gpu_device(keeper.stream, why);
-    if (!device) throw Error(ErrorCode::kDevice, name_ + ": one more decoder: " + why);
-    int result = 0;
-    AvPtr<AVCodecContext> decoder = make_gpu_decoder(codec, device.get(), result);
-    if (result < 0) fail(ErrorCode::kDevice, name_, "NVDEC cannot be started again", result);
-    return std::make_unique<GpuLane>(std::move(decoder), keeper, *converter_);
   };
   hooks.drop = [drop = options_.keeper.drop](const FrameView& view) { drop(view.kept); };
   lanes_ = std::make_unique<DecoderLanes>(
