@@ -54,7 +54,9 @@ struct VideoFrame {
   ImageView image;    ///< kI420, kNv12, kP010 or kRgb8, upright; on a GPU kNv12 or kP010
   HeldPixels held;    ///< where they are
   int64_t index = 0;  ///< number of the frame in the stream, from 0, before --every
-  /// Presentation time from the start of the stream. Of live ones that tell none, or one that
+  /// Presentation time from the start of the stream, never negative, never less than the one
+  /// before: frames that a file places before its start have the time 0, and where a file's clock
+  /// jumps back the times go on after the frame before. Of live ones that tell none, or one that
   /// stands still or goes back, when the frame was decoded: what came while the stream was being
   /// opened has nearly the same time.
   double time_s = 0;

@@ -115,6 +115,13 @@ def make_videos():
                             "h264", "-") for size in ("192x160", "160x128"))
     with open(path("size_change.h264"), "wb") as file:
         file.write(first + second)
+    # Cut before its second IDR picture, whose RADL pictures are shown before it.
+    data = ffmpeg(*source("64x48", 20), "-c:v", "libx265", "-preset", "fast", "-x265-params",
+                  "crf=40:keyint=10:min-keyint=10:scenecut=0:open-gop=0:radl=2:bframes=3:b-adapt=0:log-level=none:"
+                  "pools=1:frame-threads=1:info=0", "-pix_fmt", "yuv420p", *EXACT, "-mpegts_flags",
+                  "+resend_headers", "-f", "mpegts", "-")
+    with open(path("early_pictures.ts"), "wb") as file:
+        file.write(data[17 * 188:])
     # A fragmented file that ends before its first fragment: a video track without a frame.
     data = ffmpeg("-i", path("plain.mp4"), "-c", "copy", "-f", "mp4", "-movflags",
                   "frag_keyframe+empty_moov", *EXACT, "-")
@@ -169,6 +176,7 @@ def main():
     make_videos()
     names = sorted(name for name in os.listdir(HERE)
                    if name not in ("sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "hevc_groups.mp4",
+                                   "early_pictures.ts",
                                    "b_frames.avi",
                                    "goldens.txt"))
     with open(path("goldens.txt"), "w", encoding="utf-8") as file:

@@ -161,6 +161,62 @@ TEST(VideoReader, StartEndAndEveryAreExact) {
   }
 }
 
+void expect_part(const std::string& path, const Decoded& all, double start, double end) {
+  VideoOptions options;
+  options.start_s = start;
+  options.end_s = end;
+  const Decoded part = decode(path, options);
+  std::vector<int64_t> indices;
+  std::vector<uint64_t> hashes;
+  std::vector<double> times;
+  for (std::size_t i = 0; i < all.times.size(); ++i) {
+    if (all.times[i] < start || (end >= 0 && all.times[i] >= end)) continue;
+    indices.push_back(all.indices[i]);
+    hashes.push_back(all.hashes[i]);
+    times.push_back(all.times[i]);
+  }
+  EXPECT_EQ(part.indices, indices) << "start " << start << " end " << end;
+  EXPECT_EQ(part.hashes, hashes) << "start " << start << " end " << end;
+  ASSERT_EQ(part.times.size(), times.size());
+  for (std::size_t i = 0; i < times.size(); ++i) EXPECT_NEAR(part.times[i], times[i], 1e-6);
+}
+
+// The first two of its twelve frames have times before the one that the file begins with: a
+// broadcast that was cut within a group of pictures.
+TEST(VideoReader, FramesBeforeTheStartHaveItsTime) {
+  const std::string path = kFixtures + "early_pictures.ts";
+  const Decoded all = decode(path);
+  ASSERT_EQ(all.times.size(), 12u);
+  for (int i = 0; i < 12; ++i) {
+    EXPECT_EQ(all.indices[i], i);
+    EXPECT_NEAR(all.times[i], 0.04 * std::max(0, i - 2), 1e-6);
+  }
+  for (const double start : {0.0, 0.04, 0.1, 0.3}) {
+    for (const double end : {-1.0, 0.02, 0.2}) expect_part(path, all, start, end);
+  }
+}
+
+// Two recordings in one file: the second one's clock is behind the first one's.
+TEST(VideoReader, TimesGoOnWhereTheClockJumpsBack) {
+  const Folder folder;
+  const std::vector<char> once = read_bytes(kFixtures + "stream.ts");
+  std::vector<char> bytes = once;
+  bytes.insert(bytes.end(), once.begin(), once.end());
+  const std::string path = folder / "twice.ts";
+  write_bytes(path, bytes);
+  const Decoded all = decode(path);
+  const Decoded first = decode(kFixtures + "stream.ts");
+  ASSERT_EQ(all.times.size(), 40u);
+  for (std::size_t i = 0; i < 40; ++i) {
+    EXPECT_EQ(all.indices[i], static_cast<int64_t>(i));
+    EXPECT_NEAR(all.times[i], 0.04 * static_cast<double>(i), 1e-6);
+    EXPECT_EQ(all.hashes[i], first.hashes[i % 20]);
+  }
+  for (const double start : {0.0, 0.3, 0.9, 1.2, 2.0}) {
+    for (const double end : {-1.0, 0.5, 1.3}) expect_part(path, all, start, end);
+  }
+}
+
 TEST(VideoReader, RefusesOptionsThatMeanNothing) {
   VideoOptions options;
   options.every = 0;

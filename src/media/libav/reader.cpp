@@ -15,6 +15,8 @@ namespace {
 
 // Packets and errors that give no frame before a stream is given up.
 constexpr int kMostFailuresInARow = 10000;
+// A step back of a file's times by more seconds is another clock, not disorder.
+constexpr double kClockJump = 0.5;
 // A decoder asks where to decode with the first picture that it reads the head of.
 constexpr std::size_t kMostGiven = 64;
 
@@ -63,6 +65,23 @@ void StreamReader::fail_read(const std::string& what, int error) {
 /// What begins now may take so long.
 void StreamReader::arm() { watch_->arm(source_ == Source::kFile ? 0 : options_.timeout_s); }
 
+/// Recordings that were put one behind the other, or of a sender that began again: where the clock
+/// jumps back the times go on after those of the packet before, as in the ffmpeg program.
+void StreamReader::keep_clock(AVPacket& packet) {
+  if (packet.dts == AV_NOPTS_VALUE) return;
+  const int64_t dts = packet.dts + clock_offset_;
+  if (last_dts_ != AV_NOPTS_VALUE && to_seconds(last_dts_ - dts) > kClockJump) {
+    const int64_t duration = packet.duration > 0 ? packet.duration
+                             : frame_rate_ > 0
+                                 ? std::llround(1 / (frame_rate_ * av_q2d(stream_->time_base)))
+                                 : 0;
+    clock_offset_ += last_dts_ + duration - dts;
+  }
+  packet.dts += clock_offset_;
+  if (packet.pts != AV_NOPTS_VALUE) packet.pts += clock_offset_;
+  last_dts_ = packet.dts;
+}
+
 /// Reads the next packet of the stream; false at its end.
 bool StreamReader::read_packet(AVPacket& packet) {
   for (;;) {
@@ -74,8 +93,9 @@ bool StreamReader::read_packet(AVPacket& packet) {
       result = av_read_frame(format_.get(), &packet);
     }
     if (result >= 0) {
-      if (packet.stream_index == stream_->index) return true;
-      continue;
+      if (packet.stream_index != stream_->index) continue;
+      if (!live_) keep_clock(packet);
+      return true;
     }
     if (result == AVERROR_EOF) return false;
     if (result == AVERROR_INVALIDDATA && ++failures_in_a_row_ < kMostFailuresInARow) {
@@ -192,7 +212,10 @@ double StreamReader::stream_time(int64_t timestamp) {
   const double after_last =
       last_time_ < 0 ? 0 : last_time_ + (frame_rate_ > 0 ? 1 / frame_rate_ : 0);
   if (timestamp == AV_NOPTS_VALUE) return after_last;
-  if (zero_time_ == AV_NOPTS_VALUE) {  // those before it had no time
+  const bool jumps_back =  // those before it had no time, but there were more than it tells
+      !live_ && zero_time_ != AV_NOPTS_VALUE && last_time_ >= 0 &&
+      to_seconds(timestamp - zero_time_) < last_time_ - kClockJump;
+  if (zero_time_ == AV_NOPTS_VALUE || jumps_back) {  // those before it had no time
     zero_time_ = timestamp - std::llround(after_last / av_q2d(stream_->time_base));
   }
   return to_seconds(timestamp - zero_time_);
@@ -250,7 +273,8 @@ bool StreamReader::read(FrameView& view) {
     ++decoded_;
     given_.clear();
     const int64_t index = counter_.frame(shown.pts);
-    const double time = frame_time(shown.best_effort);
+    // What a file places before its start has the time of the start.
+    const double time = std::max({frame_time(shown.best_effort), last_time_, 0.0});
     last_time_ = time;
     const bool past_end = options_.end_s >= 0 && time >= options_.end_s;
     if (past_end || time < options_.start_s || index % options_.every != 0) {

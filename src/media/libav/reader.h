@@ -57,6 +57,7 @@ class StreamReader {
   void scan_to(int64_t target);
 
   void arm();
+  void keep_clock(AVPacket& packet);
   bool read_packet(AVPacket& packet);
   bool next_packet(AVPacket& packet);
   bool feed_decoder();
@@ -94,6 +95,8 @@ class StreamReader {
 
   FrameCounter counter_, counter_at_start_;
   int64_t zero_time_ = AV_NOPTS_VALUE;  // time stamp of time_s = 0
+  int64_t last_dts_ = AV_NOPTS_VALUE;   // of the packet read last
+  int64_t clock_offset_ = 0;            // added to the times of packets since the clock jumped back
   bool live_ = false;
   bool by_clock_ = false;  // live, and the stream tells no times
   int64_t last_timestamp_ = AV_NOPTS_VALUE;
