@@ -20,7 +20,7 @@ struct Slot {
   std::shared_ptr<const cuda::Buffer> memory;  // shared with others
   std::byte* pixels = nullptr;
   std::size_t bytes = 0;
-  cuda::Event ready;
+  cuda::Event ready;  // its last copy; none yet counts as done
 };
 
 /// What frames of all siblings share, and may outlive them with.
@@ -96,6 +96,9 @@ class CudaGpuFrames final : public GpuFrames {
                                  const std::lock_guard lock(pool->mutex);
                                  pool->free.emplace_back(used);
                                });
+    // Another decoder's copy may still be on its way here, of a frame that nobody wanted: `ready`
+    // is of that one. Whoever reads a frame has done so when it gives it back.
+    check(cudaStreamWaitEvent(*stream_, slot->ready, 0), "waiting for a frame before");
     std::byte* to = slot->pixels;
     for (int i = 0; i < 2; ++i) {
       check(

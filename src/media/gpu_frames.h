@@ -20,7 +20,8 @@ class GpuFrames {
   /// The stream for the decoder to write on; lives as long as this and every frame.
   virtual void* stream() const = 0;
   /// `frame.image` becomes a copy of what it shows, enqueued on the stream, and `frame.held` tells
-  /// when it is there. `frame.image` has device pointers, kNv12 or kP010.
+  /// when it is there. `frame.image` has device pointers, kNv12 or kP010. The frame may go before
+  /// it is there, but not while it is read.
   virtual void take(VideoFrame& frame) = 0;
   /// Waits until the last copy is done and its origin may go.
   virtual void wait() = 0;

@@ -2,14 +2,22 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <sstream>
+#include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "core/log.h"
+#include "media/gpu_frames.h"
 #include "media/video_io.h"
 #include "media/video_test_support.h"
 #include "rfseg/error.h"
@@ -278,6 +286,62 @@ TEST_F(Nvdec, FramesStayWhenTheDecoderIsGone) {
     ASSERT_TRUE(frames[i].held.on_device());
     EXPECT_EQ(fnv(planes_of(frames[i])), cpu.hashes[i]) << i;
   }
+}
+
+// A decoder may be given the memory of a frame that was dropped while another decoder's copy to it
+// had not begun.
+TEST_F(Nvdec, MemoryIsNotWrittenByTwoDecoders) {
+  constexpr int kWidth = 256, kHeight = 128;
+  constexpr std::size_t kBytes = std::size_t{kWidth} * kHeight * 3 / 2;
+  std::string why;
+  const std::unique_ptr<GpuFrames> first = open_gpu_frames(0, why);
+  ASSERT_NE(first, nullptr) << why;
+  const std::unique_ptr<GpuFrames> second = first->sibling();
+  const auto pixels = [](int value) {
+    auto memory = std::make_unique<cuda::Buffer>(cuda::Buffer::Kind::kDevice);
+    memory->reserve(kBytes);
+    cuda::check(cudaMemset(memory->data(), value, kBytes), "filling a picture");
+    return memory;
+  };
+  const auto shows = [](const cuda::Buffer& memory) {
+    VideoFrame frame;
+    frame.image.format = PixelFormat::kNv12;
+    frame.image.width = kWidth;
+    frame.image.height = kHeight;
+    const auto* at = reinterpret_cast<const uint8_t*>(memory.data());
+    frame.image.planes[0] = at;
+    frame.image.planes[1] = at + kWidth * kHeight;
+    frame.image.strides[0] = frame.image.strides[1] = kWidth;
+    return frame;
+  };
+  const auto old_pixels = pixels(1), new_pixels = pixels(2);
+  cuda::check(cudaDeviceSynchronize(), "filling pictures");
+  VideoFrame dropped = shows(*old_pixels);
+  first->take(dropped);  // memory is taken now: nothing below waits for the GPU
+  first->wait();
+  const uint8_t* const place = dropped.image.planes[0];
+  dropped = shows(*old_pixels);
+
+  std::atomic<bool> go_on = false;
+  const auto hold = [](void* flag) {
+    const auto& free = *static_cast<std::atomic<bool>*>(flag);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    while (!free && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  };
+  cuda::check(cudaLaunchHostFunc(static_cast<cudaStream_t>(first->stream()), hold, &go_on),
+              "holding a stream up");
+  first->take(dropped);
+  dropped = {};
+  VideoFrame kept = shows(*new_pixels);
+  second->take(kept);
+  EXPECT_EQ(kept.image.planes[0], place) << "other memory: nothing is tried here";
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(cudaEventQuery(kept.held.ready), cudaErrorNotReady);
+  go_on = true;
+  first->wait();
+  const std::vector<uint8_t> found = planes_of(kept);
+  ASSERT_EQ(found.size(), kBytes);
+  EXPECT_EQ(std::count(found.begin(), found.end(), 2), static_cast<std::ptrdiff_t>(kBytes));
 }
 
 // The frames of the second size are fetched and scaled as on the CPU.
