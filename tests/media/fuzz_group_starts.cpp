@@ -36,6 +36,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
     AVPacket packet{};
     packet.data = bytes.data();
     packet.size = static_cast<int>(bytes.size());
+    packet.pts = packet.dts = static_cast<int64_t>(at);  // each later than the one before
     packet.flags = (data[0] & 2) != 0 ? 0 : AV_PKT_FLAG_KEY;
     if (begins(packet) && packet.flags == 0) std::abort();
   }

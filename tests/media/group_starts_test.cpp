@@ -70,9 +70,10 @@ Bytes with_lengths(int width, std::initializer_list<Bytes> units) {
 
 // H.264 units: the type is in the lowest five bits.
 // Baseline has no reordering; High would have to tell.
-const Bytes kSps{0x67, 66, 9, 30}, kOtherSps{0x67, 66, 8, 30}, kSilentSps{0x67, 100, 0, 31, 0x80},
-    kPps{0x68, 1}, kSecondPps{0x68, 2}, kSei{0x06, 5, 1, 7}, kDelimiter{0x09, 0x10},
-    kIdr{0x65, 0x88, 3, 4}, kSlice{0x41, 0x9a, 3, 4};
+// Ids are the first bits after that of a picture's set: 1 is 0, 010 is 1, 011 is 2, 00100 is 3.
+const Bytes kSps{0x67, 66, 9, 30, 0x80}, kOtherSps{0x67, 66, 8, 30, 0x80},
+    kSilentSps{0x67, 100, 0, 31, 0x80}, kPps{0x68, 0x80}, kSecondPps{0x68, 0x40},
+    kSei{0x06, 5, 1, 7}, kDelimiter{0x09, 0x10}, kIdr{0x65, 0x88, 3, 4}, kSlice{0x41, 0x9a, 3, 4};
 
 TEST(GroupStarts, IdrPicturesOfH264) {
   GroupStarts starts(*parameters(AV_CODEC_ID_H264));
@@ -99,14 +100,35 @@ TEST(GroupStarts, ParameterSetsOfPacketsHaveToBeRepeated) {
   EXPECT_FALSE(begins(starts, with_start_codes({kPps, kSecondPps, kIdr})));
   EXPECT_TRUE(begins(starts, with_start_codes({kOtherSps, kPps, kSecondPps, kIdr})));
   // One that comes between groups is in force in the next.
-  EXPECT_FALSE(begins(starts, with_start_codes({Bytes{0x68, 3}, kSlice}), 0));
+  EXPECT_FALSE(begins(starts, with_start_codes({Bytes{0x68, 0x60}, kSlice}), 0));
   EXPECT_FALSE(begins(starts, with_start_codes({kOtherSps, kPps, kSecondPps, kIdr})));
-  EXPECT_TRUE(begins(starts, with_start_codes({kOtherSps, kPps, kSecondPps, {0x68, 3}, kIdr})));
+  EXPECT_TRUE(begins(starts, with_start_codes({kOtherSps, kPps, kSecondPps, {0x68, 0x60}, kIdr})));
+}
+
+// As many as there were are not enough.
+TEST(GroupStarts, ParameterSetsAreKnownByTheirIds) {
+  GroupStarts starts(*parameters(AV_CODEC_ID_H264));
+  const Bytes first{0x68, 0x80}, first_changed{0x68, 0xff}, second{0x68, 0x40}, third{0x68, 0x60};
+  EXPECT_TRUE(begins(starts, with_start_codes({kSps, first, second, kIdr})));
+  EXPECT_FALSE(begins(starts, with_start_codes({kSps, first_changed, third, kIdr})));
+  EXPECT_TRUE(begins(starts, with_start_codes({kSps, third, second, first, kIdr})));
+  // Changed ones of the same ids, in two layers of time of HEVC: the id comes after their levels.
+  GroupStarts hevc(*parameters(AV_CODEC_ID_HEVC));
+  const auto sps = [](uint8_t level, uint8_t id_bits) {
+    // Profile and level; that the lower layer tells a level alone; this.
+    return Bytes{66, 1, 0x03, 0x60, 0,     0,    0x90, 0,  0,      0x90,
+                 0,  0, 0x90, 0,    level, 0x40, 0,    60, id_bits};
+  };
+  const Bytes idr{40, 1, 0x80, 5};
+  EXPECT_TRUE(begins(hevc, with_start_codes({sps(93, 0x80), sps(93, 0x40), idr})));
+  EXPECT_FALSE(begins(hevc, with_start_codes({sps(90, 0x80), sps(93, 0x80), idr})));
+  EXPECT_FALSE(begins(hevc, with_start_codes({sps(90, 0x80), sps(93, 0x60), idr})));
+  EXPECT_TRUE(begins(hevc, with_start_codes({sps(90, 0x80), sps(93, 0x40), sps(93, 0x60), idr})));
 }
 
 TEST(GroupStarts, LengthsOfMp4) {
   for (const int width : {1, 2, 4}) {
-    Bytes extradata{1, 66, 9, 30, static_cast<uint8_t>(0xfc | (width - 1)), 0xe1, 0, 4};
+    Bytes extradata{1, 66, 9, 30, static_cast<uint8_t>(0xfc | (width - 1)), 0xe1, 0, 5};
     extradata.insert(extradata.end(), kSps.begin(), kSps.end());
     GroupStarts starts(*parameters(AV_CODEC_ID_H264, extradata));
     EXPECT_TRUE(begins(starts, with_lengths(width, {kSei, kIdr}))) << width;

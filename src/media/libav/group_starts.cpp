@@ -1,10 +1,10 @@
 #include "media/libav/group_starts.h"
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 
 #include "media/libav/h264_sps.h"
+#include "media/libav/unit_bits.h"
 
 namespace rfseg::libav {
 namespace {
@@ -14,10 +14,35 @@ constexpr int kH264Slice = 1, kH264Idr = 5, kH264Sps = 7, kH264Pps = 8, kH264Sps
               kH264SubsetSps = 15;
 constexpr int kHevcLastSlice = 31, kHevcIdrWithLeading = 19, kHevcIdr = 20, kHevcVps = 32,
               kHevcPps = 34;
+constexpr int kProfileBits = 88, kLevelBits = 8;
+constexpr uint32_t kNoSetId = 256;          // all are less
 constexpr std::size_t kMostReordered = 16;  // of either codec's pictures
 
-uint64_t hash_of(const uint8_t* bytes, std::size_t size) {
-  return std::hash<std::string_view>()({reinterpret_cast<const char*>(bytes), size});
+// 7.3.2.1 and 7.3.2.2.
+uint32_t h264_set_id(int type, const uint8_t* unit, std::size_t size) {
+  UnitBits bits(unit + 1, size - 1);
+  if (type == kH264Sps || type == kH264SubsetSps) bits.bits(24);  // profile and level
+  return bits.ue();
+}
+
+// 7.3.2.1 to 7.3.2.3, 7.3.3.
+uint32_t hevc_set_id(int type, const uint8_t* unit, std::size_t size) {
+  UnitBits bits(unit + 2, size - 2);
+  if (type == kHevcVps) return bits.bits(4);
+  if (type == kHevcPps) return bits.ue();
+  bits.bits(4);
+  const uint32_t layers = bits.bits(3);  // below the highest
+  bits.bit();
+  const auto skip = [&](int count) {
+    for (; count > 0; --count) bits.bit();
+  };
+  skip(kProfileBits + kLevelBits);
+  uint32_t present = layers > 0 ? bits.bits(16) : 0;  // two bits a layer
+  for (uint32_t i = 0; i < layers; ++i, present <<= 2) {
+    if ((present & 0x8000) != 0) skip(kProfileBits);
+    if ((present & 0x4000) != 0) skip(kLevelBits);
+  }
+  return bits.ue();
 }
 
 }  // namespace
@@ -58,9 +83,8 @@ void GroupStarts::look_at(const uint8_t* unit, std::size_t size, Found& found) {
                          : type == kH264Sps || type == kH264Pps || type == kH264SpsExtension ||
                                type == kH264SubsetSps;
   if (set) {
-    // Zeros may follow a unit with start codes.
-    while (size > 1 && unit[size - 1] == 0) --size;
-    found.sets[type].insert(hash_of(unit, size));
+    const uint32_t id = hevc_ ? hevc_set_id(type, unit, size) : h264_set_id(type, unit, size);
+    found.sets.emplace(type, std::min(id, kNoSetId));
     if (!hevc_ && type == kH264Sps) {
       const bool told = tells_reordering(unit, size);
       order_told_ = order_told_ || told;
@@ -130,10 +154,7 @@ bool GroupStarts::operator()(const AVPacket& packet) {
   find_units(packet.data, static_cast<std::size_t>(std::max(packet.size, 0)), found);
   look_at_times(packet, found.idr);
   const bool all_sets =
-      std::all_of(in_force_.begin(), in_force_.end(), [&](const Sets::value_type& kind) {
-        const auto here = found.sets.find(kind.first);
-        return here != found.sets.end() && here->second.size() >= kind.second.size();
-      });
+      std::includes(found.sets.begin(), found.sets.end(), in_force_.begin(), in_force_.end());
   const bool in_order = hevc_ || (order_told_ && !order_untold_);
   const bool begins = found.idr && all_sets && in_order && times_told_ && !parameters_changed_ &&
                       (packet.flags & AV_PKT_FLAG_KEY) != 0 &&
@@ -141,7 +162,7 @@ bool GroupStarts::operator()(const AVPacket& packet) {
   if (begins) {
     in_force_ = std::move(found.sets);
   } else {
-    for (auto& [type, sets] : found.sets) in_force_[type].merge(sets);
+    in_force_.merge(found.sets);
   }
   return begins;
 }

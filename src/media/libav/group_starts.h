@@ -2,9 +2,8 @@
 
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <set>
-#include <string_view>
+#include <utility>
 
 #include "media/libav/compat.h"
 
@@ -27,8 +26,8 @@ class GroupStarts {
   }
 
  private:
-  /// By the unit's type: distinct parameter sets.
-  using Sets = std::map<int, std::set<uint64_t>>;
+  /// Parameter sets: the unit's type and the set's id, of which the last one counts.
+  using Sets = std::set<std::pair<int, uint32_t>>;
   struct Found {
     bool picture = false;  // any slice; the first decides
     bool idr = false;

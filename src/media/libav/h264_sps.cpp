@@ -3,51 +3,13 @@
 #include <algorithm>
 #include <array>
 
+#include "media/libav/unit_bits.h"
+
 namespace rfseg::libav {
 namespace {
 
-/// Bits of a NAL unit's payload: Rec. ITU-T H.264, 7.2 and 9.1. Zeros after the end.
-class Bits {
- public:
-  Bits(const uint8_t* data, std::size_t size) : data_(data), size_(size) {}
-  bool ended() const { return at_ > size_; }
-
-  uint32_t bit() {
-    if (left_ == 0) next_byte();
-    return byte_ >> --left_ & 1;
-  }
-  uint32_t bits(int count) {
-    uint32_t value = 0;
-    for (int i = 0; i < count; ++i) value = value << 1 | bit();
-    return value;
-  }
-  uint32_t ue() {
-    int zeros = 0;
-    while (zeros < 32 && !ended() && bit() == 0) ++zeros;
-    return zeros < 32 ? (1u << zeros) - 1 + bits(zeros) : UINT32_MAX;
-  }
-  int64_t se() {
-    const int64_t value = ue();
-    return value % 2 != 0 ? value / 2 + 1 : -(value / 2);
-  }
-
- private:
-  void next_byte() {
-    const bool is_emulation =
-        at_ < size_ && at_ >= 2 && data_[at_] == 3 && data_[at_ - 1] == 0 && data_[at_ - 2] == 0;
-    if (is_emulation) ++at_;
-    byte_ = at_ < size_ ? data_[at_] : 0;
-    ++at_;
-    left_ = 8;
-  }
-  const uint8_t* data_;
-  std::size_t size_, at_ = 0;
-  uint32_t byte_ = 0;
-  int left_ = 0;
-};
-
 // 7.3.2.1.1.1
-void skip_scaling_list(Bits& bits, int size) {
+void skip_scaling_list(UnitBits& bits, int size) {
   int64_t last = 8, next = 8;
   for (int i = 0; i < size; ++i) {
     if (next != 0) next = (last + bits.se() + 256) % 256;
@@ -56,7 +18,7 @@ void skip_scaling_list(Bits& bits, int size) {
 }
 
 // E.1.2
-void skip_hrd(Bits& bits) {
+void skip_hrd(UnitBits& bits) {
   const uint32_t schedules = bits.ue();
   bits.bits(8);
   for (uint32_t i = 0; i <= schedules && !bits.ended(); ++i) {
@@ -66,7 +28,7 @@ void skip_hrd(Bits& bits) {
 }
 
 // E.1.1, up to bitstream_restriction_flag, after which max_num_reorder_frames comes.
-bool vui_tells(Bits& bits) {
+bool vui_tells(UnitBits& bits) {
   constexpr uint32_t kExtendedRatio = 255;
   if (bits.bit() != 0 && bits.bits(8) == kExtendedRatio) bits.bits(32);
   if (bits.bit() != 0) bits.bit();  // overscan
@@ -93,7 +55,7 @@ bool tells_reordering(const uint8_t* unit, std::size_t size) {
   constexpr std::array<uint32_t, 13> kWithChromaFormat{100, 110, 122, 244, 44,  83, 86,
                                                        118, 128, 138, 139, 134, 135};
   if (size < 4) return false;
-  Bits bits(unit + 1, size - 1);
+  UnitBits bits(unit + 1, size - 1);
   const uint32_t profile = bits.bits(8);
   if (profile == kBaseline) return true;
   bits.bits(16);
