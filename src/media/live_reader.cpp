@@ -28,8 +28,7 @@ class LiveReader final : public VideoReader {
         open_(std::move(open)),
         options_(options),
         cancelled_(std::move(cancelled)),
-        info_(reader_->info()),
-        last_frame_(Clock::now()) {
+        info_(reader_->info()) {
     options_.width = info_.width;
     options_.height = info_.height;
   }
@@ -40,17 +39,19 @@ class LiveReader final : public VideoReader {
     for (;;) {
       if (ended_ || (reader_ == nullptr && !connect())) return false;
       std::string why = "the stream ended";
+      bool got = false;
       try {
-        if (reader_->read(frame)) {
-          place(frame);
-          if (options_.end_s < 0 || frame.time_s < options_.end_s) return true;
-          ended_ = true;
-          return false;
-        }
-        if (options_.end_s >= 0 && reached_end()) return false;
+        got = reader_->read(frame);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kInput) throw;
         why = without_name(error.what());
+      }
+      options_.so_far = reader_->progress();
+      if (Seconds(options_.so_far.last - connected_).count() > kSteady) wait_ = 0;
+      if (got) return true;
+      if (reached_end()) {
+        ended_ = true;
+        return false;
       }
       broken_ += reader_->broken_frames();
       reader_.reset();
@@ -65,32 +66,13 @@ class LiveReader final : public VideoReader {
   bool given_up() const override { return given_up_; }
 
  private:
-  /// Numbers and times across connections.
-  void place(VideoFrame& frame) {
-    const Clock::time_point now = Clock::now();
-    if (!started_) {
-      started_ = true;
-      start_ = now - std::chrono::duration_cast<Clock::duration>(Seconds(frame.time_s));
-    }
-    if (fresh_) {
-      fresh_ = false;
-      first_index_ = last_index_ < 0 ? 0 : next_index();
-      first_time_ = last_index_ < 0 ? 0 : Seconds(now - start_).count() - frame.time_s;
-    }
-    frame.index += first_index_;
-    frame.time_s = std::max(frame.time_s + first_time_, last_time_);
-    last_index_ = frame.index;
-    last_time_ = frame.time_s;
-    last_frame_ = now;
-    if (Seconds(now - connected_).count() > kSteady) wait_ = 0;
-  }
+  bool started() const { return options_.so_far.frames > 0; }
 
-  /// Of the frames that are delivered every `every`th: the next one of those.
-  int64_t next_index() const { return (last_index_ / options_.every + 1) * options_.every; }
-
+  /// A frame after the end has come, or the next one would be.
   bool reached_end() const {
+    if (options_.end_s < 0 || !started()) return false;
     const double frame = info_.frame_rate > 0 ? 1 / info_.frame_rate : 0;
-    return last_time_ + 1.5 * frame >= options_.end_s;
+    return options_.so_far.past_end || options_.so_far.time_s + 1.5 * frame >= options_.end_s;
   }
 
   /// Seconds in which a frame before the end can still come: by the clock since the first frame, or
@@ -98,7 +80,7 @@ class LiveReader final : public VideoReader {
   double time_left() const {
     if (options_.end_s < 0) return options_.timeout_s;
     const Clock::time_point now = Clock::now();
-    if (started_) return options_.end_s - Seconds(now - start_).count();
+    if (started()) return options_.end_s - Seconds(now - options_.so_far.zero).count();
     return options_.end_s + options_.timeout_s - Seconds(now - opened_).count();
   }
 
@@ -120,7 +102,8 @@ class LiveReader final : public VideoReader {
         if (stopped()) throw Error(ErrorCode::kCancelled, name_ + ": cancelled");
         std::this_thread::sleep_for(kPoll);
       }
-      const double silent = Seconds(Clock::now() - last_frame_).count();
+      const double silent =
+          Seconds(Clock::now() - (started() ? options_.so_far.last : opened_)).count();
       if (silent > options_.reconnect_s) {
         log_message(LogLevel::kError,
                     name_ + ": given up after " + std::to_string(std::lround(silent)) +
@@ -132,17 +115,12 @@ class LiveReader final : public VideoReader {
       wait_ = std::min(wait_, std::max(0.0, options_.reconnect_s - silent) + 0.001);
       try {
         VideoOptions options = options_;
-        if (started_) {  // a connection has its own clock: the end is seen here
-          options.start_s = 0;
-          options.end_s = -1;
-        }
         const double left = time_left();
         if (left <= 0) return false;
         options.timeout_s = std::clamp(left, std::min(0.1, options_.timeout_s), options_.timeout_s);
         reader_ = open_(options);
         connected_ = Clock::now();
         ++reconnects_;
-        fresh_ = true;
         return true;
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kInput) throw;
@@ -158,10 +136,9 @@ class LiveReader final : public VideoReader {
   VideoOptions options_;
   std::function<bool()> cancelled_;
   VideoInfo info_;
-  Clock::time_point start_, last_frame_, opened_ = Clock::now(), connected_ = opened_;
-  bool started_ = false, fresh_ = true, ended_ = false, given_up_ = false;
-  int64_t first_index_ = 0, last_index_ = -1;
-  double first_time_ = 0, last_time_ = 0, wait_ = 0;
+  Clock::time_point opened_ = Clock::now(), connected_ = opened_;
+  bool ended_ = false, given_up_ = false;
+  double wait_ = 0;
   int64_t broken_ = 0, reconnects_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <deque>
@@ -40,6 +41,13 @@ bool call_cancelled(void* context) noexcept {
   } catch (...) {
     return true;
   }
+}
+
+int64_t to_us(VideoProgress::Time time) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
+}
+VideoProgress::Time from_us(int64_t us) {
+  return VideoProgress::Time(std::chrono::microseconds(us));
 }
 
 void take_view(const libav::FrameView& view, ImageView& image) {
@@ -163,6 +171,8 @@ class ModuleReader final : public VideoReader {
     reader_options.every = options.every;
     reader_options.start_s = options.start_s;
     reader_options.end_s = options.end_s;
+    reader_options.so_far = {options.so_far.frames, options.so_far.time_s,
+                             to_us(options.so_far.zero), to_us(options.so_far.last), false};
     reader_options.timeout_s = options.timeout_s;
     reader_options.width = options.width;
     reader_options.height = options.height;
@@ -231,6 +241,10 @@ class ModuleReader final : public VideoReader {
   }
 
   int64_t broken_frames() const override { return session_->api.broken_frames(session_->reader); }
+  VideoProgress progress() const override {
+    const libav::Progress p = session_->api.progress(session_->reader);
+    return {p.frames, p.time_s, from_us(p.zero_us), from_us(p.last_us), p.past_end};
+  }
 
  private:
   std::unique_ptr<Session> session_;

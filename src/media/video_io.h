@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -31,9 +32,19 @@ enum class VideoDecoder {
   kNvdec         ///< the GPU where it can, and where it cannot a warning tells why
 };
 
+/// How far a live stream has come over all its connections, with the frames that were decoded but
+/// not delivered.
+struct VideoProgress {
+  using Time = std::chrono::steady_clock::time_point;
+  int64_t frames = 0;     ///< number of the next frame; 0: there was none yet
+  double time_s = 0;      ///< of the last frame
+  Time zero, last;        ///< at time_s = 0, and when the last frame was decoded
+  bool past_end = false;  ///< the last frame is not before VideoOptions::end_s
+};
+
 struct VideoOptions {
   int every = 1;       ///< deliver frames 0, every, 2*every, ...
-  double start_s = 0;  ///< first frame with time >= start_s
+  double start_s = 0;  ///< first frame with time >= start_s, of live ones over all connections
   double end_s = -1;   ///< last frame with time < end_s; negative = to the end
   int threads = 0;     ///< decoder threads on the CPU, 0 = all processors, at most 16
   VideoDecoder decoder = VideoDecoder::kCpu;
@@ -44,6 +55,7 @@ struct VideoOptions {
   double timeout_s = 30;      ///< streams and devices: without a frame for so long is broken off
   double reconnect_s = 30;    ///< live inputs: connect again for as long without a frame; 0 = never
   int width = 0, height = 0;  ///< scale to this size, upright; 0 = that of the first frame
+  VideoProgress so_far;       ///< of earlier connections to the same live stream
 };
 
 /// One decoded frame. The view is valid until the next call on the reader, or as long as
@@ -72,6 +84,7 @@ class VideoReader {
   /// Error(kCancelled).
   virtual bool read(VideoFrame& frame) = 0;
   virtual int64_t broken_frames() const = 0;
+  virtual VideoProgress progress() const { return {}; }
   /// How often a live input was connected again.
   virtual int64_t reconnects() const { return 0; }
   /// Whether a live input ended because it could not be connected again.

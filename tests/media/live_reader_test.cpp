@@ -284,6 +284,62 @@ TEST_F(LiveReader, EndsInSilence) {
   EXPECT_LT(Clock::now() - started, std::chrono::seconds(10));
 }
 
+// Pictures that nobody wants are signs of life too, and are counted over connections: of 13 each.
+TEST_F(LiveReader, PicturesThatAreNotDeliveredAreNoSilence) {
+  const std::string jpeg = a_jpeg();
+  Server server(
+      [&](int client) { send_motion_jpeg(client, 13, std::chrono::milliseconds(120), jpeg); });
+  VideoOptions options = patient(1);
+  options.every = 20;
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("camera"), options);
+  VideoFrame frame;
+  for (const int64_t index : {0, 20, 40}) {
+    ASSERT_TRUE(reader->read(frame)) << index << "\n" << warnings();
+    EXPECT_EQ(frame.index, index);
+  }
+  EXPECT_EQ(reader->reconnects(), 3);
+  EXPECT_FALSE(reader->given_up());
+}
+
+// No single connection lasts until the start.
+TEST_F(LiveReader, TheStartIsThatOfTheFirstConnection) {
+  const std::string jpeg = a_jpeg();
+  Server server(
+      [&](int client) { send_motion_jpeg(client, 8, std::chrono::milliseconds(60), jpeg); });
+  VideoOptions options = patient(1);
+  options.start_s = 1.5;
+  const std::unique_ptr<VideoReader> reader = open_video(server.url("camera"), options);
+  VideoFrame frame;
+  ASSERT_TRUE(reader->read(frame)) << warnings();
+  EXPECT_GE(frame.time_s, options.start_s);
+  EXPECT_LT(frame.time_s, 10);
+  EXPECT_GE(frame.index, 8);
+  EXPECT_GE(reader->reconnects(), 1);
+}
+
+// The last frame before the end is none of those that are delivered.
+TEST_F(LiveReader, ConnectsNoMoreAfterTheEndOfEveryTenth) {
+  const std::string body = bytes_of(kFixtures + "stream.ts");
+  std::atomic<int> connections{0};
+  Server server([&](int client) {
+    if (!take_request(client)) return;
+    ++connections;
+    send_all(client, stream_head("video/mp2t") + body);
+  });
+  for (const double end : {0.5, 0.78}) {  // within the connection, and with it
+    connections = 0;
+    VideoOptions options = patient(3);
+    options.end_s = end;
+    options.every = 10;
+    const std::unique_ptr<VideoReader> reader = open_video(server.url("live.ts"), options);
+    std::vector<int64_t> indices;
+    for (VideoFrame frame; reader->read(frame);) indices.push_back(frame.index);
+    EXPECT_EQ(indices, (std::vector<int64_t>{0, 10}));
+    EXPECT_EQ(connections, 1);
+    EXPECT_EQ(reader->reconnects(), 0);
+  }
+}
+
 // The size is that of the first connection.
 TEST_F(LiveReader, ScalesWhatComesBackInAnotherSize) {
   const std::string first = bytes_of(kFixtures + "stream.ts"),

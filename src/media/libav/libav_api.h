@@ -11,7 +11,7 @@
 namespace rfseg::libav {
 
 /// Changes with every change of a struct or a meaning below.
-inline constexpr int kAbiVersion = 6;
+inline constexpr int kAbiVersion = 7;
 /// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
 /// Returns nullptr when it was built for another version.
 inline constexpr const char* kEntryPoint = "rfseg_libav_api";
@@ -47,10 +47,21 @@ struct Keeper {
   void* context = nullptr;
 };
 
+/// How far a live stream has come over all its connections: told by the reader of one, for the next
+/// one's. Times of the steady clock are in microseconds.
+struct Progress {
+  int64_t frames = 0;     ///< the number of the next one; 0: there was none yet
+  double time_s = 0;      ///< of the last one
+  int64_t zero_us = 0;    ///< the steady clock at time_s = 0
+  int64_t last_us = 0;    ///< the steady clock when the last one was decoded
+  bool past_end = false;  ///< the last one is not before end_s
+};
+
 struct ReaderOptions {
   int every = 1;
   double start_s = 0;
   double end_s = -1;
+  Progress so_far;  ///< with frames: numbers and times of a live stream go on from there
   int threads = 1;
   double timeout_s = 30;      ///< networks and devices, for opening and for each read
   int width = 0, height = 0;  ///< frames are scaled to this upright size; 0: the stream's
@@ -112,6 +123,8 @@ struct Api {
   /// `failure` is set.
   int (*read)(Reader* reader, FrameView& frame, Failure& failure) = nullptr;
   int64_t (*broken_frames)(const Reader* reader) = nullptr;
+  /// Of the frames decoded, not only those that `read` gave.
+  Progress (*progress)(const Reader* reader) = nullptr;
   void (*close)(Reader* reader) = nullptr;
 
   /// nullptr on failure.

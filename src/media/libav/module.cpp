@@ -62,6 +62,8 @@ int read_frame(Reader* reader, FrameView& frame, Failure& failure) {
 
 int64_t broken_frames(const Reader* reader) { return reader->stream.broken_frames(); }
 
+Progress progress(const Reader* reader) { return reader->stream.progress(); }
+
 void close_reader(Reader* reader) { delete reader; }
 
 Writer* create_writer(const WriterOptions& options, Failure& failure) {
@@ -86,8 +88,8 @@ int finish_writer(Writer* writer, Failure& failure) {
 
 void destroy_writer(Writer* writer) { delete writer; }
 
-const Api kApi = {library_versions, open_reader, read_frame,    broken_frames, close_reader,
-                  create_writer,    write_frame, finish_writer, destroy_writer};
+const Api kApi = {library_versions, open_reader,   read_frame,  broken_frames, progress,
+                  close_reader,     create_writer, write_frame, finish_writer, destroy_writer};
 
 }  // namespace
 }  // namespace rfseg::libav

@@ -35,14 +35,18 @@ std::string seconds_text(double seconds) {
 }  // namespace
 
 StreamReader::StreamReader(const char* path, const ReaderOptions& options)
-    : name_(path), options_(options) {
+    : name_(path), options_(options), progress_(options.so_far) {
   watch_ = std::make_unique<Watch>(options.cancelled, options.cancelled_context);
   packet_.reset(av_packet_alloc());
   frame_.reset(av_frame_alloc());
   if (!packet_ || !frame_) throw std::bad_alloc();
   open_input();
   open_stream();
-  go_to_start();
+  if (progress_.frames > 0) {
+    counter_.restart(progress_.frames);
+  } else {
+    go_to_start();
+  }
   if (options_.only_where_faster && !is_faster_on_gpu()) options_.keeper.stream = nullptr;
   open_decoder();
 }
@@ -235,6 +239,21 @@ double StreamReader::frame_time(int64_t timestamp) {
   return std::max(last_time_, static_cast<double>(now - first_seen_us_) * 1e-6);
 }
 
+/// The time over all connections of the frame that has `time` in this one: after a break, times go
+/// on with the clock on the wall.
+double StreamReader::place(int64_t index, double time) {
+  const int64_t now = now_us();
+  if (decoded_ == 1 && progress_.frames == 0) {
+    progress_.zero_us = now - std::llround(time * 1e6);
+  } else if (decoded_ == 1) {
+    connected_at_ = static_cast<double>(now - progress_.zero_us) * 1e-6 - time;
+  }
+  progress_.frames = index + 1;
+  progress_.last_us = now;
+  progress_.time_s = std::max(progress_.time_s, connected_at_ + time);
+  return progress_.time_s;
+}
+
 /// The next frame that is whole: in frame_, or, where several decoders share the work, in `shown`.
 /// False at the end.
 bool StreamReader::next_frame(LaneEvent& shown) {
@@ -274,9 +293,10 @@ bool StreamReader::read(FrameView& view) {
     given_.clear();
     const int64_t index = counter_.frame(shown.pts);
     // What a file places before its start has the time of the start.
-    const double time = std::max({frame_time(shown.best_effort), last_time_, 0.0});
-    last_time_ = time;
+    last_time_ = std::max({frame_time(shown.best_effort), last_time_, 0.0});
+    const double time = place(index, last_time_);
     const bool past_end = options_.end_s >= 0 && time >= options_.end_s;
+    progress_.past_end = past_end;
     if (past_end || time < options_.start_s || index % options_.every != 0) {
       drop(shown);
       if (past_end) return false;

@@ -32,6 +32,7 @@ class StreamReader {
   /// False at the end of the stream.
   bool read(FrameView& view);
   int64_t broken_frames() const { return broken_; }
+  Progress progress() const { return progress_; }
 
  private:
   enum class Source { kFile, kNetwork, kDevice };
@@ -68,6 +69,7 @@ class StreamReader {
   void check_failures() const;
   double frame_time(int64_t timestamp);
   double stream_time(int64_t timestamp);
+  double place(int64_t index, double time);
   bool holds_frame(const AVPacket& packet) const;
   void count_broken();
   [[noreturn]] void fail_read(const std::string& what, int error);
@@ -102,7 +104,9 @@ class StreamReader {
   int64_t last_timestamp_ = AV_NOPTS_VALUE;
   int64_t first_seen_us_ = 0;  // when the first frame was, by the steady clock
   double frame_rate_ = 0;
-  double last_time_ = -1;
+  double last_time_ = -1;  // of this connection, as all above
+  Progress progress_;
+  double connected_at_ = 0;  // time_s of this connection's time 0
   int64_t broken_ = 0;
   int64_t decoded_ = 0;
   int failures_in_a_row_ = 0;
