@@ -39,7 +39,7 @@ uint64_t hash_of(const AVFrame& frame) {
   return fnv(bytes);
 }
 
-std::vector<Shown> with_one_decoder(const std::string& path) {
+std::vector<Shown> with_one_decoder(const std::string& path, bool decoding_times = false) {
   TestInput input(path);
   const AvPtr<AVCodecContext> decoder = input.decoder();
   const AvPtr<AVPacket> packet(av_packet_alloc());
@@ -47,6 +47,7 @@ std::vector<Shown> with_one_decoder(const std::string& path) {
   std::vector<Shown> shown;
   for (bool more = true; more;) {
     more = input.read(*packet);
+    if (decoding_times) packet->pts = packet->dts;
     EXPECT_GE(avcodec_send_packet(decoder.get(), more ? packet.get() : nullptr), 0);
     while (avcodec_receive_frame(decoder.get(), frame.get()) >= 0) {
       shown.push_back({frame->pts, frame->best_effort_timestamp, hash_of(*frame)});
@@ -110,6 +111,8 @@ struct Asked {
   int most_open = 100;      // decoders that can be opened
   bool uneven = false;      // decoders of different speed
   bool damage = false;
+  bool decoding_times = false;  // packets tell them as those of presentation
+  bool any_times = false;       // groups begin whatever the times
 };
 
 struct Result {
@@ -127,9 +130,11 @@ Result with_lanes(const std::string& path, const Asked& asked) {
   std::atomic<int> dropped = 0;
   GroupStarts starts(*input.stream->codecpar);
   uint32_t state = 5;
+  int64_t clock = 0;
   DecoderLanes::Hooks hooks;
   hooks.read = [&](AVPacket& packet) {
     if (!input.read(packet)) return false;
+    if (asked.decoding_times) packet.pts = packet.dts;
     // A whole group and some of the others.
     if (asked.damage && av_packet_make_writable(&packet) == 0) {
       const bool all = result.groups == 2;
@@ -141,7 +146,9 @@ Result with_lanes(const std::string& path, const Asked& asked) {
     return true;
   };
   hooks.begins_group = [&](const AVPacket& packet) {
-    const bool begins = starts(packet);
+    const AvPtr<AVPacket> timed(av_packet_clone(&packet));
+    if (asked.any_times) timed->pts = timed->dts = ++clock;
+    const bool begins = starts(*timed);
     result.groups += begins;
     return begins;
   };
@@ -228,6 +235,31 @@ TEST(DecoderLanes, GuessedTimesAreThoseOfOneDecoder) {
     const Result found = with_lanes(path, asked);
     EXPECT_TRUE(found.shown == expected) << decoders;
     EXPECT_EQ(found.groups, 0) << "nothing is shared";
+  }
+}
+
+// As for groups that were shared before such packets came: without times of presentation (AVI), or
+// with those of decoding in their place.
+TEST(DecoderLanes, TimesAreGuessedInTheOrderOfFrames) {
+  for (const char* name : {"b_frames.avi", "plain.mp4", "stream.ts", "hevc_groups.mp4"}) {
+    for (const bool decoding_times : {false, true}) {
+      const std::vector<Shown> expected = with_one_decoder(kFixtures + name, decoding_times);
+      for (const int decoders : {1, 2, 3, 4}) {
+        Asked asked;
+        asked.decoders = decoders;
+        asked.decoding_times = decoding_times;
+        asked.any_times = true;
+        const Result found = with_lanes(kFixtures + name, asked);
+        EXPECT_GE(found.groups, 3) << name;
+        EXPECT_EQ(found.decoders, std::min(decoders, found.groups + 1)) << name;
+        ASSERT_EQ(found.shown.size(), expected.size()) << name;
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+          EXPECT_TRUE(found.shown[i] == expected[i])
+              << name << ", " << decoders << " decoders, frame " << i << ": "
+              << found.shown[i].best_effort << " instead of " << expected[i].best_effort;
+        }
+      }
+    }
   }
 }
 

@@ -13,8 +13,21 @@ constexpr int kPacketsAFrame = 4;
 constexpr std::size_t kMostOfFront = 8;
 // Beyond the bounds for packets, for a decoder that is in the middle of a group.
 constexpr std::size_t kMostBeyond = 4;
+// Packets of a next group that may push frames out: more than pictures are reordered by.
+constexpr std::size_t kMostPushing = 32;
 
 }  // namespace
+
+int64_t TimeGuess::operator()(int64_t pts, int64_t dts) {
+  const bool has_pts = pts != AV_NOPTS_VALUE, has_dts = dts != AV_NOPTS_VALUE;
+  if (has_dts) faulty_dts_ += dts <= last_dts_;
+  if (has_pts) faulty_pts_ += pts <= last_pts_;
+  if (has_dts || has_pts) {
+    last_dts_ = has_dts ? dts : pts;
+    last_pts_ = has_pts ? pts : dts;
+  }
+  return has_pts && (faulty_pts_ <= faulty_dts_ || !has_dts) ? pts : dts;
+}
 
 DecoderLanes::DecoderLanes(std::unique_ptr<LaneDecoder> first, const Limits& limits, Hooks hooks)
     : hooks_(std::move(hooks)),
@@ -94,8 +107,10 @@ void DecoderLanes::read_one(std::unique_lock<std::mutex>& lock) {
   }
   ++packets_;
   packet_bytes_ += static_cast<std::size_t>(packet->size);
+  Group& group = groups_.back();
+  if (group.dts.size() < kMostPushing) group.dts.push_back(packet->dts);
   Lane& lane = lane_of(number);
-  lane.packets.push_back({std::move(packet), number});
+  lane.packets.push_back({std::move(packet), number, group.packets++});
   if (!lane.busy) to_decode_.notify_all();
 }
 
@@ -134,6 +149,7 @@ bool DecoderLanes::next(LaneEvent& event) {
     if (!front.events.empty()) {
       event = std::move(front.events.front());
       front.events.pop_front();
+      if (event.shows()) event.best_effort = guess_(event.pts, event.dts);
       if (event.kind == LaneEvent::Kind::kFrame) {
         --front.frames;
         --frames_;
@@ -192,6 +208,8 @@ void DecoderLanes::work(Lane& lane) {
     --packets_;
     packet_bytes_ -= static_cast<std::size_t>(packet.packet->size);
     lane.given = packet.group;
+    lane.dts = packet.packet->dts;
+    lane.at = packet.at;
     lock.unlock();
     decode(lane, std::move(packet), *frame);
   }
@@ -217,10 +235,14 @@ void DecoderLanes::decode(Lane& lane, Packet next, AVFrame& frame) {
 
 /// All that the decoder holds: at the end of the input, or where its next group is too far away.
 void DecoderLanes::drain(Lane& lane, AVFrame& frame, bool ended) {
+  lane.dts = AV_NOPTS_VALUE;
+  lane.at = 0;
+  lane.draining = true;
   avcodec_send_packet(lane.decoder->context.get(), nullptr);
   while (!receive(lane, frame)) {
   }
   if (!ended) avcodec_flush_buffers(lane.decoder->context.get());
+  lane.draining = false;
   const std::lock_guard lock(mutex_);
   lane.drain = false;
   end_groups(lane, ended ? groups_.back().number + 1 : lane.given + 1);
@@ -241,11 +263,12 @@ bool DecoderLanes::receive(Lane& lane, AVFrame& frame) {
     }
     event.kind = LaneEvent::Kind::kFrame;
     event.pts = frame.pts;
-    event.best_effort = frame.best_effort_timestamp;
+    event.dts = frame.pkt_dts;
     // What was given to the first decoder before has no mark.
     const int64_t group = std::max(mark_of(frame), lane.shown);
-    // Its guess may be of the packet that pushed the frame out, which is of a group further on.
-    if (group < lane.given && frame.pts != AV_NOPTS_VALUE) event.best_effort = frame.pts;
+    const bool at_end = lane.draining || group < lane.given;
+    if (at_end && frame.pkt_dts == lane.dts) event.dts = dts_behind(group, lane.at);
+    if (lane.draining) ++lane.at;
     if (is_damaged(frame)) {
       event.kind = LaneEvent::Kind::kDamaged;
     } else {
@@ -257,11 +280,22 @@ bool DecoderLanes::receive(Lane& lane, AVFrame& frame) {
   }
 }
 
+/// Of the packet so many behind a group, which pushes a frame of that out of a decoder alone.
+int64_t DecoderLanes::dts_behind(int64_t number, std::size_t packets) {
+  const std::lock_guard lock(mutex_);
+  for (const Group& group : groups_) {
+    if (group.number <= number) continue;
+    if (packets < group.packets) {
+      return packets < group.dts.size() ? group.dts[packets] : AV_NOPTS_VALUE;
+    }
+    packets -= group.packets;
+  }
+  return AV_NOPTS_VALUE;
+}
+
 void DecoderLanes::add(Lane& lane, int64_t number, LaneEvent event) {
   const std::lock_guard lock(mutex_);
-  const bool shows =
-      event.kind == LaneEvent::Kind::kFrame || event.kind == LaneEvent::Kind::kDamaged;
-  if (shows && number > lane.shown) {
+  if (event.shows() && number > lane.shown) {
     lane.shown = number;
     end_groups(lane, number);
   }

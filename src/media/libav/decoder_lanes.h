@@ -25,8 +25,21 @@ struct LaneEvent {
   };
   Kind kind = Kind::kPacket;
   int64_t pts = AV_NOPTS_VALUE, best_effort = AV_NOPTS_VALUE;
+  int64_t dts = AV_NOPTS_VALUE;  ///< of the packet that pushed the frame out
   FrameView view;
   AvPtr<AVFrame> host;
+  bool shows() const { return kind == Kind::kFrame || kind == Kind::kDamaged; }
+};
+
+/// FFmpeg's rule for AVFrame::best_effort_timestamp, for frames in the order in which they are
+/// shown: the decoding times where those of presentation are missing or out of order more often.
+class TimeGuess {
+ public:
+  int64_t operator()(int64_t pts, int64_t dts);
+
+ private:
+  int64_t last_pts_ = AV_NOPTS_VALUE, last_dts_ = AV_NOPTS_VALUE;
+  int64_t faulty_pts_ = 0, faulty_dts_ = 0;
 };
 
 /// One of the decoders, on a thread of its own.
@@ -42,10 +55,11 @@ class LaneDecoder {
 
 /// One stream on several decoders, of which each is as fast as one unit of the GPU: group after
 /// group of pictures (GroupStarts) goes to the next in turn, and what they give is put in order
-/// again. No decoder is told of an end between its groups, since FFmpeg would make NVDEC's anew
-/// after that, which takes 45 ms: its next group pushes the last frames of the one before out.
-/// Packets are read by the thread that asks for frames, and bounded; frames before their turn wait,
-/// `most_ahead` and a few, and hold up the decoders that are ahead.
+/// again. `best_effort` is what one decoder would have said. No decoder is told of an end between
+/// its groups, since FFmpeg would make NVDEC's anew after that, which takes 45 ms: its next group
+/// pushes the last frames of the one before out. Packets are read by the thread that asks for
+/// frames, and bounded; frames before their turn wait, `most_ahead` and a few, and hold up the
+/// decoders that are ahead.
 class DecoderLanes {
  public:
   struct Hooks {
@@ -75,18 +89,24 @@ class DecoderLanes {
   struct Group {
     int64_t number = 0;
     std::deque<LaneEvent> events;
-    std::size_t frames = 0;  // of the events
-    bool over = false;       // nothing more comes
+    std::size_t frames = 0;    // of the events
+    std::vector<int64_t> dts;  // of its first packets
+    std::size_t packets = 0;   // read so far
+    bool over = false;         // nothing more comes
   };
   struct Packet {
     AvPtr<AVPacket> packet;
     int64_t group = 0;
+    std::size_t at = 0;  // in the group
   };
   struct Lane {
     std::unique_ptr<LaneDecoder> decoder;  // of its thread, once that runs
     std::deque<Packet> packets;
-    int64_t given = 0;  // last group of which it was given a packet
-    int64_t shown = 0;  // last group of which it gave a frame
+    int64_t given = 0;             // last group of which it was given a packet
+    int64_t shown = 0;             // last group of which it gave a frame
+    int64_t dts = AV_NOPTS_VALUE;  // of the packet given last; none while it is drained
+    std::size_t at = 0;            // that packet's place in its group, or frames drained
+    bool draining = false;
     bool busy = false, drain = false;
     std::exception_ptr failure;
     std::thread thread;
@@ -107,6 +127,7 @@ class DecoderLanes {
   bool receive(Lane& lane, AVFrame& frame);
   void add(Lane& lane, int64_t group, LaneEvent event);
   void end_groups(const Lane& lane, int64_t before);
+  int64_t dts_behind(int64_t number, std::size_t packets);
 
   Hooks hooks_;
   Limits limits_;
@@ -117,6 +138,7 @@ class DecoderLanes {
   std::deque<Group> groups_;
   std::size_t packets_ = 0, packet_bytes_ = 0, frames_ = 0;  // that wait
   bool input_ended_ = false, stopping_ = false;
+  TimeGuess guess_;  // of next's thread
 };
 
 }  // namespace rfseg::libav
