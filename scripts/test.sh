@@ -15,6 +15,8 @@ run_tests() {
 }
 
 scripts/build.sh release
+echo "== Release build"
+run_tests release
 if [[ "${1:-}" != "--quick" ]]; then
   # The sanitized builds take only what they run.
   asan_tests=(core checkpoint image video postprocess)
@@ -28,8 +30,6 @@ if [[ "${1:-}" != "--quick" ]]; then
   echo "== ThreadSanitizer"
   run_tests tsan -R '^pipeline\.'
 fi
-echo "== Release build"
-run_tests release
 if [[ ${#failed[@]} -gt 0 ]]; then
   echo "Failed:" >&2
   for preset in "${failed[@]}"; do

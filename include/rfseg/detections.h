@@ -10,8 +10,8 @@
 namespace rfseg {
 
 /// A binary mask as column-major run lengths (COCO): runs alternate background, foreground,
-/// starting with background (a leading 0 when the first pixel is set). No trailing zero run, but
-/// for `[0]` never: an empty mask is `[height*width]`, a full one `[0, height*width]`.
+/// starting with background (a leading 0 when the first pixel is set). The last run is never empty:
+/// a mask without a set pixel is `[height*width]`, a full one `[0, height*width]`.
 struct RFSEG_API Mask {
   int height = 0;
   int width = 0;

@@ -22,9 +22,9 @@ struct ModelInfo {
   bool has_masks = false;                ///< false for detection models
   std::vector<std::string> class_names;  ///< by class id; "" where an id has no name
   int64_t parameters = 0;                ///< that inference uses
-  std::string device;                    ///< "cpu"
-  std::string backend;                   ///< which engine runs: "cpu" or "reference"
-  std::string precision;                 ///< "fp32"
+  std::string device;                    ///< "cpu", or "cuda:0" and on
+  std::string backend;                   ///< which engine runs: "cpu", "reference" or "cuda"
+  std::string precision;                 ///< "fp32", on a GPU also "fp16" or "tf32"
   std::size_t memory_bytes = 0;          ///< weights and workspace of the engine
 };
 

@@ -96,6 +96,8 @@ std::optional<double> parse_number(const std::string& text) {
 
 }  // namespace
 
+bool is_quiet() { return g_level.load() <= static_cast<int>(LogLevel::kError); }
+
 void add_log_options(CLI::App& app) {
   set_log_sink(print_log);
   app.add_flag_callback(

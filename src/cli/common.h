@@ -25,6 +25,8 @@ struct CommonOptions {
 
 /// -q, -v, --log-level on the program.
 void add_log_options(CLI::App& app);
+/// Whether errors alone are to be seen (--quiet); no progress either then.
+bool is_quiet();
 /// -m, --variant, --shape, --device, --precision, --threads, --backend, --stats.
 void add_model_options(CLI::App& app, CommonOptions& options);
 void add_runtime_options(CLI::App& app, CommonOptions& options);

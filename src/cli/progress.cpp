@@ -14,7 +14,7 @@ namespace rfseg::cli {
 
 Progress::Progress(std::string unit)
     : unit_(std::move(unit)),
-      enabled_(isatty(STDERR_FILENO) == 1),
+      enabled_(!is_quiet() && isatty(STDERR_FILENO) == 1),
       start_(std::chrono::steady_clock::now()) {
   const char* term = std::getenv("TERM");
   if (term != nullptr && std::strcmp(term, "dumb") == 0) enabled_ = false;

@@ -155,7 +155,10 @@ std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& trut
     const int64_t image_id = require(raw.image_id, file, entry, "image_id");
     const int image = index_of(truth.image_ids, image_id);
     if (image < 0) {
-      fail(file, entry, fmt::format("image_id {} is not in the ground truth", image_id));
+      fail(file, entry,
+           fmt::format("image_id {} is not in the ground truth (predict's --image-ids gives "
+                       "results the ids of an instances file)",
+                       image_id));
     }
     const int64_t category_id = require(raw.category_id, file, entry, "category_id");
     const double score = require(raw.score, file, entry, "score");

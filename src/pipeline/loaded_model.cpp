@@ -64,7 +64,8 @@ DeviceChoice choose_device(const ModelOptions& options) {
   }
   if (choice.backend == Backend::kCuda) {
     if (!cuda::usable(&why)) {
-      throw Error(ErrorCode::kDevice, fmt::format("--device {}: {}", device, why));
+      throw Error(ErrorCode::kDevice, cuda ? fmt::format("--device {}: {}", device, why)
+                                           : "the backend 'cuda': " + why);
     }
     choice.precision = options.precision == Precision::kAuto ? Precision::kFp16 : options.precision;
   } else if (options.precision != Precision::kAuto && options.precision != Precision::kFp32) {

@@ -207,7 +207,7 @@ void check_class_list(const PredictArguments& arguments, const ModelConfig& conf
 }
 
 // The choice of auto. Where the picture is drawn on, it has to come to the host anyway. A file
-// alone is decoded by one unit of the GPU, which is as fast as ten processors, unless it lets
+// alone is decoded by one unit of the GPU, which is as fast as eight processors, unless it lets
 // several share the work; several files at once by all units.
 VideoDecoder automatic_decoder(const PredictArguments& arguments,
                                const std::vector<Input>& inputs) {
