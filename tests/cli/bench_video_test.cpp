@@ -14,8 +14,8 @@ class BenchVideoTest : public ProgramTest {
 // A size that the clip has, and one that is made of it.
 TEST_F(BenchVideoTest, TellsEveryWayToRunAtEverySize) {
   const auto result = run({"bench", "-q", "-m", model(), "--device", "cpu", "--video", clip(),
-                           "--video-sizes", "200x150,64x48", "--video-frames", "20", "--rounds",
-                           "1", "--json", "--stats", "s.json"});
+                           "--video-sizes", "200x150,64x48", "--video-frames", "20",
+                           "--video-streams", "2", "--rounds", "1", "--json", "--stats", "s.json"});
   ASSERT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(result.err, "") << "progress, where there is no terminal";
   const auto json = nlohmann::json::parse(result.out);
@@ -33,9 +33,10 @@ TEST_F(BenchVideoTest, TellsEveryWayToRunAtEverySize) {
       EXPECT_GT(row["frames_per_s"].get<double>(), 0);
       EXPECT_EQ(row["rounds"].size(), 1u);
     }
-    EXPECT_EQ(names, (std::vector<std::string>{"decoding alone, CPU",
-                                               "from the file, CPU decoder, depth 1",
-                                               "from the file, CPU decoder, depth 2"}));
+    EXPECT_EQ(names,
+              (std::vector<std::string>{
+                  "decoding alone, CPU", "from the file, CPU decoder, depth 1",
+                  "from the file, CPU decoder, depth 2", "2 files at once, CPU decoder, depth 2"}));
   }
 }
 
@@ -54,10 +55,20 @@ TEST_F(BenchVideoTest, RefusesWhatItCannotMeasure) {
   const auto zero = bench({"--video", clip(), "--video-sizes", "64x48,0x9"});
   EXPECT_EQ(zero.code, 2);
   EXPECT_NE(zero.err.find("'0x9' is not WxH"), std::string::npos) << zero.err;
-  const auto both = bench({"--kernels", "--video", clip()});
-  EXPECT_EQ(both.code, 2);
-  EXPECT_NE(both.err.find("--kernels and --video"), std::string::npos) << both.err;
-  for (const auto& result : {bad_size, no_clip, zero, both}) EXPECT_EQ(result.out, "");
+  for (const auto& result : {bad_size, no_clip, zero}) EXPECT_EQ(result.out, "");
+  for (const std::vector<std::string>& other :
+       std::vector<std::vector<std::string>>{{"--kernels"},
+                                             {"--image", clip()},
+                                             {"--image-size", "64x64"},
+                                             {"--batch", "2"},
+                                             {"--warmup", "1"}}) {
+    std::vector<std::string> words = other;
+    words.insert(words.end(), {"--video", clip()});
+    const auto both = bench(words);
+    EXPECT_EQ(both.code, 2);
+    EXPECT_NE(both.err.find(other.front() + " and --video"), std::string::npos) << both.err;
+    EXPECT_EQ(both.out, "");
+  }
 }
 
 TEST_F(BenchVideoTest, RefusesAStreamThatNeverEnds) {

@@ -244,9 +244,13 @@ void add_bench(CLI::App& app) {
               "--video: also so many files at once (0)");
   add_integer(*verb, "--depth", 2, 64, video.depth, "--video: batches in flight (2)");
   verb->footer("Example: rfseg bench -m model.pth --batch 1,8 --image-size 1080x1920");
-  verb->callback([arguments] {
-    if (arguments->kernels && !arguments->video.files.empty()) {
-      throw Error(ErrorCode::kUsage, "--kernels and --video: only one of them is accepted");
+  verb->callback([arguments, verb] {
+    if (!arguments->video.files.empty()) {
+      for (const char* other : {"--kernels", "--image", "--image-size", "--batch", "--warmup"}) {
+        if (verb->count(other) == 0) continue;
+        throw Error(ErrorCode::kUsage,
+                    fmt::format("{} and --video: only one of them is accepted", other));
+      }
     }
     if (!arguments->video.files.empty()) {
       arguments->video.json = arguments->json;

@@ -64,7 +64,6 @@ std::vector<VideoRuns::Way> VideoRuns::ways_to_time(VideoSizeResults& r) {
   decoding("CPU", VideoDecoder::kCpu);
   from_file("CPU decoder", VideoDecoder::kCpu, 1);
   from_file("CPU decoder", VideoDecoder::kCpu, depth);
-  if (cuda_ == nullptr) return ways;
   if (r.nvdec) {
     decoding("NVDEC", VideoDecoder::kNvdec);
     from_file("NVDEC", VideoDecoder::kNvdec, depth);
@@ -73,6 +72,7 @@ std::vector<VideoRuns::Way> VideoRuns::ways_to_time(VideoSizeResults& r) {
     at_once("CPU decoder", VideoDecoder::kCpu);
     if (r.nvdec) at_once("NVDEC", VideoDecoder::kNvdec);
   }
+  if (cuda_ == nullptr) return ways;
   const auto replays = [&](std::string name, std::size_t runners) {
     ways.push_back({std::move(name), 0, [=, this, &r](const Way& way) {
                       r.row(way.name).rates.push_back(ceiling(runners));
