@@ -422,6 +422,10 @@ TEST(VideoReader, UnreachableSourcesAreInputErrors) {
             std::string::npos);
   EXPECT_NE(error_of("rtsp://127.0.0.1:1/live").find("rtsp://127.0.0.1:1/live"), std::string::npos);
   EXPECT_NE(error_of("/dev/video97").find("/dev/video97"), std::string::npos);
+  const std::string refused = error_of("RTSP://127.0.0.1:1/live");
+  EXPECT_NE(refused.find("RTSP://127.0.0.1:1/live"), std::string::npos) << refused;
+  EXPECT_NE(refused.find("refused"), std::string::npos) << refused;
+  EXPECT_EQ(refused.find("timeout="), std::string::npos) << refused;
   EXPECT_NE(error_of("nonsense://a").find("nonsense://a"), std::string::npos);
 }
 

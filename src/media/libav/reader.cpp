@@ -315,7 +315,8 @@ bool StreamReader::read(FrameView& view) {
   }
   if (cut_short_) {
     cut_short_ = false;
-    log(kLogWarning, name_ + ": the file is damaged or ends too early");
+    log(kLogWarning,
+        name_ + (live_ ? ": the stream is damaged" : ": the file is damaged or ends too early"));
   }
   return false;
 }

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <cctype>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -55,6 +56,9 @@ void StreamReader::open_input() {
   const AVInputFormat* input_format = nullptr;
   if (name_.find("://") != std::string::npos) {
     source_ = Source::kNetwork;
+    for (std::size_t i = 0; url[i] != ':'; ++i) {  // RTSP://, which FFmpeg takes in small letters
+      url[i] = static_cast<char>(std::tolower(static_cast<unsigned char>(url[i])));
+    }
   } else if (starts_with(name_, "/dev/video")) {
     source_ = Source::kDevice;
     check_file(name_);
@@ -82,7 +86,7 @@ void StreamReader::open_input() {
     av_dict_set(&raw, "protocol_whitelist", "http,https,tcp,tls,rtp,udp,rtsp,crypto,data,httpproxy",
                 0);
     av_dict_set_int(&raw, "rw_timeout", static_cast<int64_t>(options_.timeout_s * 1e6), 0);
-    if (starts_with(name_, "rtsp")) {
+    if (starts_with(url, "rtsp")) {
       // UDP where the server has no TCP, or where the URL asks for it, which FFmpeg sees to.
       av_dict_set(&raw, "rtsp_transport", "udp+tcp", 0);
       const bool udp = ends_with(name_, "?udp") || ends_with(name_, "&udp");

@@ -17,6 +17,19 @@ std::atomic<const Host*> g_host{nullptr};
 thread_local std::string t_last_error;
 thread_local int t_print_prefix = 1;
 
+/// What FFmpeg says of a connection, without options that it adds and a length that nobody told.
+std::string without_innards(std::string text) {
+  const std::size_t url = text.find("://"), options = text.find('?', url);
+  if (text.rfind("Connection to ", 0) == 0 && url != std::string::npos &&
+      options != std::string::npos) {
+    text.erase(options, text.find(' ', options) - options);
+  }
+  constexpr const char* kUnknown = ", should be 18446744073709551615";
+  const std::size_t length = text.find(kUnknown);
+  if (length != std::string::npos) text.erase(length);
+  return text;
+}
+
 void on_av_log(void* context, int level, const char* format, va_list arguments) {
   if (level > AV_LOG_WARNING) return;
   char line[512];
@@ -34,7 +47,7 @@ void on_av_log(void* context, int level, const char* format, va_list arguments) 
     }
     // This one says nothing beyond the line before it.
     if (text.compare(start, 23, "Failed setup for format") != 0 || t_last_error.empty()) {
-      t_last_error = text.substr(start);
+      t_last_error = without_innards(text.substr(start));
     }
   }
   log(kLogDebug, "FFmpeg: " + text);
