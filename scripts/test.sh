@@ -26,9 +26,9 @@ if [[ "${1:-}" != "--quick" ]]; then
   scripts/build.sh tsan test_pipeline
   pattern=$(IFS='|'; echo "${asan_tests[*]}")
   echo "== AddressSanitizer and UndefinedBehaviorSanitizer"
-  # Twice where need be: the leak checker itself may crash on a thread that is just ending ("Tracer caught signal 11").
-  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 run_tests asan --repeat until-pass:2 \
-    -R "^($pattern|fuzz)\."
+  # intercept_tls_get_addr: the leak checker crashes ("Tracer caught signal 11") on memory of a thread that has ended.
+  ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:intercept_tls_get_addr=0 \
+    run_tests asan -R "^($pattern|fuzz)\."
   echo "== ThreadSanitizer"
   run_tests tsan -R '^pipeline\.'
 fi
