@@ -15,6 +15,7 @@
 #include "engine/cuda/hopper/block.h"
 #include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda_arrays.h"
+#include "engine/cuda_plain_attention.h"
 
 namespace rfseg::cuda {
 namespace {
@@ -202,40 +203,6 @@ TEST_F(CudaHopperBlock, SumsWithTheirNorm) {
   try_norm(130, 128);
   try_norm(67, 1536, {1, 6, 11});
   try_norm(128, 1536, {2, 3, 5});
-}
-
-__global__ void plain_attention(AttentionArguments a, double* out) {
-  const int query = blockIdx.x % a.length, head = blockIdx.x / a.length % a.heads,
-            sequence = blockIdx.x / a.length / a.heads, lane = threadIdx.x;
-  const auto row = [&](const void* p, int64_t ld, int i) {
-    return static_cast<const __half*>(p) + (static_cast<int64_t>(sequence) * a.length + i) * ld +
-           head * 64;
-  };
-  extern __shared__ double scores[];  // with room for reading in pairs
-  double highest = -1e300;
-  for (int i = lane; i < a.length; i += 32) {
-    double s = 0;
-    for (int c = 0; c < 64; ++c) {
-      s += static_cast<double>(__half2float(row(a.q, a.ldq, query)[c])) *
-           __half2float(row(a.k, a.ldk, i)[c]);
-    }
-    scores[i] = s * a.scale;
-    highest = max(highest, scores[i]);
-  }
-  for (int d = 16; d; d /= 2) highest = max(highest, __shfl_xor_sync(~0u, highest, d));
-  double sum = 0;
-  for (int i = lane; i < a.length; i += 32) {
-    scores[i] = exp(scores[i] - highest);
-    sum += scores[i];
-  }
-  for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-  __syncwarp();
-  for (int c = lane; c < 64; c += 32) {
-    double v = 0;
-    for (int i = 0; i < a.length; ++i) v += scores[i] * __half2float(row(a.v, a.ldv, i)[c]);
-    out[(static_cast<int64_t>(sequence) * a.length + query) * a.heads * 64 + head * 64 + c] =
-        v / sum;
-  }
 }
 
 void try_attention(int sequences, int length, int heads, float loud) {
