@@ -55,17 +55,21 @@ template <class T>
 CLI::Option* add_choice(CLI::App& app, const std::string& name,
                         std::vector<std::pair<std::string, T>> choices, std::function<void(T)> set,
                         const std::string& description) {
-  return app.add_option_function<std::string>(
-      name,
-      [name, choices = std::move(choices), set = std::move(set)](const std::string& word) {
-        std::string known;
-        for (const auto& [label, value] : choices) {
-          if (label == word) return set(value);
-          known += (known.empty() ? "" : ", ") + label;
-        }
-        refuse_value(name, word, "one of " + known);
-      },
-      description);
+  std::string type;
+  for (const auto& [label, value] : choices) type += (type.empty() ? "{" : ",") + label;
+  return app
+      .add_option_function<std::string>(
+          name,
+          [name, choices = std::move(choices), set = std::move(set)](const std::string& word) {
+            std::string known;
+            for (const auto& [label, value] : choices) {
+              if (label == word) return set(value);
+              known += (known.empty() ? "" : ", ") + label;
+            }
+            refuse_value(name, word, "one of " + known);
+          },
+          description)
+      ->type_name(type + "}");
 }
 /// An option that takes a number in [low, high]; anything else is an Error(kUsage) that says so.
 CLI::Option* add_number(CLI::App& app, const std::string& name, double low, double high,

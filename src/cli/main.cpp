@@ -45,12 +45,14 @@ void refuse_empty_names(CLI::App& app) {
   }
 }
 
-// CLI11's "--stats: At Most 1 required but received 2" and "--stats: 1 required TEXT missing".
+// CLI11's "--stats: At Most 1 required but received 2" and "--stats: 1 required FILE missing".
 std::string plain_words(const CLI::ParseError& error) {
   std::string text = error.what();
   const std::string option = text.substr(0, text.find(": "));
   if (text.find(": At Most 1 required") != std::string::npos) return option + ": given twice";
-  if (text.ends_with(": 1 required TEXT missing")) return option + ": needs a value";
+  if (text.starts_with(option + ": 1 required ") && text.ends_with(" missing")) {
+    return option + ": needs a value";
+  }
   return text;
 }
 

@@ -237,18 +237,25 @@ void add_ablate(CLI::App& app, int& exit_code) {
   CLI::App* verb = app.add_subcommand(
       "ablate", "Do one piece of work in several ways on a GPU: what does each step gain?");
   verb->add_option("folders", arguments->folders,
-                   "Recorded cases (capture); without any, scenes are generated");
-  verb->add_option("--device", arguments->device, "cuda[:N]")->capture_default_str();
-  verb->add_option("-m,--model", arguments->model, "Do the same for the network of this model");
-  verb->add_option("--image", arguments->image, "The network's picture");
+                   "Recorded cases (capture); without any, scenes are generated")
+      ->type_name("DIR");
+  verb->add_option("--device", arguments->device, "cuda[:N]")
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  verb->add_option("-m,--model", arguments->model, "Do the same for the network of this model")
+      ->type_name("MODEL");
+  verb->add_option("--image", arguments->image, "The network's picture")->type_name("FILE");
   verb->add_option("--queries", arguments->queries, "Queries of the generated scenes")
+      ->type_name("N,...")
       ->capture_default_str();
   add_integer(*verb, "--survivors", 1, kMostQueries, arguments->survivors,
               "Detections in each (25)");
   verb->add_option("--image-size", arguments->image_size, "Their picture, HxW")
+      ->type_name("HxW")
       ->capture_default_str();
   verb->add_option("--save", arguments->save,
-                   "Write the generated scenes to DIR/QUERIES/case, for other programs");
+                   "Write the generated scenes to DIR/QUERIES/case, for other programs")
+      ->type_name("DIR");
   add_integer(*verb, "--max-cases", 1, 1000000, arguments->max_cases, "The first N cases (3)");
   add_integer(*verb, "--rounds", 1, 100000, arguments->rounds, "Timed calls of each way (50)");
   add_integer(*verb, "--warmup", 0, 100000, arguments->warmup, "Calls before them (5)");

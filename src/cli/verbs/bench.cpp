@@ -220,10 +220,12 @@ void add_bench(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("bench", "Time every stage of a model on this machine");
   add_model_options(*verb, arguments->common);
   verb->add_option("--batch", arguments->batches, "Batch sizes of the network, such as 1,8,32")
+      ->type_name("N,...")
       ->capture_default_str();
   verb->add_option("--image-size", arguments->image_size, "Synthetic picture, HxW")
+      ->type_name("HxW")
       ->capture_default_str();
-  verb->add_option("--image", arguments->image, "A real picture instead");
+  verb->add_option("--image", arguments->image, "A real picture instead")->type_name("FILE");
   add_integer(*verb, "--rounds", 1, 100000, arguments->rounds, "Timed calls of each stage (20)");
   add_integer(*verb, "--warmup", 0, 100000, arguments->warmup, "Calls before them (3)");
   add_convention_options(*verb, arguments->predict);
@@ -234,10 +236,13 @@ void add_bench(CLI::App& app) {
                  "the device's peak and cuBLASLt");
   VideoBenchArguments& video = arguments->video;
   verb->add_option(
-      "--video", video.files,
-      "Instead: the pipeline over this clip, scaled to each size; one of several clips "
-      "that has a size is taken as it is");
-  verb->add_option("--video-sizes", video.sizes, "WxH, separated by commas")->capture_default_str();
+          "--video", video.files,
+          "Instead: the pipeline over this clip, scaled to each size; one of several clips "
+          "that has a size is taken as it is")
+      ->type_name("FILE");
+  verb->add_option("--video-sizes", video.sizes, "WxH, separated by commas")
+      ->type_name("WxH,...")
+      ->capture_default_str();
   add_integer(*verb, "--video-frames", 20, 1000000, video.frames,
               "--video: frames of a run, at least (600)");
   add_integer(*verb, "--video-streams", 0, 64, video.streams,

@@ -134,17 +134,20 @@ void add_capture(CLI::App& app, int& exit_code) {
       "capture", "Record inputs and answers of the stages around the network, for replay");
   add_model_options(*verb, arguments->common);
   verb->remove_option(verb->get_option("--stats"));
-  verb->add_option("inputs", arguments->inputs, "Pictures, folders of them, videos, as predict's");
-  verb->add_option("-o,--output", arguments->output, "A new or empty folder")->required();
+  verb->add_option("inputs", arguments->inputs, "Pictures, folders of them, videos, as predict's")
+      ->type_name("INPUT");
+  verb->add_option("-o,--output", arguments->output, "A new or empty folder")
+      ->type_name("DIR")
+      ->required();
   add_choice<std::string>(
       *verb, "--stage",
       {{"both", "both"}, {"preprocess", "preprocess"}, {"postprocess", "postprocess"}},
-      [arguments](const std::string& value) { arguments->stage = value; },
-      "preprocess, postprocess or both (default)");
+      [arguments](const std::string& value) { arguments->stage = value; }, "What to record (both)");
   add_integer(*verb, "--count", 1, 100000, arguments->count, "Frames to record (10)");
   add_integer(*verb, "--every", 1, 1000000000, arguments->input.video.every,
               "Video: every Nth frame");
-  verb->add_option("--crop", arguments->crop, "Only the middle HxW of every picture");
+  verb->add_option("--crop", arguments->crop, "Only the middle HxW of every picture")
+      ->type_name("HxW");
   verb->add_flag("--survivors", arguments->survivors,
                  "Store only queries with a detection, and a few weaker ones");
   add_integer(*verb, "--weaker", 0, 100000, arguments->weaker, "How many (8)");

@@ -63,7 +63,8 @@ std::string fish_script(const CLI::App& app) {
 void add_completion(CLI::App& app) {
   auto shell = std::make_shared<std::string>();
   CLI::App* verb = app.add_subcommand("completion", "Print a completion script for a shell");
-  verb->add_option("shell", *shell, "bash, zsh or fish")
+  verb->add_option("shell", *shell, "Which shell")
+      ->type_name("{bash,zsh,fish}")
       ->required()
       ->check(CLI::IsMember({"bash", "zsh", "fish"}).description(""));
   verb->footer("Example: source <(rfseg completion bash)");

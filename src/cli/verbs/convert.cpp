@@ -19,12 +19,18 @@ void add_convert(CLI::App& app) {
   auto arguments = std::make_shared<ConvertArguments>();
   CLI::App* verb =
       app.add_subcommand("convert", "Write the tensors that inference uses as .safetensors");
-  verb->add_option("model", arguments->model, "Checkpoint or variant name")->required();
-  verb->add_option("output", arguments->output, "OUT.safetensors, or - for stdout")->required();
-  verb->add_option("--dtype", arguments->dtype, "f32 (default) or f16")
+  verb->add_option("model", arguments->model, "Checkpoint or variant name")
+      ->type_name("MODEL")
+      ->required();
+  verb->add_option("output", arguments->output, ".safetensors to write, or - for stdout")
+      ->type_name("FILE")
+      ->required();
+  verb->add_option("--dtype", arguments->dtype, "How numbers are stored (f32)")
+      ->type_name("{f32,f16}")
       ->check(CLI::IsMember({"f32", "f16"}).description(""));
   verb->add_option("--variant", arguments->options.variant,
-                   "Decides the variant where the file does not");
+                   "Decides the variant where the file does not")
+      ->type_name("NAME");
   verb->footer("Example: rfseg convert checkpoint_best_total.pth model.safetensors --dtype f16");
   verb->callback([arguments] {
     const std::string path = resolve_model_path(arguments->model);

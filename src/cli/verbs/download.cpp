@@ -45,11 +45,14 @@ void add_download(CLI::App& app) {
   auto variant = std::make_shared<std::string>();
   auto output = std::make_shared<std::string>();
   CLI::App* verb = app.add_subcommand("download", "Fetch the official weights of a variant");
-  verb->add_option("variant", *variant, "One of " + known_variants())->required();
+  verb->add_option("variant", *variant, "One of " + known_variants())
+      ->type_name("VARIANT")
+      ->required();
   verb->add_option(
-      "-o,--output", *output,
-      "File to write; default: the cache, $RF_HOME or ~/.roboflow/models, where -m VARIANT "
-      "finds it");
+          "-o,--output", *output,
+          "File to write; default: the cache, $RF_HOME or ~/.roboflow/models, where -m VARIANT "
+          "finds it")
+      ->type_name("FILE");
   verb->footer("Example: rfseg download seg-nano && rfseg predict -m seg-nano photo.jpg");
   verb->callback([variant, output] { run_download(*variant, *output); });
 }

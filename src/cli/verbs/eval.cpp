@@ -33,10 +33,15 @@ void run_eval(const EvalArguments& arguments) {
 void add_eval(CLI::App& app) {
   auto arguments = std::make_shared<EvalArguments>();
   CLI::App* verb = app.add_subcommand("eval", "COCO average precision and recall of results");
-  verb->add_option("--gt", arguments->ground_truth, "INSTANCES.json with the annotations")
+  verb->add_option("--gt", arguments->ground_truth, "COCO instances .json with the annotations")
+      ->type_name("FILE")
       ->required();
-  verb->add_option("--results", arguments->results, "COCO results array")->required();
-  verb->add_option("--iou", arguments->iou, "segm (default) or bbox")
+  verb->add_option("--results", arguments->results,
+                   "COCO results array, as predict -o OUT.json writes it")
+      ->type_name("FILE")
+      ->required();
+  verb->add_option("--iou", arguments->iou, "What is compared, masks or boxes (segm)")
+      ->type_name("{segm,bbox}")
       ->check(CLI::IsMember({"bbox", "segm"}).description(""));
   verb->add_flag("--json", arguments->json, "The twelve numbers as one JSON object");
   verb->footer("Example: rfseg eval --gt instances_val2017.json --results results.json --iou segm");

@@ -101,12 +101,15 @@ void add_forward(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("forward", "Run the network alone on normalised pixels");
   add_model_options(*verb, arguments->common);
   verb->add_option("--input", arguments->input, "float32 [B,3,H,W] .npy, already normalised")
+      ->type_name("FILE")
       ->required();
   verb->add_option("-o,--output", arguments->output, "Folder for boxes.npy, logits.npy, masks.npy")
+      ->type_name("DIR")
       ->required();
   verb->add_flag("--trace", arguments->trace,
                  "Also write every named intermediate point, through the path without rewrites");
-  verb->add_option("--topk", arguments->topk, "int32 [B,Q] .npy: forces the two-stage selection");
+  verb->add_option("--topk", arguments->topk, "int32 [B,Q] .npy: forces the two-stage selection")
+      ->type_name("FILE");
   verb->footer("Example: rfseg forward -m model.pth --input x.npy -o out --trace");
   verb->callback([arguments] { run_forward(*arguments); });
 }

@@ -169,11 +169,13 @@ void run_info(const InfoArguments& arguments) {
 void add_info(CLI::App& app) {
   auto arguments = std::make_shared<InfoArguments>();
   CLI::App* verb = app.add_subcommand("info", "Describe a model, or without one this program");
-  verb->add_option("model", arguments->model, "Checkpoint or variant name");
+  verb->add_option("model", arguments->model, "Checkpoint or variant name")->type_name("MODEL");
   verb->add_option("--variant", arguments->common.model_options.variant,
-                   "Decides the variant where the file does not");
+                   "Decides the variant where the file does not")
+      ->type_name("NAME");
   verb->add_option("--shape", arguments->common.shape,
-                   "Network input HxW other than the checkpoint's");
+                   "Network input HxW other than the checkpoint's")
+      ->type_name("HxW");
   add_runtime_options(*verb, arguments->common);
   verb->add_flag("--json", arguments->json, "Everything, tensors included, as JSON");
   verb->footer("Example: rfseg info checkpoint_best_total.pth --json");

@@ -305,21 +305,25 @@ void add_parity(CLI::App& app, int& exit_code) {
       "parity", "Compare two runs, detection by detection: result files, or two backends");
   verb->add_option("inputs", arguments->inputs,
                    "RUN_A RUN_B: two .jsonl or two COCO .json; with -m: pictures, folders, videos, "
-                   "or a COCO instances .json that lists pictures");
-  verb->add_option("-m,--model", arguments->model, "Checkpoint to run with --a and with --b");
-  verb->add_option("--a", arguments->a, "cpu, reference or cuda[:N], also with :PRECISION");
-  verb->add_option("--b", arguments->b, "The same, for the other run");
+                   "or a COCO instances .json that lists pictures")
+      ->type_name("INPUT");
+  verb->add_option("-m,--model", arguments->model, "Checkpoint to run with --a and with --b")
+      ->type_name("MODEL");
+  verb->add_option("--a", arguments->a, "cpu, reference or cuda[:N], also with :PRECISION")
+      ->type_name("SPEC");
+  verb->add_option("--b", arguments->b, "The same, for the other run")->type_name("SPEC");
   add_bound_options(*verb, *arguments);
   verb->add_flag("--json", arguments->json, "The report as one JSON object");
-  verb->add_option("--variant", arguments->variant, "As predict's");
-  verb->add_option("--shape", arguments->shape, "As predict's");
+  verb->add_option("--variant", arguments->variant, "As predict's")->type_name("NAME");
+  verb->add_option("--shape", arguments->shape, "As predict's")->type_name("HxW");
   add_integer(*verb, "--threads", 1, 1024, arguments->threads, "As predict's");
   add_integer(*verb, "--batch", 1, 1024, arguments->pipeline.batch, "As predict's");
   add_integer(*verb, "--depth", 1, 64, arguments->pipeline.depth, "As predict's");
   add_integer(*verb, "--every", 1, 1000000000, arguments->input.video.every, "As predict's");
   verb->add_flag("--no-exif", arguments->no_exif, "As predict's");
   verb->add_option("--image-root", arguments->image_root,
-                   "Folder of the pictures that an instances .json lists (its own)");
+                   "Folder of the pictures that an instances .json lists (its own)")
+      ->type_name("DIR");
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
   verb->footer(

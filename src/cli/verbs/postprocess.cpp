@@ -210,20 +210,29 @@ void run_postprocess(const PostprocessArguments& arguments) {
 void add_postprocess(CLI::App& app) {
   auto arguments = std::make_shared<PostprocessArguments>();
   CLI::App* verb = app.add_subcommand("postprocess", "Turn raw network outputs into detections");
-  verb->add_option("--boxes", arguments->boxes, "[B,Q,4] .npy, cx,cy,w,h normalised")->required();
-  verb->add_option("--logits", arguments->logits, "[B,Q,K] .npy")->required();
-  verb->add_option("--masks", arguments->masks, "[B,Q,h,w] .npy; without it no masks");
-  verb->add_option("--image-size", arguments->image_size, "Size of the picture, HxW")->required();
+  verb->add_option("--boxes", arguments->boxes, "[B,Q,4] .npy, cx,cy,w,h normalised")
+      ->type_name("FILE")
+      ->required();
+  verb->add_option("--logits", arguments->logits, "[B,Q,K] .npy")->type_name("FILE")->required();
+  verb->add_option("--masks", arguments->masks, "[B,Q,h,w] .npy; without it no masks")
+      ->type_name("FILE");
+  verb->add_option("--image-size", arguments->image_size, "Size of the picture, HxW")
+      ->type_name("HxW")
+      ->required();
   verb->add_option("--class-map", arguments->class_map,
-                   "MAP.json: output class id of each column, -1 drops");
+                   "MAP.json: output class id of each column, -1 drops")
+      ->type_name("FILE");
   verb->add_option("--transform", arguments->transform,
-                   "T.json: letterbox, centre crop, static crop");
+                   "T.json: letterbox, centre crop, static crop")
+      ->type_name("FILE");
   add_runtime_options(*verb, arguments->common);
   verb->add_option("--stats", arguments->common.stats,
-                   "Write times, backend and counts as JSON to this file");
+                   "Write times, backend and counts as JSON to this file")
+      ->type_name("FILE");
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
-  verb->add_option("-o,--output", arguments->output, "OUT.jsonl; default: stdout");
+  verb->add_option("-o,--output", arguments->output, "OUT.jsonl; default: stdout")
+      ->type_name("FILE");
   verb->footer(
       "Example: rfseg postprocess --boxes boxes.npy --logits logits.npy --masks masks.npy "
       "--image-size 480x640 -o out.jsonl");

@@ -378,9 +378,10 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
 
 void add_input_options(CLI::App& verb, PredictArguments& arguments) {
   verb.add_option(
-      "inputs", arguments.inputs,
-      "Pictures, folders of them, videos, their URLs, /dev/videoN, or - for a list of paths on "
-      "stdin");
+          "inputs", arguments.inputs,
+          "Pictures, folders of them, videos, their URLs, /dev/videoN, or - for a list of paths on "
+          "stdin")
+      ->type_name("INPUT");
   verb.add_flag("--no-exif", arguments.no_exif, "Do not turn pictures upright");
   add_integer(verb, "--every", 1, 1000000000, arguments.input.video.every,
               "Video: every Nth frame");
@@ -414,11 +415,11 @@ void add_input_options(CLI::App& verb, PredictArguments& arguments) {
 
 void add_output_options(CLI::App& verb, PredictArguments& arguments) {
   verb.add_option("-o,--output", arguments.output,
-                  "OUT.jsonl or OUT.json (COCO); default (-): JSON lines on stdout");
+                  "Results: .jsonl, or .json for COCO's form; default (-): JSON lines on stdout")
+      ->type_name("FILE");
   add_choice<std::string>(
       verb, "--format", {{"jsonl", "jsonl"}, {"coco", "coco"}},
-      [&](const std::string& value) { arguments.format = value; },
-      "jsonl or coco; default: by OUT's name");
+      [&](const std::string& value) { arguments.format = value; }, "Default: by the name of -o");
   add_choice<MaskFormat>(
       verb, "--masks",
       {{"rle", MaskFormat::kRle},
@@ -426,11 +427,14 @@ void add_output_options(CLI::App& verb, PredictArguments& arguments) {
        {"dense", MaskFormat::kDense},
        {"none", MaskFormat::kNone}},
       [&](MaskFormat value) { arguments.predict.masks = value; },
-      "rle (default), polygon, dense (one PNG an instance next to OUT) or none");
+      "rle (default): COCO run lengths; dense: a PNG for each object, next to the file of -o");
   verb.add_option("--image-ids", arguments.image_ids,
-                  "INSTANCES.json whose file names give the COCO image ids");
-  verb.add_option("--overlay", arguments.overlay, "Folder for annotated pictures and videos");
-  verb.add_option("--report", arguments.report, "Self-contained HTML page of the results");
+                  "COCO instances .json whose file names give the image ids")
+      ->type_name("FILE");
+  verb.add_option("--overlay", arguments.overlay, "Folder for annotated pictures and videos")
+      ->type_name("DIR");
+  verb.add_option("--report", arguments.report, "Self-contained HTML page of the results")
+      ->type_name("FILE");
   verb.add_option("--report-title", arguments.report_title, "Title of the page");
   verb.add_option("--report-notice", arguments.report_notice,
                   "A statement shown first on the page");

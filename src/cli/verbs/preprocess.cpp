@@ -47,13 +47,19 @@ void run_preprocess(const PreprocessArguments& arguments) {
 void add_preprocess(CLI::App& app) {
   auto arguments = std::make_shared<PreprocessArguments>();
   CLI::App* verb = app.add_subcommand("preprocess", "Write a picture as the network sees it");
-  verb->add_option("image", arguments->image, "JPEG, PNG, BMP, PPM, WebP or TIFF")->required();
-  verb->add_option("--size", arguments->size, "Network input: R for RxR, or HxW")->required();
+  verb->add_option("image", arguments->image, "JPEG, PNG, BMP, PPM, WebP or TIFF")
+      ->type_name("FILE")
+      ->required();
+  verb->add_option("--size", arguments->size, "Network input: R for RxR, or HxW")
+      ->type_name("HxW")
+      ->required();
   add_convention_options(*verb, arguments->predict);
   verb->add_option("--device", arguments->device, "auto and cpu: the CPU; cuda[:N]: a GPU")
+      ->type_name("DEVICE")
       ->capture_default_str();
   verb->add_flag("--no-exif", arguments->no_exif, "Do not turn the picture upright");
   verb->add_option("-o,--output", arguments->output, "float32 [1,3,H,W] .npy, - for stdout")
+      ->type_name("FILE")
       ->required();
   verb->footer("Example: rfseg preprocess photo.jpg --size 312 --resize pil -o x.npy");
   verb->callback([arguments] { run_preprocess(*arguments); });

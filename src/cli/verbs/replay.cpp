@@ -213,7 +213,9 @@ void add_replay(CLI::App& app, int& exit_code) {
   auto arguments = std::make_shared<ReplayArguments>();
   CLI::App* verb = app.add_subcommand(
       "replay", "Check recorded cases on a backend, and time it if every answer is right");
-  verb->add_option("folders", arguments->folders, "Folders that capture wrote")->required();
+  verb->add_option("folders", arguments->folders, "Folders that capture wrote")
+      ->type_name("DIR")
+      ->required();
   add_choice<Backend>(
       *verb, "--backend",
       {{"auto", Backend::kAuto},
@@ -221,14 +223,14 @@ void add_replay(CLI::App& app, int& exit_code) {
        {"cpu", Backend::kCpu},
        {"cuda", Backend::kCuda}},
       [arguments](Backend value) { arguments->model_options.backend = value; },
-      "reference, cpu (default) or cuda");
+      "Which implementation; auto: cpu, or cuda with --device cuda");
   verb->add_option("--device", arguments->model_options.device, "auto, cpu or cuda[:N]")
+      ->type_name("DEVICE")
       ->capture_default_str();
   add_choice<std::string>(
       *verb, "--stage",
       {{"both", "both"}, {"preprocess", "preprocess"}, {"postprocess", "postprocess"}},
-      [arguments](const std::string& value) { arguments->stage = value; },
-      "preprocess, postprocess or both (default)");
+      [arguments](const std::string& value) { arguments->stage = value; }, "What to replay (both)");
   add_integer(*verb, "--max-cases", 1, 1000000, arguments->max_cases, "The first N only");
   add_integer(*verb, "--warmup", 0, 100000, arguments->warmup, "Rounds before the timed ones (3)");
   add_integer(*verb, "--repeats", 1, 100000, arguments->repeats, "Timed rounds of all cases (20)");
