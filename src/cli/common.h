@@ -1,12 +1,11 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <functional>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/log.h"
 #include "rfseg/model.h"
 #include "rfseg/options.h"
 
@@ -23,19 +22,10 @@ struct CommonOptions {
   ModelOptions resolved() const;
 };
 
-/// -q, -v, --log-level on the program.
-void add_log_options(CLI::App& app);
+/// Messages up to this level go to stderr, one a line.
+void log_to_stderr(LogLevel level);
 /// Whether errors alone are to be seen (--quiet); no progress either then.
 bool is_quiet();
-/// -m, --variant, --shape, --device, --precision, --threads, --backend, --stats.
-void add_model_options(CLI::App& app, CommonOptions& options);
-void add_runtime_options(CLI::App& app, CommonOptions& options);
-/// --like, --resize.
-void add_convention_options(CLI::App& app, PredictOptions& options);
-/// --threshold, --class-threshold, --max-detections, --num-select, --classes, --keep, --drop.
-/// `files` gets the names of the files that the options read.
-void add_selection_options(CLI::App& app, PredictOptions& options, std::vector<std::string>& files);
-
 /// "HxW" or one number for a square, as rows, columns, each 1 to `max_side`. Throws Error(kUsage)
 /// naming `option`.
 std::pair<int, int> parse_size(const std::string& text, const char* option, int max_side = 65535);
@@ -49,34 +39,6 @@ std::vector<std::string> read_class_file(const std::string& path);
 /// Throws Error(kUsage): "NAME: 'VALUE' is not ACCEPTED".
 [[noreturn]] void refuse_value(const std::string& name, const std::string& value,
                                const std::string& accepted);
-
-/// An option that takes one of a few words. Anything else is an Error(kUsage) that lists them.
-template <class T>
-CLI::Option* add_choice(CLI::App& app, const std::string& name,
-                        std::vector<std::pair<std::string, T>> choices, std::function<void(T)> set,
-                        const std::string& description) {
-  std::string type;
-  for (const auto& [label, value] : choices) type += (type.empty() ? "{" : ",") + label;
-  return app
-      .add_option_function<std::string>(
-          name,
-          [name, choices = std::move(choices), set = std::move(set)](const std::string& word) {
-            std::string known;
-            for (const auto& [label, value] : choices) {
-              if (label == word) return set(value);
-              known += (known.empty() ? "" : ", ") + label;
-            }
-            refuse_value(name, word, "one of " + known);
-          },
-          description)
-      ->type_name(type + "}");
-}
-/// An option that takes a number in [low, high]; anything else is an Error(kUsage) that says so.
-CLI::Option* add_number(CLI::App& app, const std::string& name, double low, double high,
-                        std::function<void(double)> set, const std::string& description);
-/// The same for whole numbers.
-CLI::Option* add_integer(CLI::App& app, const std::string& name, int low, int high, int& value,
-                         const std::string& description);
 
 /// True once the user pressed Ctrl-C (or SIGTERM came).
 bool interrupted();
@@ -105,6 +67,11 @@ void refuse_equal_outputs(const std::vector<std::pair<std::string, std::string>>
 /// Refuses an output that is one of the inputs. Throws Error(kUsage) naming both.
 void refuse_overwriting_input(const std::string& output, const std::vector<std::string>& inputs,
                               const char* option);
+/// Refuses an output file whose folder is missing, before any work is done for it. `made` is a
+/// folder that will be created with its parents before the file is. Throws Error(kOutput) naming
+/// both.
+void refuse_missing_folder(const std::string& path, const char* option,
+                           const std::string& made = "");
 /// Creates a folder with its parents. Throws Error(kOutput).
 void create_folder(const std::string& path);
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/unknown_words.h"
 #include "cli/verbs.h"
 #include "core/log.h"
@@ -67,7 +67,8 @@ int run(int argc, char** argv) {
   app.footer(
       "Example: rfseg predict -m model.pth photo.jpg -o result.json --overlay out\n"
       "Every verb has --help. Exit codes: 0 done, 1 some inputs failed, 2 bad usage, 3 bad model,\n"
-      "4 no input readable, 5 device, 6 output, 130 interrupted.");
+      "4 no input readable, 5 device or memory, 6 output, 70 a fault of rfseg itself,\n"
+      "130 interrupted.");
   int exit_code = 0;
   rfseg::cli::add_log_options(app);
   rfseg::cli::add_predict(app, exit_code);

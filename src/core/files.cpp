@@ -137,7 +137,14 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
   // It is short, so that the target's own name may be as long as the file system allows.
   temporary_ = (std::filesystem::path(path_).parent_path() / ".rfseg-XXXXXX.part").string();
   const int descriptor = mkstemps(temporary_.data(), 5);
-  if (descriptor < 0) fail_output(path_, "create");
+  if (descriptor < 0) {
+    const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
+    if (errno == ENOENT && !folder.empty()) {
+      throw Error(ErrorCode::kOutput,
+                  fmt::format("{}: cannot create: there is no folder {}", path_, folder.string()));
+    }
+    fail_output(path_, "create");
+  }
   registration_ = register_temporary(temporary_.c_str());
   const mode_t mask = umask(0);
   umask(mask);

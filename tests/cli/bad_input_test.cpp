@@ -97,6 +97,29 @@ TEST_F(BadInputTest, OutputsThatCannotBeWrittenAreSix) {
   EXPECT_EQ(files(), (std::vector<std::string>{"file"}));
 }
 
+// A model that is not there would be exit code 3: the folder is looked for first.
+TEST_F(BadInputTest, AMissingFolderIsNamedBeforeAnyWork) {
+  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
+           {"predict", "-m", "gone.pth", pictures_[0], "-o", "no/r.jsonl"},
+           {"predict", "-m", "gone.pth", pictures_[0], "--stats", "no/s.json"},
+           {"predict", "-m", "gone.pth", pictures_[0], "--report", "no/r.html", "--overlay", "out"},
+           {"forward", "-m", "gone.pth", "--input", "x.npy", "-o", "out", "--stats", "no/s.json"},
+           {"preprocess", "gone.jpg", "--size", "24", "-o", "no/x.npy"},
+           {"postprocess", "--boxes", "b.npy", "--logits", "l.npy", "--image-size", "48x64", "-o",
+            "no/r.jsonl"},
+           {"convert", model(), "no/m.safetensors"},
+           {"download", "seg-nano", "-o", "no/m.pth"},
+           {"bench", "-m", "gone.pth", "--stats", "no/s.json"}}) {
+    expect_failure(run(words), 6, "there is no folder no");
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+  // --overlay makes its folder, with those above it.
+  const auto made = run({"predict", "-m", model(), pictures_[0], "--overlay", "out/new", "-o",
+                         "out/r.jsonl", "--report", "out/new/r.html"});
+  EXPECT_EQ(made.code, 0) << made.err;
+  EXPECT_EQ(files().size(), 3u);
+}
+
 TEST_F(BadInputTest, AClosedPipeIsAnOutputErrorNotADeath) {
   // The shell of std::system has no PIPESTATUS.
   const auto piped = run(

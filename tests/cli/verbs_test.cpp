@@ -24,6 +24,19 @@ TEST_F(VerbsTest, HelpHasAnExampleForEveryVerb) {
     EXPECT_EQ(help.code, 0) << verb;
     EXPECT_NE(help.out.find("Example: "), std::string::npos) << help.out;
   }
+  EXPECT_NE(all.out.find("70 a fault of rfseg itself"), std::string::npos) << all.out;
+  const auto predict = run({"predict", "--help"});
+  for (const char* option :
+       {"--output FILE", "--overlay DIR", "--every INT", "--start FLOAT", "--shape HxW",
+        "--class-threshold NAME=T", "--masks {rle,polygon,dense,none}"}) {
+    EXPECT_NE(predict.out.find(option), std::string::npos) << option;
+  }
+  // Post-processing resizes nothing and has no weights.
+  const auto postprocess = run({"postprocess", "--help"});
+  EXPECT_NE(postprocess.out.find("--like"), std::string::npos);
+  for (const char* option : {"--resize", "--weights-cache"}) {
+    EXPECT_EQ(postprocess.out.find(option), std::string::npos) << option;
+  }
   const auto version = run({"--version"});
   EXPECT_EQ(version.code, 0);
   EXPECT_EQ(version.out.rfind("rfseg ", 0), 0u);

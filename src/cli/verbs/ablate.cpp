@@ -3,9 +3,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/run_pair.h"
 #include "cli/verbs.h"

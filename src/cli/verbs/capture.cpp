@@ -3,7 +3,7 @@
 #include <iostream>
 #include <memory>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "core/log.h"

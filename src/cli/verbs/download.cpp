@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "core/log.h"
@@ -22,6 +22,7 @@ std::string known_variants() {
 
 void run_download(const std::string& variant, const std::string& output) {
   refuse_dash(output, "-o", "a file");
+  refuse_missing_folder(output, "-o");
   const WeightsRelease& release = weights_release(variant);
   log_info(fmt::format(
       "{}: the weights are under the licence {}{}", variant, release.license,

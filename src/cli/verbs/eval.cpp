@@ -1,7 +1,8 @@
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 #include "eval/coco_eval.h"
 

@@ -3,8 +3,9 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -23,6 +24,7 @@ struct ForwardArguments {
 
 void run_forward(const ForwardArguments& arguments) {
   refuse_dash(arguments.output, "-o", "a folder");
+  refuse_missing_folder(arguments.common.stats, "--stats", arguments.output);
   ModelOptions options = arguments.common.resolved();
   if (arguments.trace) {
     // The fast CPU path has no named points.

@@ -2,9 +2,10 @@
 
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint.h"
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/cpu.h"
 #include "engine/engine.h"

@@ -7,8 +7,9 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/run_pair.h"
 #include "cli/verbs.h"
 #include "core/log.h"
@@ -224,7 +225,8 @@ std::string table(const ParityReport& report, const Sides& sides) {
                         report.mask_pairs, report.identical_share());
   }
   if (report.one_sided_masks > 0) {
-    text += fmt::format("{:<28} {}\n", "masks on one side only", report.one_sided_masks);
+    text += fmt::format("{:<28} {} of {} (counted above as IoU 0 and not identical)\n",
+                        "masks on one side only", report.one_sided_masks, report.mask_pairs);
   }
   for (const auto& [title, names] : {std::pair{"pictures only in A", &report.only_a},
                                      std::pair{"pictures only in B", &report.only_b}}) {

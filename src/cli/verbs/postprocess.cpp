@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/cuda/usable.h"
 #include "core/files.h"
@@ -128,6 +128,8 @@ void run_postprocess(const PostprocessArguments& arguments) {
   refuse_overwriting_input(arguments.common.stats, inputs, "--stats");
   refuse_equal_outputs({{"-o", arguments.output.empty() ? "-" : arguments.output},
                         {"--stats", arguments.common.stats}});
+  refuse_missing_folder(arguments.output, "-o");
+  refuse_missing_folder(arguments.common.stats, "--stats");
   if (std::filesystem::path(arguments.output).extension() == ".json") {
     throw Error(ErrorCode::kUsage,
                 fmt::format("-o {}: what is written is JSON lines; name the file .jsonl",
@@ -229,7 +231,7 @@ void add_postprocess(CLI::App& app) {
   verb->add_option("--stats", arguments->common.stats,
                    "Write times, backend and counts as JSON to this file")
       ->type_name("FILE");
-  add_convention_options(*verb, arguments->predict);
+  add_like_option(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
   verb->add_option("-o,--output", arguments->output, "OUT.jsonl; default: stdout")
       ->type_name("FILE");

@@ -5,11 +5,12 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <set>
 
-#include "cli/common.h"
 #include "cli/image_ids.h"
 #include "cli/input_set.h"
+#include "cli/options.h"
 #include "cli/overlay_files.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
@@ -262,6 +263,10 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   paths.push_back(arguments.image_ids);
   for (const Input& input : inputs) paths.push_back(input.path);
   for (const auto& [option, path] : outputs) refuse_overwriting_input(path, paths, option.c_str());
+
+  for (const auto& [option, path] : outputs) {
+    refuse_missing_folder(path, option.c_str(), arguments.overlay);
+  }
 
   LoadedModel model;
   load_model(arguments.common.model, arguments.common.resolved(), model);

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "cli/common.h"
+#include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/npy.h"
 #include "core/tensor.h"
@@ -22,6 +22,7 @@ struct PreprocessArguments {
 void run_preprocess(const PreprocessArguments& arguments) {
   const std::string output = output_path(arguments.output);
   refuse_overwriting_input(output, {arguments.image}, "-o");
+  refuse_missing_folder(output, "-o");
   PreprocessSpec spec;
   std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size", 8192);
   spec.resize = arguments.predict.resize.value_or(
