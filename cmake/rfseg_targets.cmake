@@ -56,6 +56,13 @@ function(rfseg_add_test stage)
                                                    ${PROJECT_SOURCE_DIR}/include)
   target_compile_definitions(test_${stage} PRIVATE RFSEG_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                                                    RFSEG_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  # Tests are compiled more often than they are run, and what they test is optimised. Emulated
+  # kernels are in the tests themselves.
+  if(NOT stage MATCHES "emulation")
+    set(level $<IF:$<BOOL:${RFSEG_SANITIZE}>,-O0,-O1>)
+    target_compile_options(test_${stage} PRIVATE
+      $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<CONFIG:Debug>>>:${level}>)
+  endif()
   include(GoogleTest)
   gtest_discover_tests(test_${stage} TEST_PREFIX "${stage}." DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES
                        PROPERTIES TIMEOUT 600)

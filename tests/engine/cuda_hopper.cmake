@@ -5,3 +5,10 @@ rfseg_add_test(engine_cuda_hopper
   DEPENDS rfseg_engine CUDA::cudart_static)
 rfseg_add_test(engine_cuda_hopper_block SOURCES cuda_hopper_block_test.cu
   DEPENDS rfseg_engine CUDA::cudart_static)
+# What other GPUs would skip need not be compiled for them.
+set(hopper_architectures ${CMAKE_CUDA_ARCHITECTURES})
+list(FILTER hopper_architectures INCLUDE REGEX "^90a")
+if(hopper_architectures)
+  set_target_properties(test_engine_cuda_hopper test_engine_cuda_hopper_block PROPERTIES
+                        CUDA_ARCHITECTURES "${hopper_architectures}")
+endif()
