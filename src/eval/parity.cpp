@@ -268,6 +268,10 @@ std::vector<std::string> violations(const ParityReport& report, const ParityBoun
       lines.push_back(fmt::format("{}: there are no masks to compare", what));
     } else if (!none && !(value >= *bound)) {
       lines.push_back(fmt::format("{} {:.6g} is under {:.6g}", what, value, *bound));
+      if (report.one_sided_masks > 0) {
+        lines.back() += fmt::format("; {} of {} matched detections have a mask on one side only",
+                                    report.one_sided_masks, report.mask_pairs);
+      }
     }
   };
   if (!report.only_a.empty() || !report.only_b.empty()) {
