@@ -59,7 +59,10 @@ function(rfseg_add_test stage)
   # Tests are compiled more often than they are run, and what they test is optimised. Emulated
   # kernels are in the tests themselves.
   if(NOT stage MATCHES "emulation")
-    set(level $<IF:$<BOOL:${RFSEG_SANITIZE}>,-O0,-O1>)
+    set(level -O1)
+    if(RFSEG_SANITIZE)
+      set(level -O0)
+    endif()
     target_compile_options(test_${stage} PRIVATE
       $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<CONFIG:Debug>>>:${level}>)
   endif()
