@@ -40,6 +40,7 @@ if(RFSEG_VIDEO)
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_gpu.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_open.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_seek.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/recovery_point.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/support.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/watch.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/writer.cpp)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "media/libav/group_starts.h"
+#include "media/libav/recovery_point.h"
 
 // A byte for the codec, two for the size of the parameters, these, then packets behind two bytes of
 // size each.
@@ -39,6 +40,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
     packet.pts = packet.dts = static_cast<int64_t>(at);  // each later than the one before
     packet.flags = (data[0] & 2) != 0 ? 0 : AV_PKT_FLAG_KEY;
     if (begins(packet) && packet.flags == 0) std::abort();
+    const bool gradual = rfseg::libav::refreshes_gradually(*stream, packet);
+    if (gradual && stream->codec_id != AV_CODEC_ID_H264) std::abort();
   }
   stream->extradata = nullptr;
   avcodec_parameters_free(&stream);

@@ -82,6 +82,10 @@ def make_videos():
     ffmpeg("-i", path("plain.mp4"), "-c", "copy", "-frames:v", "20", "-mpegts_flags", "+resend_headers",
            *EXACT, path("stream.ts"))
     ffmpeg("-i", path("plain.mp4"), "-c", "copy", *EXACT, path("plain.mkv"))
+    # No key picture but the first; a refresh begins every 8 pictures.
+    ffmpeg(*source("64x48", 40), *x264("intra-refresh=1", "bframes=0", crf=40), "-pix_fmt", "yuv420p",
+           *EXACT, path("intra_refresh.mp4"))
+    ffmpeg("-i", path("intra_refresh.mp4"), "-c", "copy", *EXACT, path("intra_refresh.ts"))
     # Of its frames the packets tell decoding times alone.
     ffmpeg(*source("64x48", 48), *x264("bframes=3", "b-adapt=0", crf=45), "-pix_fmt", "yuv420p",
            *EXACT, path("b_frames.avi"))

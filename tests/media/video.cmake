@@ -25,5 +25,6 @@ if(RFSEG_VIDEO)
   rfseg_add_fuzz(group_starts
     SOURCE ${CMAKE_CURRENT_LIST_DIR}/fuzz_group_starts.cpp
            ${libav_sources}/group_starts.cpp ${libav_sources}/h264_sps.cpp
+           ${libav_sources}/recovery_point.cpp
     SEEDS ${CMAKE_CURRENT_LIST_DIR}/group_starts_seeds DEPENDS rfseg_ffmpeg rfseg_core)
 endif()

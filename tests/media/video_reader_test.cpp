@@ -81,7 +81,7 @@ class LogCapture {
 // Matroska, WebM (with hidden VP8 frames), AVI (without presentation times) and MPEG-TS.
 TEST(VideoReader, GivesWhatFfmpegGives) {
   const std::vector<Golden> goldens = read_goldens();
-  ASSERT_EQ(goldens.size(), 24u);
+  ASSERT_EQ(goldens.size(), 26u);
   for (const Golden& golden : goldens) {
     for (const int threads : {1, 2}) {
       SCOPED_TRACE(golden.name + ", " + std::to_string(threads) + " threads");
@@ -131,10 +131,11 @@ TEST(VideoReader, MatrixAndRangeComeFromTheStream) {
 
 // From any point and with any step: the same pictures under the same numbers and times as without.
 TEST(VideoReader, StartEndAndEveryAreExact) {
-  for (const char* name : {"plain.mp4", "plain.mkv", "open_gop.mp4", "hevc_open_gop.mkv",
-                           "stream.ts", "vp8.webm", "variable_rate.mp4", "odd.webm", "mpeg4.avi"}) {
+  for (const char* name :
+       {"plain.mp4", "plain.mkv", "open_gop.mp4", "hevc_open_gop.mkv", "stream.ts", "vp8.webm",
+        "variable_rate.mp4", "odd.webm", "mpeg4.avi", "intra_refresh.mp4", "intra_refresh.ts"}) {
     const Decoded all = decode(kFixtures + name);
-    for (const double start : {0.0, 0.001, 0.04, 0.2, 0.3, 0.33, 0.48, 0.64, 0.65, 0.9, 5.0}) {
+    for (const double start : {0.0, 0.001, 0.04, 0.2, 0.3, 0.33, 0.48, 0.64, 0.65, 0.9, 1.4, 5.0}) {
       for (const double end : {-1.0, 0.5, 0.64}) {
         for (const int every : {1, 3}) {
           VideoOptions options;

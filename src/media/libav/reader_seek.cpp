@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "media/libav/reader.h"
+#include "media/libav/recovery_point.h"
 
 namespace rfseg::libav {
 namespace {
@@ -16,7 +17,9 @@ constexpr std::size_t kMostBytesAhead = std::size_t{256} << 20;
 
 // --start: decoding must begin at a key frame before the first wanted frame, and the frames before
 // that key frame must be counted although they are not decoded. MP4 has an index of all samples;
-// other containers are read, not decoded, up to the time.
+// other containers are read, not decoded, up to the time. A point where an intra refresh begins is
+// no key frame: decoding from it gives torn pictures, for longer than it tells where motion crosses
+// what is not refreshed yet.
 void StreamReader::go_to_start() {
   if (options_.start_s <= 0 || source_ == Source::kDevice) return;
   if (format_->iformat->flags & AVFMT_NOTIMESTAMPS || stream_->time_base.num <= 0) return;
@@ -59,7 +62,7 @@ bool StreamReader::seek_by_index(int64_t target) {
     arm();
     if (!read_packet(*packet)) break;
     if (packet->dts != timestamp || (packet->flags & AV_PKT_FLAG_KEY) == 0) break;
-    if (packet->pts > target) continue;
+    if (packet->pts > target || refreshes_gradually(*stream_->codecpar, *packet)) continue;
     counter_.restart(keys.back().second);
     ahead_.push_back(std::move(packet));
     return true;
@@ -83,7 +86,8 @@ void StreamReader::scan_to(int64_t target) {
       break;
     }
     const bool has_time = packet->pts != AV_NOPTS_VALUE;
-    if (has_time && packet->pts <= target && (packet->flags & AV_PKT_FLAG_KEY) != 0) {
+    if (has_time && packet->pts <= target && (packet->flags & AV_PKT_FLAG_KEY) != 0 &&
+        !refreshes_gradually(*stream_->codecpar, *packet)) {
       for (const auto& dropped : ahead_) before += holds_frame(*dropped);
       ahead_.clear();
       bytes = 0;
