@@ -197,6 +197,51 @@ TEST(VideoReader, FramesBeforeTheStartHaveItsTime) {
   }
 }
 
+/// Moves the presentation time of the `which`th picture of a transport stream by `ticks` of 90 kHz.
+void move_picture(std::vector<char>& stream, int which, int64_t ticks) {
+  constexpr std::size_t kPacket = 188;
+  for (std::size_t at = 0; at + kPacket <= stream.size(); at += kPacket) {
+    auto* packet = reinterpret_cast<uint8_t*>(stream.data()) + at;
+    const bool starts = (packet[1] & 0x40) != 0;
+    uint8_t* pes = packet + 4 + ((packet[3] & 0x20) != 0 ? 1 + packet[4] : 0);
+    if (!starts || pes + 14 > packet + kPacket || pes[0] != 0 || pes[1] != 0 || pes[2] != 1) {
+      continue;
+    }
+    if ((pes[7] & 0x80) == 0 || which-- > 0) continue;
+    uint8_t* const p = pes + 9;
+    int64_t time = (int64_t{p[0]} >> 1 & 7) << 30 | int64_t{p[1]} << 22 | int64_t{p[2]} >> 1 << 15 |
+                   int64_t{p[3]} << 7 | p[4] >> 1;
+    time += ticks;
+    p[0] = static_cast<uint8_t>((p[0] & 0xf0) | (time >> 30 & 7) << 1 | 1);
+    p[1] = static_cast<uint8_t>(time >> 22);
+    p[2] = static_cast<uint8_t>((time >> 15 & 0x7f) << 1 | 1);
+    p[3] = static_cast<uint8_t>(time >> 7);
+    p[4] = static_cast<uint8_t>((time & 0x7f) << 1 | 1);
+    return;
+  }
+  FAIL() << "no such picture";
+}
+
+// A picture that is shown before it is decoded, or together with another: its time is wrong, and no
+// number may be left out for it.
+TEST(VideoReader, ImpossibleTimesLeaveNoHolesInTheNumbers) {
+  const Folder folder;
+  const Decoded right = decode(kFixtures + "stream.ts");
+  ASSERT_EQ(right.indices.size(), 20u);
+  for (const int which : {3, 10, 13}) {
+    for (const int64_t ticks : {-36000, -3600, 3600}) {
+      std::vector<char> bytes = read_bytes(kFixtures + "stream.ts");
+      move_picture(bytes, which, ticks);
+      const std::string path = folder / "moved.ts";
+      write_bytes(path, bytes);
+      const Decoded moved = decode(path);
+      ASSERT_EQ(moved.indices.size(), 20u) << which << " by " << ticks;
+      for (int64_t i = 0; i < 20; ++i) EXPECT_EQ(moved.indices[i], i) << which << " by " << ticks;
+      EXPECT_EQ(moved.hashes, right.hashes) << which << " by " << ticks;
+    }
+  }
+}
+
 // Two recordings in one file: the second one's clock is behind the first one's.
 TEST(VideoReader, TimesGoOnWhereTheClockJumpsBack) {
   const Folder folder;

@@ -1,16 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <queue>
-#include <vector>
+#include <set>
 
 namespace rfseg::libav {
 
 /// Numbers the frames of a stream in the order of presentation, from 0, counting those that fail to
 /// decode. A decoder gives out frames in the order of their time stamps, so that the frames before
-/// one of time t are those whose packets were seen with a smaller time. Without time stamps frames
-/// are counted as they come.
+/// one of time t are those whose packets were seen with a smaller time. Without time stamps, and
+/// from the first impossible one on, frames are counted as they come.
 class FrameCounter {
  public:
   static constexpr int64_t kNoTime = INT64_MIN;  // AV_NOPTS_VALUE
@@ -22,9 +20,10 @@ class FrameCounter {
     by_time_ = true;
   }
   /// A packet that holds one frame goes to the decoder.
-  void packet(int64_t pts) {
-    if (pts == kNoTime || waiting_.size() >= kMostWaiting) by_time_ = false;
-    if (by_time_) waiting_.push(pts);
+  void packet(int64_t pts, int64_t dts = kNoTime) {
+    // None is shown before it is decoded, nor two at once. kNoTime is less than every time.
+    if (pts == kNoTime || pts < dts || waiting_.size() >= kMostWaiting) by_time_ = false;
+    if (by_time_) by_time_ = waiting_.insert(pts).second;
   }
   /// Number of the frame that the decoder gave out.
   int64_t frame(int64_t pts) {
@@ -33,7 +32,10 @@ class FrameCounter {
       return next_++;
     }
     int64_t passed = 0;
-    for (; !waiting_.empty() && waiting_.top() <= pts; ++passed) waiting_.pop();
+    while (!waiting_.empty() && *waiting_.begin() <= pts) {
+      waiting_.erase(waiting_.begin());
+      ++passed;
+    }
     next_ += passed > 0 ? passed : 1;
     return next_ - 1;
   }
@@ -45,7 +47,7 @@ class FrameCounter {
  private:
   // More than any decoder holds back, or a stream of two times of which one went backwards.
   static constexpr std::size_t kMostWaiting = 4096;
-  std::priority_queue<int64_t, std::vector<int64_t>, std::greater<>> waiting_;
+  std::set<int64_t> waiting_;
   int64_t next_ = 0;
   bool by_time_ = true;
 };

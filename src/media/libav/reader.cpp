@@ -158,7 +158,7 @@ bool StreamReader::feed_decoder() {
     given_.emplace_back(av_packet_clone(packet_.get()));
     if (!given_.back()) throw std::bad_alloc();
   }
-  if (holds_frame(*packet_)) counter_.packet(packet_->pts);
+  if (holds_frame(*packet_)) counter_.packet(packet_->pts, packet_->dts);
   settle();
   const int result = avcodec_send_packet(decoder_.get(), packet_.get());
   av_packet_unref(packet_.get());
