@@ -90,7 +90,8 @@ TEST_F(LiveReader, ConnectsAgainAndGivesUp) {
   int frames = 0;
   for (VideoFrame frame; reader->read(frame); ++frames) {
     EXPECT_EQ(frame.index, last_index + 1);
-    EXPECT_GE(frame.time_s, last_time);
+    // Also where the peer sends faster than in real time.
+    EXPECT_GT(frame.time_s, last_time);
     EXPECT_EQ(frame.image.width, 96);
     last_index = frame.index;
     last_time = frame.time_s;

@@ -240,13 +240,16 @@ double StreamReader::frame_time(int64_t timestamp) {
 }
 
 /// The time over all connections of the frame that has `time` in this one: after a break, times go
-/// on with the clock on the wall.
+/// on with the clock on the wall, or after the last frame where that is later: a peer may send
+/// faster than in real time.
 double StreamReader::place(int64_t index, double time) {
   const int64_t now = now_us();
   if (decoded_ == 1 && progress_.frames == 0) {
     progress_.zero_us = now - std::llround(time * 1e6);
   } else if (decoded_ == 1) {
-    connected_at_ = static_cast<double>(now - progress_.zero_us) * 1e-6 - time;
+    const double clock = static_cast<double>(now - progress_.zero_us) * 1e-6;
+    const double next = progress_.time_s + (frame_rate_ > 0 ? 1 / frame_rate_ : 0);
+    connected_at_ = std::max(clock, next) - time;
   }
   progress_.frames = index + 1;
   progress_.last_us = now;
