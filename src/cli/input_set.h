@@ -29,6 +29,7 @@ class InputSet {
   int64_t broken_frames() const { return sum(&InputSource::broken_frames); }
   int64_t cut_short() const { return sum(&InputSource::cut_short); }
   int64_t reconnects() const { return sum(&InputSource::reconnects); }
+  int64_t picture_work_us() const { return sum(&InputSource::picture_work_us); }
   /// Whether the input `stream` of several has ended and `frames` are all that came of it. May be
   /// called from any thread.
   bool ended(int stream, int64_t frames) const {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <istream>
@@ -171,12 +172,19 @@ bool InputSource::next_video_frame(SourceFrame& frame) {
   return true;
 }
 
-Image InputSource::read_picture(const std::string& path) const {
-  if (!is_image_url(path)) return decode_image(path, options_.image);
+Image InputSource::read_picture(const std::string& path) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto count = [&](Image image) {
+    picture_work_us_ += std::chrono::duration_cast<std::chrono::microseconds>(
+                            std::chrono::steady_clock::now() - start)
+                            .count();
+    return image;
+  };
+  if (!is_image_url(path)) return count(decode_image(path, options_.image));
   FetchOptions fetch;
   fetch.cancelled = options_.cancelled;
   const std::vector<uint8_t> bytes = fetch_url(path, fetch);
-  return decode_image(bytes.data(), bytes.size(), path, options_.image);
+  return count(decode_image(bytes.data(), bytes.size(), path, options_.image));
 }
 
 // The pictures of a row of inputs are decoded at once; what follows a video waits for its end.

@@ -89,10 +89,13 @@ class InputSource : public FrameSource {
   }
   /// Videos that ended long before the length that they state.
   int64_t cut_short() const { return cut_short_; }
+  /// What reading and decoding pictures took so far, summed over the threads that do it, in us. May
+  /// be called at any time.
+  int64_t picture_work_us() const { return picture_work_us_; }
 
  private:
   bool next_video_frame(SourceFrame& frame);
-  Image read_picture(const std::string& path) const;
+  Image read_picture(const std::string& path);
   Image next_picture(std::size_t index);
   void estimate_total();
   void check_length(const std::string& file);
@@ -102,6 +105,7 @@ class InputSource : public FrameSource {
   InputOptions options_;
   std::size_t at_ = 0;
   std::size_t asked_ = 0;  // inputs before this one need not be asked of pictures_
+  std::atomic<int64_t> picture_work_us_{0};  // counted by pictures_' threads
   std::unique_ptr<PicturesAhead> pictures_;
   std::unique_ptr<VideoReader> video_;
   int64_t broken_frames_ = 0;  // of videos that are closed, as all below

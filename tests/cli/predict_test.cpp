@@ -139,6 +139,9 @@ TEST_F(PredictTest, EveryKindOfOutputAtOnce) {
   }
   EXPECT_EQ(stages, (std::vector<std::string>{"load", "decode", "preprocess", "network",
                                               "postprocess", "output", "encode"}));
+  EXPECT_GT(stats["picture_work_ms"].get<double>(), 0);
+  EXPECT_LE(stats["picture_work_ms"].get<double>(), stats["stages"][1]["total_ms"].get<double>())
+      << "a picture alone is not decoded ahead: all of the work is waited for";
 }
 
 TEST_F(PredictTest, EqualNamesGetNumbers) {
