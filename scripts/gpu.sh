@@ -10,7 +10,8 @@
 #   bundled clip, scaled to each size), with RFSEG_VIDEO_STREAMS files at once too (default 8)
 # Without steps all but grid, and that where its cases are given. Environment:
 #   RFSEG_GPU_BUILD   build folder; default build/release, built first where its programs are missing
-#   RFSEG_POST_CASES  folder of case sets: coco/ (10 survivors on average), crowd60/, crowd300/, each with
+#   RFSEG_POST_CASES  folder of case sets that bench/postprocess/make_coco_cases.py writes: coco/ (10 survivors
+#                     on average), crowd60/ (--crowd 60), crowd300/ (--crowd 300 --queries 300 --cells 192), each with
 #                     case folders of boxes.npy, logits.npy, masks.npy; without it only tests run
 #   RFSEG_GRID_CASES  folders of cases for the comparison with PyTorch on this GPU (tests/postprocess/torch_grid.py),
 #                     such as the 80 pictures with three seeds of noise; needs torch and pycocotools
