@@ -290,7 +290,8 @@ void add_bound_options(CLI::App& verb, ParityArguments& arguments) {
   add_number(
       verb, "--max-unmatched", 0, 1e15,
       [&bounds](double value) { bounds.max_unmatched = static_cast<int64_t>(value); },
-      "Fail past so many detections without a partner, of both runs together");
+      "Fail past so many detections without a partner, of both runs together")
+      ->type_name("INT");
   add_number(
       verb, "--score-margin", 0, 1, [&](double value) { arguments.parity.score_margin = value; },
       "Unmatched this close to the threshold is listed apart (0.01)");

@@ -228,6 +228,7 @@ void add_postprocess(CLI::App& app) {
                    "T.json: letterbox, centre crop, static crop")
       ->type_name("FILE");
   add_runtime_options(*verb, arguments->common);
+  verb->get_option("--device")->description("auto and cpu: the CPU; cuda[:N]: a GPU");
   verb->add_option("--stats", arguments->common.stats,
                    "Write times, backend and counts as JSON to this file")
       ->type_name("FILE");
