@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "core/log.h"
-#include "media/loopback_server.h"
+#include "media/motion_jpeg.h"
 #include "media/video_io.h"
 #include "media/video_test_support.h"
 #include "rfseg/error.h"
@@ -27,22 +27,6 @@ std::string bytes_of(const std::string& path) {
   const std::vector<char> bytes = read_bytes(path);
   return {bytes.begin(), bytes.end()};
 }
-
-/// A camera that sends one JPEG after another (multipart/x-mixed-replace).
-void send_motion_jpeg(int client, int pictures, std::chrono::milliseconds pace,
-                      const std::string& jpeg) {
-  if (!take_request(client)) return;
-  send_all(client, stream_head("multipart/x-mixed-replace;boundary=frame"));
-  for (int i = 0; i < pictures; ++i) {
-    if (!send_all(client, "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: " +
-                              std::to_string(jpeg.size()) + "\r\n\r\n" + jpeg + "\r\n")) {
-      return;
-    }
-    std::this_thread::sleep_for(pace);
-  }
-}
-
-std::string a_jpeg() { return bytes_of(RFSEG_SOURCE_DIR "/tests/media/images/orientation_1.jpg"); }
 
 class LiveReader : public ::testing::Test {
  protected:
@@ -78,9 +62,8 @@ TEST_F(LiveReader, ConnectsAgainAndGivesUp) {
   const std::string body = bytes_of(kFixtures + "stream.ts");
   std::atomic<int> connections{0};
   Server server([&](int client) {
-    if (!take_request(client)) return;
     ++connections;
-    send_all(client, stream_head("video/mp2t") + body);
+    send_stream(client, body);
   });
   const auto started = Clock::now();
   const std::unique_ptr<VideoReader> reader = open_video(server.url("live.ts"), patient(3));
@@ -174,7 +157,7 @@ TEST_F(LiveReader, BytesWithoutPicturesAreSilence) {
   std::atomic<bool> done{false};
   Server server([&](int client) {
     ++connections;
-    if (!take_request(client) || !send_all(client, stream_head("video/mp2t") + body)) return;
+    if (!send_stream(client, body)) return;
     while (!done && send_all(client, nothing)) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
@@ -323,9 +306,8 @@ TEST_F(LiveReader, ConnectsNoMoreAfterTheEndOfEveryTenth) {
   const std::string body = bytes_of(kFixtures + "stream.ts");
   std::atomic<int> connections{0};
   Server server([&](int client) {
-    if (!take_request(client)) return;
     ++connections;
-    send_all(client, stream_head("video/mp2t") + body);
+    send_stream(client, body);
   });
   for (const double end : {0.5, 0.78}) {  // within the connection, and with it
     connections = 0;
@@ -346,10 +328,7 @@ TEST_F(LiveReader, ScalesWhatComesBackInAnotherSize) {
   const std::string first = bytes_of(kFixtures + "stream.ts"),
                     second = bytes_of(kFixtures + "size_change.h264");
   std::atomic<int> connections{0};
-  Server server([&](int client) {
-    if (!take_request(client)) return;
-    send_all(client, stream_head("video/mp2t") + (connections++ == 0 ? first : second));
-  });
+  Server server([&](int client) { send_stream(client, connections++ == 0 ? first : second); });
   const std::unique_ptr<VideoReader> reader = open_video(server.url("live"), patient(1));
   VideoFrame frame;
   for (int i = 0; i < 25; ++i) {

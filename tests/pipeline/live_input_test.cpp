@@ -9,8 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/files.h"
-#include "media/loopback_server.h"
+#include "media/motion_jpeg.h"
 #include "pipeline/multi_source.h"
 
 namespace rfseg {
@@ -20,21 +19,9 @@ namespace {
 // are seen, the others counted, and no more than the queue holds wait.
 TEST(LiveInput, ASlowReaderSeesTheNewestFramesAndDropsAreCounted) {
   constexpr int kPictures = 120;
-  const std::vector<uint8_t> bytes =
-      read_file(RFSEG_SOURCE_DIR "/tests/media/images/orientation_1.jpg");
-  const std::string jpeg(bytes.begin(), bytes.end());
-  std::atomic<int> sent{0};
-  Server server([&](int client) {
-    if (!take_request(client)) return;
-    send_all(client, stream_head("multipart/x-mixed-replace;boundary=frame"));
-    for (int i = 0; i < kPictures; ++i, ++sent) {
-      if (!send_all(client, "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: " +
-                                std::to_string(jpeg.size()) + "\r\n\r\n" + jpeg + "\r\n")) {
-        return;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-  });
+  const std::string jpeg = a_jpeg();
+  Server server(
+      [&](int client) { send_motion_jpeg(client, kPictures, std::chrono::milliseconds(5), jpeg); });
   InputOptions options;
   options.video.threads = 1;
   options.video.reconnect_s = 0;
@@ -70,18 +57,10 @@ TEST(LiveInput, ASlowReaderSeesTheNewestFramesAndDropsAreCounted) {
 
 // The camera breaks off once; a run that is cancelled then tells that all the same.
 TEST(LiveInput, CountsAreRightWhenTheRunIsCancelled) {
-  const std::vector<uint8_t> bytes =
-      read_file(RFSEG_SOURCE_DIR "/tests/media/images/orientation_1.jpg");
-  const std::string jpeg(bytes.begin(), bytes.end());
+  const std::string jpeg = a_jpeg();
   std::atomic<bool> cancelled{false};
-  Server server([&](int client) {
-    if (!take_request(client)) return;
-    send_all(client, stream_head("multipart/x-mixed-replace;boundary=frame"));
-    for (int i = 0; i < 8; ++i) {
-      send_all(client, "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: " +
-                           std::to_string(jpeg.size()) + "\r\n\r\n" + jpeg + "\r\n");
-    }
-  });
+  Server server(
+      [&](int client) { send_motion_jpeg(client, 8, std::chrono::milliseconds(0), jpeg); });
   InputOptions options;
   options.video.threads = 1;
   options.cancelled = [&] { return cancelled.load(); };
