@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/cuda/hopper/block.h"
+#include "engine/cuda/hopper/block_steps.h"
 #include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda_arrays.h"
 #include "engine/cuda_plain_attention.h"
@@ -31,6 +32,7 @@ __global__ void plain_product(GemmArguments g, double* out) {
   const __half* a = static_cast<const __half*>(g.a) + row * g.lda;
   const __half* b = static_cast<const __half*>(g.b) + column * g.ldb;
   double sum = g.bias ? g.bias[column] : 0;
+  if (g.row_bias) sum += g.row_bias[row];
   for (int k = 0; k < g.k; ++k) {
     sum += static_cast<double>(__half2float(a[k])) * __half2float(b[k]);
   }
@@ -108,10 +110,13 @@ void try_product(int m, int n, int k, Activation activation) {
 }
 
 TEST_F(CudaHopperBlock, Products) {
-  for (const int m : {1, 64, 67, 677}) {
+  // From 705 rows on two tiles of rows a block, of columns as many as one round needs.
+  for (const int m : {1, 64, 67, 677, 1028, 1300, 1354}) {
     try_product(m, 1152, 384, Activation::kNone);
     try_product(m, 1536, 384, Activation::kGelu);
   }
+  try_product(1768, 1152, 384, Activation::kNone);
+  try_product(2000, 768, 1536, Activation::kNone);
   try_product(130, 96, 64, Activation::kNone);
   try_product(200, 384, 768, Activation::kNone);
 }
@@ -196,13 +201,109 @@ void try_norm(int m, int k, TokenLayout layout = {0, 0, 0}) {
 }
 
 TEST_F(CudaHopperBlock, SumsWithTheirNorm) {
-  for (const int m : {1, 63, 67, 677}) {
+  for (const int m : {1, 63, 67, 677, 961, 1028, 1300, 1354, 1768, 1920}) {
     try_norm(m, 384);
     try_norm(m, 1536);
   }
   try_norm(130, 128);
   try_norm(67, 1536, {1, 6, 11});
   try_norm(128, 1536, {2, 3, 5});
+  try_norm(1300, 1536, {2, 18, 18});
+}
+
+/// A map of 256 columns: LayerNorm with gamma and beta, SiLU from k = 448 on, and normalised again.
+void try_map(int m, int k, bool twice) {
+  SCOPED_TRACE(testing::Message() << m << " cells, k " << k << (twice ? ", twice" : ""));
+  const int n = 256;
+  const int64_t lda = k + 8, ldo = n + 2;
+  Array<__half> a(m * lda, 1.0f, 1), out((m + 2) * ldo);
+  Array<__half> b(int64_t{n} * k, 2.0f / std::sqrt(static_cast<float>(k)), 2);
+  Array<float> gamma(n, 1.0f, 3), beta(n, 1.0f, 4), then_gamma(n, 1.0f, 5), then_beta(n, 1.0f, 6);
+  Array<float> between(int64_t{m} * n);
+  GemmNormArguments args;
+  GemmArguments& g = args.product;
+  g.a = a.data();
+  g.lda = lda;
+  g.b = b.data();
+  g.ldb = k;
+  g.b_fixed = true;
+  g.m = m;
+  g.n = n;
+  g.k = k;
+  args.gamma = gamma.data();
+  args.beta = beta.data();
+  args.eps = 1e-6f;
+  args.activation = k < 448 ? Activation::kNone : Activation::kSilu;
+  args.out = out.data();
+  args.ldo = ldo;
+  if (twice) {
+    args.then_gamma = then_gamma.data();
+    args.then_beta = then_beta.data();
+    args.out_float = between.data();
+    args.ldo_float = n;
+  }
+  std::vector<double> want = reference(g);
+  const auto normalise = [&](const std::vector<float>& factors, const std::vector<float>& shifts,
+                             bool silu) {
+    for (int r = 0; r < m; ++r) {
+      double* row = &want[static_cast<std::size_t>(r) * n];
+      double mean = 0, variance = 0;
+      for (int i = 0; i < n; ++i) mean += row[i] / n;
+      for (int i = 0; i < n; ++i) variance += (row[i] - mean) * (row[i] - mean) / n;
+      for (int i = 0; i < n; ++i) {
+        row[i] = (row[i] - mean) / std::sqrt(variance + 1e-6) * factors[i] + shifts[i];
+        if (silu) row[i] /= 1 + std::exp(-row[i]);
+      }
+    }
+  };
+  normalise(gamma.read(), beta.read(), args.activation == Activation::kSilu);
+  if (twice) normalise(then_gamma.read(), then_beta.read(), false);
+  for (const bool overlap : {false, true}) {
+    out.poison();
+    check(cudaDeviceSynchronize(), "preparing");
+    ASSERT_TRUE(hopper::block_gemm_norm({nullptr, overlap}, args));
+    expect_close(out.read(), want, n, ldo, 6e-4, 2e-4);
+  }
+}
+
+TEST_F(CudaHopperBlock, MapsWithTheirNorm) {
+  for (const int m : {1, 676, 1024, 1296, 1764}) {
+    try_map(m, 256, false);
+    try_map(m, 1536, false);
+    try_map(m, 640, true);
+  }
+}
+
+void try_masks(int m, int n, bool early) {
+  SCOPED_TRACE(testing::Message() << m << " queries, " << n << " pixels");
+  const int k = 256;
+  Array<__half> a(m * k, 1.0f, 1), b(int64_t{n} * k, 0.1f, 2), out((m + 2) * int64_t{n});
+  Array<float> bias(m, 1.0f, 3);
+  GemmArguments g;
+  g.a = a.data();
+  g.b = b.data();
+  g.lda = g.ldb = g.k = k;
+  g.b_fixed = early;
+  g.m = m;
+  g.n = n;
+  g.row_bias = bias.data();
+  g.out = out.data();
+  g.ldo = n;
+  const std::vector<double> want = reference(g);
+  for (const bool overlap : {false, true}) {
+    out.poison();
+    check(cudaDeviceSynchronize(), "preparing");
+    ASSERT_TRUE(hopper::block_masks({nullptr, overlap}, g));
+    expect_close(out.read(), want, n, n, 6e-4, 2e-5);
+  }
+}
+
+TEST_F(CudaHopperBlock, Masks) {
+  try_masks(100, 9216, false);
+  try_masks(200, 11664, false);
+  try_masks(200, 15876, true);  // rows that begin at no multiple of 16 bytes
+  try_masks(256, 6340, false);
+  try_masks(1, 16896, true);
 }
 
 void try_attention(int sequences, int length, int heads, float loud) {
@@ -227,12 +328,19 @@ void try_attention(int sequences, int length, int heads, float loud) {
   plain_attention<<<static_cast<unsigned>(rows * heads), 32, (length + 4) * 8>>>(a, plain.data());
   check(cudaGetLastError(), "launching the plain attention");
   const std::vector<double> want = plain.read();
-  for (const bool overlap : {false, true}) {
+  const auto expect_right = [&](auto&& run) {
     out.poison();
     check(cudaDeviceSynchronize(), "preparing");
-    ASSERT_TRUE(hopper::block_attention({nullptr, overlap}, a));
+    ASSERT_TRUE(run());
     // Weights are halves, so that an output is off by up to 2^-11 of the largest value.
     expect_close(out.read(), want, width, a.ldo, 1e-3, 1e-3 * loud);
+  };
+  for (const bool overlap : {false, true}) {
+    expect_right([&] { return hopper::block_attention({nullptr, overlap}, a); });
+  }
+  for (const hopper::StepDivision& division : hopper::step_divisions()) {
+    SCOPED_TRACE(hopper::name(division));
+    expect_right([&] { return hopper::block_attention_steps({nullptr, false}, a, division); });
   }
 }
 
@@ -246,6 +354,19 @@ TEST_F(CudaHopperBlock, Attention) {
   try_attention(1, 700, 6, 1.0f);
   try_attention(4, 257, 6, 3.0f);
   try_attention(2, 300, 12, 1.0f);
+}
+
+TEST_F(CudaHopperBlock, AttentionInSteps) {
+  try_attention(1, 1028, 6, 2.0f);
+  try_attention(1, 1300, 6, 6.0f);
+  try_attention(1, 1768, 6, 3.0f);
+  try_attention(1, 1940, 6, 1.0f);
+  try_attention(4, 325, 6, 2.0f);
+  try_attention(3, 134, 2, 6.0f);
+  try_attention(4, 442, 6, 3.0f);
+  try_attention(4, 485, 6, 6.0f);
+  try_attention(16, 101, 6, 2.0f);
+  try_attention(2, 677, 6, 2.0f);
 }
 
 TEST_F(CudaHopperBlock, LeavesTheRestToOthers) {
@@ -276,11 +397,24 @@ TEST_F(CudaHopperBlock, LeavesTheRestToOthers) {
   g.n = g.ldo = 1152;
   g.m = 64 * 132;
   EXPECT_FALSE(hopper::block_gemm({}, g));  // more tiles than multiprocessors
+  GemmArguments masks;
+  masks.a = masks.b = masks.out = x.data();
+  masks.lda = masks.ldb = masks.k = 256;
+  masks.row_bias = reinterpret_cast<float*>(x.data());
+  masks.m = 100;
+  masks.n = masks.ldo = 6084;  // one round of smaller blocks
+  EXPECT_FALSE(hopper::block_masks({}, masks));
+  masks.n = masks.ldo = 9216;
+  masks.m = 300;
+  EXPECT_FALSE(hopper::block_masks({}, masks));
+  masks.m = 100;
+  masks.batch = 2;
+  EXPECT_FALSE(hopper::block_masks({}, masks));
   AttentionArguments a;
   a.q = a.k = a.v = a.out = x.data();
   a.ldq = a.ldk = a.ldv = a.ldo = 384;
   a.sequences = 1;
-  a.length = 800;
+  a.length = 3000;  // more blocks than multiprocessors however it is divided
   a.heads = 6;
   a.head_dim = 64;
   a.scale = 0.125f;

@@ -26,8 +26,9 @@ constexpr int kSharedNormRows = 2048;
 /// is its plain product and a kernel for the norm; for fewer, parts of k are worth more.
 constexpr int kApartRows = 2048;
 
-/// Up to this many rows the kernels of hopper/block.h are the faster ones.
-constexpr int kBlockRows = 1100;
+/// Up to this many rows the kernels with a norm of hopper/block.h are the faster ones. Beyond,
+/// their clusters of 8 blocks do not find room on an H200 at once.
+constexpr int kBlockRows = 1920;
 
 bool on_hopper(const Queue& queue, Math math, int rows) {
   return math == Math::kFp16 && !queue.portable && rows >= kHopperRows && hopper::usable();
@@ -69,8 +70,9 @@ void norm_again(const Queue& queue, Math math, const GemmNormArguments& a) {
 void gemm(const Queue& queue, Math math, const GemmArguments& arguments) {
   // Batches of short products share a launch.
   const int rows = arguments.batch > 1 ? arguments.m * arguments.batch : arguments.m;
-  if (queue.few_rows && on_hopper(queue, math, kHopperRows) && mask_product(queue, arguments)) {
-    return;
+  if (queue.few_rows && on_hopper(queue, math, kHopperRows)) {
+    if (hopper::block_masks(queue, arguments)) return;
+    if (mask_product(queue, arguments)) return;
   }
   if (on_hopper(queue, math, rows)) {
     if (queue.few_rows && hopper::block_gemm(queue, arguments)) return;

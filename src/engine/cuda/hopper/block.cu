@@ -1,6 +1,7 @@
 #include "engine/cuda/hopper/block.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper/block_product.h"
@@ -22,42 +23,62 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 // would come to lie on those in pairs, with the others at rest, and take twice as long.
 constexpr int kPlainRoom = 114 * 1024, kNormRoom = 110 * 1024;
 constexpr int kAloneBytes = 114 * 1024;
+// Two tiles of rows a block: it has a multiprocessor to itself.
+constexpr int kTallRoom = 227 * 1024;
+/// Up to this many rows products of short k with a norm, and a map's, are quicker with one tile a
+/// block, even if some blocks share a multiprocessor.
+constexpr int kPairedRows = 1100;
 
-template <Form kForm, int kHalf, Activation kActivation = Activation::kNone,
+template <Form kForm, int kHalf, int kTiles, Activation kActivation = Activation::kNone,
           Use kUse = Use::kStream>
-bool run(const Queue& queue, BlockTask& task, const GemmArguments& g, int room) {
-  constexpr int kColumns = columns_of(kForm, kHalf), kStageBytes = stage_bytes(kForm, kHalf);
+bool run(const Queue& queue, BlockTask& task, const GemmArguments& g) {
+  constexpr int kColumns = columns_of(kForm, kHalf);
+  constexpr int kStageBytes = stage_bytes(kForm, kHalf, kTiles), kRowBytes = kTiles * kBoxBytes;
+  constexpr int kRoom = kTiles > 1 ? kTallRoom : kForm == Form::kPlain ? kPlainRoom : kNormRoom;
   constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
+  constexpr int kLeast =  // boxes or stages
+      kForm == Form::kShort ? kMostRowBoxes * (kRowBytes + kStageBytes) : 3 * kStageBytes;
+  static_assert(1024 + rows_at(kForm, kHalf, kUse, kTiles) + kLeast <= kRoom);
   task.m = g.m;
   task.n_tiles = g.n / kColumns;
   task.k_blocks = g.k / 64 / kBlocksInRow;
   if (keeps_rows(kForm) && task.k_blocks > kMostRowBoxes) return false;
-  if (!matrix_map(&task.a, g.a, g.k, g.m, g.lda, 1, 0, 64, 64) ||
+  if (!matrix_map(&task.a, g.a, g.k, g.m, g.lda, 1, 0, 64, 64 * kTiles) ||
       !matrix_map(&task.b, g.b, g.k, g.n, g.ldb, 1, 0, 64, kColumns)) {
     return false;
   }
-  const int fixed =
-      1024 + rows_at(kForm, kHalf, kUse) + (keeps_rows(kForm) ? task.k_blocks * kBoxBytes : 0);
-  task.stages = std::min((room - fixed) / kStageBytes, task.k_blocks);
+  const int fixed = 1024 + rows_at(kForm, kHalf, kUse, kTiles) +
+                    (keeps_rows(kForm) ? task.k_blocks * kRowBytes : 0);
+  task.stages = std::min((kRoom - fixed) / kStageBytes, task.k_blocks);
   if (task.stages < (kForm == Form::kShort ? task.k_blocks : std::min(task.k_blocks, 2)))
     return false;
-  const int blocks = (g.m + 63) / 64 * task.n_tiles * kBlocksInRow;
+  const int blocks = (g.m + 64 * kTiles - 1) / (64 * kTiles) * task.n_tiles * kBlocksInRow;
   const int bytes =
       std::max(fixed + task.stages * kStageBytes, kForm == Form::kPlain ? kAloneBytes : 0);
-  constexpr auto kBody = &multiply<kForm, kHalf, kActivation, kUse>;
+  constexpr auto kBody = &multiply<kForm, kHalf, kActivation, kUse, kTiles>;
   if constexpr (kForm == Form::kPlain) {
-    launch<kBody, threads_of(kForm), 2>(queue, {blocks, 1}, static_cast<std::size_t>(bytes), task);
+    launch<kBody, threads_of(kForm, kTiles), 2 / kTiles>(queue, {blocks, 1},
+                                                         static_cast<std::size_t>(bytes), task);
   } else {
     // So few registers that attention's blocks may still be there.
-    constexpr bool kBesideAttention = kForm == Form::kShort && kUse == Use::kStream;
-    launch_cluster<kBody, threads_of(kForm), kBesideAttention ? 4 : 2>(queue, {blocks, 1}, kCluster,
-                                                                       bytes, task);
+    constexpr bool kBesideAttention = kForm == Form::kShort && kUse == Use::kStream && kTiles == 1;
+    launch_cluster<kBody, threads_of(kForm, kTiles), kBesideAttention ? 4 : 2 / kTiles>(
+        queue, {blocks, 1}, kCluster, bytes, task);
   }
   return true;
 }
 
-int tiles(const GemmArguments& g, int columns) {
-  return g.n % columns ? 1 << 30 : (g.m + 63) / 64 * (g.n / columns);
+/// Whether all blocks of `tiles` x 64 rows and `columns` columns can be at work at once.
+bool one_round(const GemmArguments& g, int tiles, int columns) {
+  const int rows = 64 * tiles;
+  return g.n % columns == 0 &&
+         (g.m + rows - 1) / rows * (g.n / columns) <= portable::multiprocessors();
+}
+
+/// The same of clusters, which find room on 120 of an H200's 132 multiprocessors.
+bool one_round_of_clusters(const GemmArguments& g, int tiles) {
+  const int rows = 64 * tiles;
+  return (g.m + rows - 1) / rows * kCluster <= portable::multiprocessors() * 10 / 11;
 }
 
 bool readable(const GemmArguments& g) {
@@ -78,16 +99,32 @@ bool block_gemm(const Queue& queue, const GemmArguments& g) {
   task.bias = g.bias;
   task.out = static_cast<__half*>(g.out);
   task.ldo = g.ldo;
-  if (tiles(g, 96) <= portable::multiprocessors() && g.activation == Activation::kNone) {
-    return run<Form::kPlain, 48>(queue, task, g, kPlainRoom);
-  }
-  if (tiles(g, 128) <= portable::multiprocessors() && g.activation == Activation::kGelu) {
-    return run<Form::kPlain, 64, Activation::kGelu>(queue, task, g, kPlainRoom);
+  if (g.activation == Activation::kNone) {
+    if (one_round(g, 1, 96)) return run<Form::kPlain, 48, 1>(queue, task, g);
+    if (g.n % kStreamColumns) return false;
+    if (one_round(g, 2, 96)) return run<Form::kPlain, 48, 2>(queue, task, g);
+    if (one_round(g, 2, 128)) return run<Form::kPlain, 64, 2>(queue, task, g);
+  } else if (g.activation == Activation::kGelu) {
+    constexpr Activation kGelu = Activation::kGelu;
+    if (one_round(g, 1, 128)) return run<Form::kPlain, 64, 1, kGelu>(queue, task, g);
+    if (g.n % kStreamColumns == 0 && one_round(g, 2, 128)) {
+      return run<Form::kPlain, 64, 2, kGelu>(queue, task, g);
+    }
   }
   return false;
 }
 
 namespace {
+
+/// Calls `run` with the number of tiles of a block; false if that is more than one round.
+template <class Run>
+bool by_tiles(const GemmArguments& g, Run&& run) {
+  const bool long_stream = g.n == kStreamColumns && g.k > 64 * kMostRowBoxes;
+  if (one_round_of_clusters(g, 1) || (!long_stream && g.m <= kPairedRows)) {
+    return run(std::integral_constant<int, 1>());
+  }
+  return one_round_of_clusters(g, 2) && run(std::integral_constant<int, 2>());
+}
 
 /// block_gemm_norm() for a map of 256 columns.
 bool map_norm(const Queue& queue, const GemmNormArguments& n) {
@@ -112,12 +149,16 @@ bool map_norm(const Queue& queue, const GemmNormArguments& n) {
   task.eps = n.eps;
   const bool short_k = g.k <= 64 * kMostRowBoxes;
   if (!short_k && g.k % 128) return false;
-  if (!twice && n.activation == Activation::kNone && short_k) {
-    return run<Form::kShort, 32, Activation::kNone, Use::kMap>(queue, task, g, kNormRoom);
-  }
-  if (n.activation != Activation::kSilu || short_k) return false;
-  return twice ? run<Form::kLong, 32, Activation::kSilu, Use::kMapTwice>(queue, task, g, kNormRoom)
-               : run<Form::kLong, 32, Activation::kSilu, Use::kMap>(queue, task, g, kNormRoom);
+  const auto run_for = [&](auto tiles) {
+    constexpr int kTiles = tiles.value;
+    if (!twice && n.activation == Activation::kNone && short_k) {
+      return run<Form::kShort, 32, kTiles, Activation::kNone, Use::kMap>(queue, task, g);
+    }
+    if (n.activation != Activation::kSilu || short_k) return false;
+    return twice ? run<Form::kLong, 32, kTiles, Activation::kSilu, Use::kMapTwice>(queue, task, g)
+                 : run<Form::kLong, 32, kTiles, Activation::kSilu, Use::kMap>(queue, task, g);
+  };
+  return by_tiles(g, run_for);
 }
 
 }  // namespace
@@ -158,8 +199,11 @@ bool block_gemm_norm(const Queue& queue, const GemmNormArguments& n) {
     task.ld_tap = n.ld_tap;
   }
   if (g.k < 128) return false;  // each warpgroup has a share of k
-  if (g.k <= 64 * kMostRowBoxes) return run<Form::kShort, 48>(queue, task, g, kNormRoom);
-  return g.k % 128 == 0 && run<Form::kLong, 48>(queue, task, g, kNormRoom);
+  return by_tiles(g, [&](auto tiles) {
+    constexpr int kTiles = tiles.value;
+    if (g.k <= 64 * kMostRowBoxes) return run<Form::kShort, 48, kTiles>(queue, task, g);
+    return g.k % 128 == 0 && run<Form::kLong, 48, kTiles>(queue, task, g);
+  });
 }
 
 }  // namespace rfseg::cuda::hopper

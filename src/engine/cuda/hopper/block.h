@@ -12,19 +12,25 @@
 namespace rfseg::cuda::hopper {
 
 /// Enqueues gemm() of products.h. False, with nothing enqueued: not a plain product to halves (with
-/// GELU in multiples of 128 columns, else of 96 and without activation), or more tiles than there
-/// are multiprocessors.
+/// GELU in multiples of 128 columns, else of 96 and without activation), or more tiles (of 64 rows,
+/// where the columns are a multiple of 384 of 128) than there are multiprocessors.
 bool block_gemm(const Queue& queue, const GemmArguments& arguments);
 
 /// Enqueues gemm_norm() of products.h for a residual stream of 384 columns (scale, `sum` and `out`
 /// given, no affine and no activation; `sum` may be `residual`, `out` may be A), or for a map of
 /// 256 columns: affine, `out` alone, no residual; with SiLU from k = 448 on (also normalised
-/// twice), without below. False, with nothing enqueued, for other forms.
+/// twice), without below. False, with nothing enqueued, for other forms and for more rows than one
+/// round of clusters takes (1,920 on an H200).
 bool block_gemm_norm(const Queue& queue, const GemmNormArguments& arguments);
 
-/// Enqueues attention() of products.h. False, with nothing enqueued: heads that are not 64 wide,
-/// more tiles of 64 queries than multiprocessors, or sequences of more than 352 keys (704 where two
-/// blocks can share a tile).
+/// Enqueues gemm() of products.h: masks of one picture, up to 256 queries [m, 256] times pixels
+/// [n, 256], row_bias, to halves; n and ldo multiples of 4. False, with nothing enqueued: other
+/// products, and so few or so many pixels that other kernels are quicker.
+bool block_masks(const Queue& queue, const GemmArguments& arguments);
+
+/// Enqueues attention() of products.h, one round of blocks. False, with nothing enqueued: heads
+/// that are not 64 wide, or more than 1.5 to 2 tiles of 64 queries a multiprocessor. Sequences of
+/// up to 352 keys (704 where two blocks can share a tile) without a loop, others by block_steps.h.
 bool block_attention(const Queue& queue, const AttentionArguments& arguments);
 
 }  // namespace rfseg::cuda::hopper

@@ -3,6 +3,7 @@
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper/block.h"
 #include "engine/cuda/hopper/block_device.h"
+#include "engine/cuda/hopper/block_steps.h"
 #include "engine/cuda/hopper/maps.h"
 #include "engine/cuda/portable/portable.h"
 
@@ -321,7 +322,7 @@ bool block_attention(const Queue& queue, const AttentionArguments& a) {
   const int resident = portable::multiprocessors();  // blocks at a time, one on each
   const bool pair = 2 * units <= resident && a.length > kKeys;
   const int blocks = pair ? 2 * units : units, groups = pair ? 2 * kGroups : kGroups;
-  if (blocks > resident || a.length > groups * kKeys) return false;
+  if (blocks > resident || a.length > groups * kKeys) return block_attention_steps(queue, a);
   const auto map = [&](CUtensorMap* to, const void* data, int64_t ld, int rows) {
     return matrix_map(to, data, a.heads * 64, a.length, ld, a.sequences, a.length * ld, 64, rows);
   };

@@ -5,6 +5,8 @@
 
 // The products of an encoder block for few rows. A block has one tile of 64 rows and two
 // warpgroups; its weights are on their way to shared memory before the previous kernel has ended.
+// Where such blocks would share multiprocessors, a block has two tiles (kTiles) with two warpgroups
+// each: they read its weights once.
 //
 // Three forms. kPlain: each warpgroup has half of the columns. With a norm, where every warpgroup
 // completes a sixteenth of a row, so that the way out is short: kShort, a block has an eighth of
@@ -22,7 +24,7 @@ enum class Form { kPlain, kShort, kLong };
 enum class Use { kStream, kMap, kMapTwice };
 
 struct BlockTask {
-  CUtensorMap a, b;  // boxes of 64 x 64 and 64 x columns
+  CUtensorMap a, b;  // boxes of kTiles * 64 rows and of columns, x 64
   const float* bias;
   const float* scale;
   const float* residual;
@@ -46,8 +48,7 @@ struct BlockTask {
   float eps;
 };
 
-constexpr int kMultipliers = 2 * 128;  // threads
-constexpr int kBoxBytes = 64 * 128;
+constexpr int kBoxBytes = 64 * 128;  // of a tile's rows
 constexpr int kStreamColumns = 384, kMapColumns = 256;
 constexpr int kCluster = 8;           // blocks of a row, with a norm
 constexpr int kParts = 2 * kCluster;  // of a row: what a warpgroup completes, half of kHalf columns
@@ -58,18 +59,20 @@ RFSEG_HOST_DEVICE constexpr int sum_bytes(int half) { return 64 * (half / 2) * 4
 
 /// Whether all of k lies in shared memory; else a warp of its own feeds a ring.
 RFSEG_HOST_DEVICE constexpr bool keeps_rows(Form form) { return form == Form::kShort; }
-RFSEG_HOST_DEVICE constexpr int threads_of(Form form) {
-  return kMultipliers + (keeps_rows(form) ? 0 : 32);
+RFSEG_HOST_DEVICE constexpr int multipliers_of(int tiles) { return tiles * 256; }  // threads
+RFSEG_HOST_DEVICE constexpr int threads_of(Form form, int tiles) {
+  return multipliers_of(tiles) + (keeps_rows(form) ? 0 : 32);
 }
 RFSEG_HOST_DEVICE constexpr int columns_of(Form form, int half) {
   return form == Form::kShort ? half : 2 * half;
 }
-RFSEG_HOST_DEVICE constexpr int rows_at(Form form, int half, Use use) {
+RFSEG_HOST_DEVICE constexpr int rows_at(Form form, int half, Use use, int tiles) {
   if (form == Form::kPlain) return kLeadBytes;
-  return kLeadBytes + (use == Use::kMapTwice ? 2 : 1) * kMomentBytes + 2 * sum_bytes(half);
+  const int of_tile = (use == Use::kMapTwice ? 2 : 1) * kMomentBytes + 2 * sum_bytes(half);
+  return kLeadBytes + tiles * of_tile;
 }
-RFSEG_HOST_DEVICE constexpr int stage_bytes(Form form, int half) {
-  return columns_of(form, half) * 128 + (keeps_rows(form) ? 0 : kBoxBytes);
+RFSEG_HOST_DEVICE constexpr int stage_bytes(Form form, int half, int tiles) {
+  return columns_of(form, half) * 128 + (keeps_rows(form) ? 0 : tiles * kBoxBytes);
 }
 
 #if RFSEG_HOPPER
@@ -106,25 +109,31 @@ RFSEG_DEVICE void write_halves(uint32_t staging, __half* out, int64_t ldo, int r
 
 #endif
 
-template <Form kForm, int kHalf, Activation kActivation, Use kUse>
+template <Form kForm, int kHalf, Activation kActivation, Use kUse, int kTiles>
 RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
 #if RFSEG_HOPPER
   constexpr bool kNorm = kForm != Form::kPlain, kKeeps = keeps_rows(kForm);
-  constexpr int kColumns = columns_of(kForm, kHalf), kStageBytes = stage_bytes(kForm, kHalf);
-  constexpr int kWeightsAt = kKeeps ? 0 : kBoxBytes;  // in a stage
+  constexpr int kColumns = columns_of(kForm, kHalf);
+  constexpr int kStageBytes = stage_bytes(kForm, kHalf, kTiles), kRowBytes = kTiles * kBoxBytes;
+  constexpr int kMultipliers = multipliers_of(kTiles);
+  constexpr int kWeightsAt = kKeeps ? 0 : kRowBytes;  // in a stage
   constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
   constexpr bool kStream = kUse == Use::kStream;
   constexpr int kOwn = kNorm ? kHalf / 2 : kHalf;  // columns that a warpgroup completes
   constexpr int kGroups = kOwn / 8, kSumBytes = sum_bytes(kHalf);
   const uint32_t base = (shared_address(shared) + 1023) / 1024 * 1024;
   const uint32_t full = base, empty = base + 128, rows_full = base + 256;
-  const uint32_t sums_full = base + 384, moments_full = base + 400;
-  const uint32_t moments = base + kLeadBytes;
-  const uint32_t rows = base + rows_at(kForm, kHalf, kUse), sums = rows - 2 * kSumBytes;
-  const uint32_t ring = rows + (kKeeps ? task.k_blocks * kBoxBytes : 0);
   const int thread = thread_index(), warp = uniform(thread / 32);
+  // Of the block's tiles this warp's, and what each has of its own.
+  const int high = kTiles > 1 ? warp / 8 : 0;
+  constexpr int kMoments = kUse == Use::kMapTwice ? 2 : 1;
+  const uint32_t sums_full = base + 384 + 16 * high, moments_full = base + 448 + 16 * high;
+  const uint32_t moments = base + kLeadBytes + high * kMoments * kMomentBytes;
+  const uint32_t rows = base + rows_at(kForm, kHalf, kUse, kTiles);
+  const uint32_t sums = rows - 2 * (kTiles - high) * kSumBytes;
+  const uint32_t ring = rows + (kKeeps ? task.k_blocks * kRowBytes : 0);
   const int in_row = task.n_tiles * kBlocksInRow;
-  const int tile = block_x() / in_row, place = block_x() % in_row;
+  const int first_tile = block_x() / in_row * kTiles, place = block_x() % in_row;
   const int part = place % kBlocksInRow, column = place / kBlocksInRow * kColumns;
   const int first_k = part * task.k_blocks;
   const int rank = cluster_rank();
@@ -132,27 +141,25 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
   if (thread == 0) {
     for (int s = 0; s < task.stages; ++s) {
       barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, 8);
+      barrier_init(empty + 8 * s, 8 * kTiles);
     }
     if constexpr (kKeeps) {
       for (int k = 0; k < task.k_blocks; ++k) barrier_init(rows_full + 8 * k, 1);
     }
     if constexpr (kNorm) {
-      barrier_init(sums_full, 1);
-      barrier_init(sums_full + 8, 1);
-      barrier_init(moments_full, 1);
-      barrier_init(moments_full + 8, 1);
+      for (int i = 0; i < 2 * kTiles; ++i) {
+        barrier_init(sums_full + 8 * i, 1);
+        barrier_init(moments_full + 8 * i, 1);
+      }
     }
     barrier_init_fence();
     if constexpr (kKeeps) {
-      for (int k = 0; k < task.k_blocks; ++k) barrier_expect(rows_full + 8 * k, kBoxBytes);
+      for (int k = 0; k < task.k_blocks; ++k) barrier_expect(rows_full + 8 * k, kRowBytes);
     }
     if constexpr (kNorm) {
-      barrier_expect(moments_full, kMomentBytes);
-      if constexpr (kUse == Use::kMapTwice) barrier_expect(moments_full + 8, kMomentBytes);
-      if constexpr (kForm == Form::kLong) {
-        barrier_expect(sums_full, kSumBytes);
-        barrier_expect(sums_full + 8, kSumBytes);
+      for (int i = 0; i < 2 * kTiles; ++i) {
+        if (i % 2 < kMoments) barrier_expect(moments_full + 8 * i, kMomentBytes);
+        if constexpr (kForm == Form::kLong) barrier_expect(sums_full + 8 * i, kSumBytes);
       }
     }
   }
@@ -162,7 +169,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
     block_sync();
   }
 
-  const int group = warp / 4, lane = lane_index();
+  const int group = warp / 4 % 2, lane = lane_index();
   const auto fetch = [&](const CUtensorMap& map, int k, int stage, int at, int first) {
     load_tile(ring + stage * kStageBytes + at, &map, full + 8 * stage, (first_k + k) * 64, first,
               0);
@@ -177,15 +184,15 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
     }
   }
   if constexpr (!kKeeps) {
-    if (warp == 8) {
+    if (warp == 8 * kTiles) {
       if (!leads) return;
       await_previous_kernel();
-      for (int k = 0; k < task.stages; ++k) fetch(task.a, k, k, 0, tile * 64);
+      for (int k = 0; k < task.stages; ++k) fetch(task.a, k, k, 0, first_tile * 64);
       int stage = 0, parity = 0;
       for (int k = task.stages; k < task.k_blocks; ++k) {
         barrier_wait(empty + 8 * stage, parity);
         barrier_expect(full + 8 * stage, kStageBytes);
-        fetch(task.a, k, stage, 0, tile * 64);
+        fetch(task.a, k, stage, 0, first_tile * 64);
         fetch(task.b, k, stage, kWeightsAt, column);
         if (++stage == task.stages) stage = 0, parity ^= 1;
       }
@@ -198,7 +205,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
   const int own = kForm == Form::kPlain   ? column + group * kHalf
                   : kForm == Form::kShort ? column + group * kOwn
                                           : column + group * kHalf + part * kOwn;
-  const int first_row = tile * 64 + warp % 4 * 16;            // of the warp
+  const int first_row = (first_tile + high) * 64 + warp % 4 * 16;  // of the warp
   const int row = first_row + lane / 4, pair = lane % 4 * 2;  // of the thread: this and row + 8
   // The stream's scale, or a map's gamma; a map's beta.
   float2 bias[kGroups], scale[kNorm ? kGroups : 1], old[kNorm ? 2 : 1][kNorm ? kGroups : 1];
@@ -218,8 +225,8 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
   if constexpr (kKeeps) {
     if (leads) {
       for (int k = rank; k < task.k_blocks; k += kCluster) {
-        load_tile_for_all(rows + k * kBoxBytes, &task.a, rows_full + 8 * k, k * 64, tile * 64, 0,
-                          (1 << kCluster) - 1);
+        load_tile_for_all(rows + k * kRowBytes, &task.a, rows_full + 8 * k, k * 64, first_tile * 64,
+                          0, (1 << kCluster) - 1);
       }
     }
     warp_sync();
@@ -242,7 +249,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
   {
     constexpr int kStep = kForm == Form::kShort ? 2 : 1;
     const int begin = kForm == Form::kShort ? group : 0;
-    const uint64_t a = tile_descriptor(kKeeps ? rows : ring);
+    const uint64_t a = tile_descriptor((kKeeps ? rows : ring) + high * kBoxBytes);
     const uint64_t b =
         tile_descriptor(ring + kWeightsAt + (kForm == Form::kShort ? 0 : group * kHalf * 128));
     int stage = begin, parity = 0, last = 0;
@@ -250,7 +257,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
       if constexpr (kKeeps) barrier_wait(rows_full + 8 * k, 0);
       barrier_wait(full + 8 * stage, parity);
       const uint64_t at =
-          a + static_cast<uint32_t>((kKeeps ? k * kBoxBytes : stage * kStageBytes) / 16);
+          a + static_cast<uint32_t>((kKeeps ? k * kRowBytes : stage * kStageBytes) / 16);
       const uint64_t weights = b + static_cast<uint32_t>(stage * kStageBytes / 16);
       wgmma_fence();
       RFSEG_UNROLL
@@ -307,7 +314,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
     if constexpr (kForm == Form::kLong) {
       barrier_wait(sums_full + 8 * group, 0);
     } else {
-      named_sync(1, kMultipliers);
+      named_sync(1 + high, 256);
     }
     RFSEG_UNROLL
     for (int j = 0; j < kGroups; ++j) {
