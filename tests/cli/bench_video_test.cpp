@@ -13,9 +13,27 @@ class BenchVideoTest : public ProgramTest {
 
 // A size that the clip has, and one that is made of it.
 TEST_F(BenchVideoTest, TellsEveryWayToRunAtEverySize) {
-  const auto result = run({"bench", "-q", "-m", model(), "--device", "cpu", "--video", clip(),
-                           "--video-sizes", "200x150,64x48", "--video-frames", "20",
-                           "--video-streams", "2", "--rounds", "1", "--json", "--stats", "s.json"});
+  const auto result = run({"bench",
+                           "-q",
+                           "-m",
+                           model(),
+                           "--device",
+                           "cpu",
+                           "--video",
+                           clip(),
+                           "--video-sizes",
+                           "200x150,64x48",
+                           "--video-frames",
+                           "20",
+                           "--video-streams",
+                           "2",
+                           "--rounds",
+                           "1",
+                           "--json",
+                           "--stats",
+                           "s.json",
+                           "--shape",
+                           "96"});
   ASSERT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(result.err, "") << "progress, where there is no terminal";
   const auto json = nlohmann::json::parse(result.out);

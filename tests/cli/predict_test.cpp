@@ -259,9 +259,10 @@ TEST_F(PredictTest, OverlaysAreNamedInTheOrderOfTheInputs) {
 // Each open video is a descriptor at least.
 TEST_F(PredictTest, OverlaysOfManyVideosAreClosedAsTheseEnd) {
   constexpr int kVideos = 45;
-  std::vector<std::string> words = {"predict",   "-q", "-m",    model(),   "--device",  "cpu",
-                                    "--every",   "25", "--end", "0.5",     "--masks",   "none",
-                                    "--streams", "2",  "-o",    "r.jsonl", "--overlay", "o"};
+  std::vector<std::string> words = {"predict", "-q",        "-m",        model(),   "--device",
+                                    "cpu",     "--every",   "25",        "--end",   "0.5",
+                                    "--masks", "none",      "--streams", "2",       "-o",
+                                    "r.jsonl", "--overlay", "o",         "--shape", "96"};
   for (int i = 0; i < kVideos; ++i) {
     words.push_back("v" + std::to_string(i) + ".mp4");
     std::filesystem::copy_file(demo("clip.mp4"), path(words.back()));
@@ -347,15 +348,21 @@ TEST_F(PredictTest, DepthAndBackendChangeNothingThatMatters) {
 }
 
 TEST_F(PredictTest, SelectionOptions) {
-  const auto all =
-      json_lines(run({"predict", "-m", model(), demo("images"), "--threshold", "0.3"}).out);
+  const auto predict = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"predict", "-m", model()};
+    words.insert(words.end(), pictures_.begin(), pictures_.begin() + 6);
+    words.insert(words.end(), more.begin(), more.end());
+    return json_lines(run(words).out);
+  };
+  ASSERT_GE(pictures_.size(), 6u);
+  const auto all = predict({"--threshold", "0.3"});
+  ASSERT_EQ(all.size(), 6u);
   std::map<std::string, int> count;
   for (const json& line : all) {
     for (const json& detection : line["detections"]) ++count[detection["class_name"]];
   }
   const std::string name = count.contains("person") ? "person" : count.begin()->first;
-  const auto kept = json_lines(
-      run({"predict", "-m", model(), demo("images"), "--threshold", "0.3", "--keep", name}).out);
+  const auto kept = predict({"--threshold", "0.3", "--keep", name});
   int seen = 0;
   for (const json& line : kept) {
     for (const json& detection : line["detections"]) {
@@ -364,8 +371,7 @@ TEST_F(PredictTest, SelectionOptions) {
     }
   }
   EXPECT_EQ(seen, count[name]);
-  for (const json& line :
-       json_lines(run({"predict", "-m", model(), demo("images"), "--max-detections", "1"}).out)) {
+  for (const json& line : predict({"--max-detections", "1"})) {
     EXPECT_LE(line["detections"].size(), 1u);
   }
 }
