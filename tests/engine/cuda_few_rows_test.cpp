@@ -17,6 +17,8 @@
 #include "engine/cuda/small/mask_product.cu"
 #include "engine/cuda/small/query_attention.cu"
 #include "engine/cuda/small/query_forward.cu"
+#include "engine/cuda/small/query_heads.cu"
+#include "engine/cuda/small/query_masks.cu"
 #include "engine/cuda/small/query_start.cu"
 
 namespace rfseg::cuda {
@@ -142,6 +144,136 @@ TEST(QueryForward, IsTheLayerAndWhatFollows) {
       }
     }
   }
+}
+
+TEST(QueryForward, NormalisesTheLastRowsTwiceMore) {
+  const int rows = 21;
+  const Linear first(2048, kColumns), second(kColumns, 2048);
+  const Affine norm, last, then;
+  for (const bool twice : {true, false}) {
+    std::vector<float> x = floats(std::size_t{rows} * kColumns, 1);
+    const std::vector<float> position = floats(x.size(), 1);
+    std::vector<uint16_t> element(x.size());
+    std::transform(x.begin(), x.end(), element.begin(), [](float v) { return float_to_half(v); });
+    std::vector<uint16_t> hs(x.size() + 1, 0x7e00), normed(hs);
+    QueryForwardArguments a;
+    a.x_element = a.out_element = element.data();
+    a.x = x.data();
+    a.position = position.data();
+    a.first = first.product();
+    a.second = second.product();
+    a.norm = norm.norm();
+    a.last = last.norm();
+    a.hs = hs.data();
+    if (twice) a.then = then.norm();
+    a.hs_normed = normed.data();
+    a.rows = rows;
+    a.eps = 1e-5f;
+    query_forward({}, Math::kFp16, a);
+    for (int r = 0; r < rows; ++r) {
+      // From the kernel's own x, which the other test is about.
+      const Row expected = last(row_of(x, r, kColumns), 1e-5), more = then(expected, 1e-5);
+      for (int i = 0; i < kColumns; ++i) {
+        const std::size_t at = std::size_t(r) * kColumns + i;
+        ASSERT_TRUE(std::abs(half_to_float(hs[at]) - expected[i]) <= 3e-3) << r << ", " << i;
+        if (twice) {
+          ASSERT_TRUE(std::abs(half_to_float(normed[at]) - more[i]) <= 3e-3) << r << ", " << i;
+        } else {
+          ASSERT_EQ(normed[at], 0x7e00);
+        }
+      }
+    }
+    EXPECT_EQ(hs.back(), 0x7e00);
+    EXPECT_EQ(normed.back(), 0x7e00);
+  }
+}
+
+TEST(QueryHeads, AreBoxesAndLogits) {
+  const int rows = 37;
+  for (const int classes : {91, 2, 128}) {
+    const Linear box0(kColumns, kColumns), box1(kColumns, kColumns), box2(4, kColumns);
+    const Linear logits(classes, kColumns);
+    const std::vector<uint16_t> hs = halves(std::size_t{rows} * kColumns, 1);
+    const std::vector<float> references = floats(rows * 4, 0.4f, 0.5f);
+    std::vector<float> boxes(rows * 4 + 1, NAN), out(std::size_t(rows) * classes + 1, NAN);
+    QueryHeadsArguments a;
+    a.hs = hs.data();
+    a.box[0] = box0.product();
+    a.box[1] = box1.product();
+    a.box[2] = box2.product();
+    a.classes = logits.product();
+    a.references = references.data();
+    a.boxes = boxes.data();
+    a.logits = out.data();
+    a.rows = rows;
+    a.count = classes;
+    query_heads({}, Math::kFp16, a);
+    const auto relu = [](Row v) {
+      for (double& e : v) e = std::max(e, 0.0);
+      return v;
+    };
+    const Row wide = widened(hs);
+    for (int r = 0; r < rows; ++r) {
+      const Row x = row_of(wide, r, kColumns), delta = box2(relu(box1(relu(box0(x)))));
+      const Row base = row_of(references, r, 4);
+      const Row box = {delta[0] * base[2] + base[0], delta[1] * base[3] + base[1],
+                       std::exp(delta[2]) * base[2], std::exp(delta[3]) * base[3]};
+      for (int i = 0; i < 4; ++i) {
+        ASSERT_TRUE(std::abs(boxes[r * 4 + i] - box[i]) <= 3e-3 * (1 + std::abs(box[i])))
+            << r << ", " << i << ": " << boxes[r * 4 + i] << ", " << box[i];
+      }
+      const Row expected = logits(x);
+      for (int i = 0; i < classes; ++i) {
+        ASSERT_TRUE(std::abs(out[std::size_t(r) * classes + i] - expected[i]) <= 1e-4)
+            << r << ", " << i;
+      }
+    }
+    EXPECT_TRUE(std::isnan(boxes.back()) && std::isnan(out.back()));
+  }
+}
+
+TEST(QueryMasks, AreTheSecondProductOfHiddenColumnsAndRows) {
+  const int rows = 37, hidden = 1024;
+  const Linear first(hidden, kColumns), second(kColumns + 1, hidden + kColumns);
+  constexpr int kSlice = kMaskTailHidden + kMaskTailOwn;
+  std::vector<uint16_t> slices(std::size_t{kMaskTailSlices} * kMaskTailRows * kSlice, 0);
+  for (int s = 0; s < kMaskTailSlices; ++s) {
+    for (int n = 0; n <= kColumns; ++n) {
+      uint16_t* to = &slices[(std::size_t(s) * kMaskTailRows + n) * kSlice];
+      const uint16_t* from = &second.weight[std::size_t(n) * second.k];
+      std::copy_n(from + s * kMaskTailHidden, kMaskTailHidden, to);
+      std::copy_n(from + hidden + s * kMaskTailOwn, kMaskTailOwn, to + kMaskTailHidden);
+    }
+  }
+  const std::vector<uint16_t> normed = halves(std::size_t{rows} * kColumns, 2);
+  const std::vector<uint16_t> hs = halves(normed.size(), 2);
+  std::vector<uint16_t> out(normed.size() + 1, 0x7e00);
+  std::vector<float> constants(rows + 1, NAN);
+  QueryMasksArguments a;
+  a.normed = normed.data();
+  a.hs = hs.data();
+  a.first = first.product();
+  a.second = {slices.data(), second.bias.data()};
+  a.out = out.data();
+  a.constants = constants.data();
+  a.rows = rows;
+  query_masks({}, Math::kFp16, a);
+  const Row wide_normed = widened(normed), wide_hs = widened(hs);
+  for (int r = 0; r < rows; ++r) {
+    Row h = first(row_of(wide_normed, r, kColumns));
+    for (double& v : h) v = 0.5 * v * (1 + std::erf(v * std::sqrt(0.5)));
+    const Row more = row_of(wide_hs, r, kColumns);
+    h.insert(h.end(), more.begin(), more.end());
+    const Row expected = second(h);
+    for (int i = 0; i < kColumns; ++i) {
+      ASSERT_TRUE(std::abs(half_to_float(out[std::size_t(r) * kColumns + i]) - expected[i]) <= 1e-2)
+          << r << ", " << i;
+    }
+    ASSERT_TRUE(std::abs(constants[r] - expected[kColumns]) <= 2e-3)
+        << r << ": " << constants[r] << ", " << expected[kColumns];
+  }
+  EXPECT_EQ(out.back(), 0x7e00);
+  EXPECT_TRUE(std::isnan(constants.back()));
 }
 
 TEST(ClassScores, AreTheLargestLogits) {

@@ -50,6 +50,8 @@ void class_scores(const Queue&, Math, const ClassScoresArguments&) {}
 void query_start(const Queue&, Math, const QueryStartArguments&) {}
 void query_attention(const Queue&, Math, const QueryAttentionArguments&) {}
 void query_forward(const Queue&, Math, const QueryForwardArguments&) {}
+void query_heads(const Queue&, Math, const QueryHeadsArguments&) {}
+void query_masks(const Queue&, Math, const QueryMasksArguments&) {}
 
 }  // namespace rfseg::cuda
 

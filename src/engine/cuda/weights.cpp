@@ -11,6 +11,7 @@
 #include "core/half.h"
 #include "core/log.h"
 #include "engine/cpu/thread_team.h"
+#include "engine/cuda/small/query_layer.h"
 #include "engine/cuda/small/small_kernels.h"
 #include "engine/mask_projection.h"
 #include "engine/model_weights.h"
@@ -55,7 +56,7 @@ class Loader {
   /// Everything that decides the image's bytes.
   std::string key(const std::string& fingerprint) const {
     // To be raised when the same weights are laid out or folded in another way.
-    constexpr int kLayout = 1;
+    constexpr int kLayout = 2;
     const ModelConfig& c = config_;
     std::string levels;
     for (const Level level : c.levels) levels += std::to_string(static_cast<int>(level));
@@ -405,6 +406,38 @@ class Loader {
       put_rows(constant, 0, 1, c, weight + int64_t{c} * c, name);
       std::copy_n(bias, c, floats_at(mask.bias));
       *floats_at(constant.bias) = bias[c];
+    });
+    if (half_ && c == kMaskTailSlices * kMaskTailOwn) query_tail();
+  }
+
+  void query_tail() {
+    const int c = config_.dim, hidden = 4 * c, k = kMaskTailHidden + kMaskTailOwn;
+    const Place p = matrix(w_.segmentation.query_tail, kMaskTailSlices * kMaskTailRows, k);
+    jobs_.push_back([this, p, c, hidden, k] {
+      const MaskProjection folded = fold_mask_projections(source_, c);
+      const std::string name = kSegmentationPrefix + "query_features_block.layers.2";
+      const Tensor weight = source_.read(name + ".weight", {c, hidden});
+      const Tensor bias = source_.read(name + ".bias", {c});
+      std::vector<double> sums(static_cast<std::size_t>(hidden));
+      std::vector<float> row(sums.size());
+      for (int n = 0; n <= c; ++n) {
+        const float* factors = folded.weight.data.data() + int64_t{n} * c;
+        double shift = folded.bias.data[n];
+        std::fill(sums.begin(), sums.end(), 0.0);
+        for (int j = 0; j < c; ++j) {
+          const double factor = factors[j];
+          const float* from = weight.data.data() + int64_t{j} * hidden;
+          for (int i = 0; i < hidden; ++i) sums[i] += factor * from[i];
+          shift += factor * bias.data[j];
+        }
+        std::copy(sums.begin(), sums.end(), row.begin());
+        floats_at(p.bias)[n] = static_cast<float>(shift);
+        for (int slice = 0; slice < kMaskTailSlices; ++slice) {
+          const int64_t at = (int64_t{slice} * kMaskTailRows + n) * k;
+          put(p.data, at, row.data() + slice * kMaskTailHidden, kMaskTailHidden, name);
+          put(p.data, at + kMaskTailHidden, factors + slice * kMaskTailOwn, kMaskTailOwn, name);
+        }
+      }
     });
   }
 

@@ -96,6 +96,9 @@ struct SegmentationWeights {
   /// query_features_proj and spatial_features_proj in one: the query's weights [C, C] over the
   /// features before spatial_features_proj, and its constant [1, C].
   Matrix query_mask, query_constant;
+  /// These two after query2 and what it is added to, in one, as QueryMasksArguments::second; null
+  /// data where query_masks() does not take the model.
+  Matrix query_tail;
 };
 
 struct Weights {

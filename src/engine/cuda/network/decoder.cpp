@@ -188,6 +188,14 @@ void Pass::decode_in_clusters() {
     f.norm = norm_of(l.norm3);
     if (i + 1 < c_.dec_layers) f.next = product_of(w_.decoder.layers[i + 1].in_proj);
     f.qkv = b_.query_qkv;
+    if (i + 1 == c_.dec_layers) {
+      f.last = norm_of(w_.decoder.norm);
+      f.hs = b_.hs;
+      if (c_.seg) {
+        f.then = norm_of(w_.segmentation.query_norm);
+        f.hs_normed = b_.query_normed;
+      }
+    }
     f.rows = batch_ * c_.queries;
     f.eps = kDecoderEps;
     query_forward(main_.next(), math_, f);
@@ -217,9 +225,9 @@ void Pass::decode() {
   const int c = c_.dim, q = batch_ * c_.queries;
   if (in_clusters()) {
     decode_in_clusters();
-  } else {
-    decode_by_steps();
+    return trace("hs", {c_.queries, c}, b_.hs, PointType::kElement);
   }
+  decode_by_steps();
   NormArguments n;
   n.x = b_.queries;
   n.ldx = c;
@@ -243,6 +251,18 @@ void Pass::decode() {
 void Pass::heads(Lane& lane) {
   const DecoderWeights& w = w_.decoder;
   const int q = batch_ * c_.queries;
+  if (in_clusters() && c_.logits <= kMostHeadClasses) {
+    QueryHeadsArguments a;
+    a.hs = b_.hs;
+    for (int i = 0; i < 3; ++i) a.box[i] = product_of(w.box.layers[i]);
+    a.classes = product_of(w.classes);
+    a.references = b_.references;
+    a.boxes = b_.boxes;
+    a.logits = b_.logits;
+    a.rows = q;
+    a.count = c_.logits;
+    return query_heads(lane.next(), math_, a);
+  }
   linear(lane, b_.hs, q, w.box.layers[0], b_.mlp[0], Activation::kRelu);
   linear(lane, b_.mlp[0], q, w.box.layers[1], b_.mlp[1], Activation::kRelu);
   linear(lane, b_.mlp[1], q, w.box.layers[2], b_.delta, Activation::kNone, true);

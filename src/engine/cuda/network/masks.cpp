@@ -70,6 +70,17 @@ void Pass::make_spatial(Lane& lane) {
 void Pass::describe_masks() {
   const SegmentationWeights& w = w_.segmentation;
   const int c = c_.dim, q = batch_ * c_.queries;
+  if (in_clusters() && w.query_tail.data != nullptr) {
+    QueryMasksArguments a;
+    a.normed = b_.query_normed;
+    a.hs = b_.hs;
+    a.first = {w.query1.data, w.query1.bias};
+    a.second = {w.query_tail.data, w.query_tail.bias};
+    a.out = b_.query_mask;
+    a.constants = b_.query_constant;
+    a.rows = q;
+    return query_masks(main_.next(), math_, a);
+  }
   linear(main_, b_.query_normed, q, w.query1, b_.query_hidden, Activation::kGelu);
   GemmArguments g = product(b_.query_hidden, w.query2.k, q, w.query2);
   g.residual = b_.hs;

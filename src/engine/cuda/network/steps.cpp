@@ -207,4 +207,20 @@ StepCost cost_of(Math, const QueryForwardArguments& a) {
   return cost;
 }
 
+StepCost cost_of(Math, const QueryHeadsArguments& a) {
+  const double weights = 256.0 * (2 * 256 + 4 + a.count);
+  StepCost cost = moving("boxes and classes", fmt::format("{} rows", a.rows),
+                         2 * weights + a.rows * (2.0 * 256 + 4.0 * (8 + a.count)));
+  cost.flops = 2.0 * a.rows * weights;
+  return cost;
+}
+
+StepCost cost_of(Math, const QueryMasksArguments& a) {
+  const double weights = 256.0 * 1024 + 257.0 * (1024 + 256);
+  StepCost cost = moving("mask queries", fmt::format("{} rows", a.rows),
+                         2 * weights + a.rows * (6.0 * 256 + 4));
+  cost.flops = 2.0 * a.rows * weights;
+  return cost;
+}
+
 }  // namespace rfseg::cuda

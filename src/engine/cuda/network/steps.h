@@ -45,6 +45,8 @@ StepCost cost_of(Math math, const ClassScoresArguments& a);
 StepCost cost_of(Math math, const QueryStartArguments& a);
 StepCost cost_of(Math math, const QueryAttentionArguments& a);
 StepCost cost_of(Math math, const QueryForwardArguments& a);
+StepCost cost_of(Math math, const QueryHeadsArguments& a);
+StepCost cost_of(Math math, const QueryMasksArguments& a);
 
 /// The functions of products.h and small_kernels.h under their names, offered to an observer first.
 class Steps {
@@ -81,6 +83,8 @@ class Steps {
   RFSEG_STEP(query_start, QueryStartArguments)
   RFSEG_STEP(query_attention, QueryAttentionArguments)
   RFSEG_STEP(query_forward, QueryForwardArguments)
+  RFSEG_STEP(query_heads, QueryHeadsArguments)
+  RFSEG_STEP(query_masks, QueryMasksArguments)
 #undef RFSEG_STEP
 #undef RFSEG_FLOAT_STEP
 

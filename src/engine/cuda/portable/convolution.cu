@@ -1,18 +1,23 @@
 #include "engine/cuda/portable/convolution.h"
 
+#include <algorithm>
+
 #include "core/cuda/cluster_mail.h"
 #include "core/cuda/launch.h"
 #include "engine/cuda/portable/arithmetic.h"
 #include "engine/cuda/portable/portable.h"
 
 // A 3x3 convolution with LayerNorm over channels for few cells, fp16. What counts is one trip
-// through a block: so the weights are on their way before the previous kernel has ended, the cells
-// that a tile and its taps need are fetched once, not once a tap, and no loop waits for memory.
+// through a block, and that every instruction of it is executed once or twice: so the weights are
+// in registers before the previous kernel has ended, the cells that a tile and its taps need are
+// fetched once, not once a tap, to places known before, and no tap asks where the map ends: its
+// cells lie in shared memory with a border of zeros.
 //
 // A cluster of 4 blocks has a tile of 32 cells of a picture in row-major order, a block 32 of the
-// 128 columns. Warp w sums up channels 16 w to 16 w + 15 of all nine taps; the eight sums meet in
-// shared memory, where the weights were. Blocks tell each other mean and squared distances of
-// their columns of a cell (Chan et al. 1979).
+// 128 columns. Warp w sums up channels 16 w to 16 w + 15 of all nine taps. The eight sums meet in
+// shared memory, where the weights came through, and warp w completes fragment w of the block's
+// results. Warps tell all blocks mean and squared distances of their 8 columns of a cell (Chan et
+// al. 1979).
 
 namespace rfseg::cuda::portable {
 namespace {
@@ -21,7 +26,9 @@ constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr int kCells = 32, kChannels = 128, kBlocks = 4, kOwn = kChannels / kBlocks;
 constexpr int kTaps = 9, kWeightBytes = kTaps * kChannels * 2;  // of a column
 constexpr int kWeightPitch = kWeightBytes + 16, kCellPitch = kChannels * 2 + 16;
-constexpr int kMostCols = 80;  // of a map
+constexpr int kTiles = kOwn / 8, kParts = kBlocks * kTiles;  // of 8 columns: of a block, of a cell
+constexpr int kMostCols = 80;                                // of a map
+constexpr int kKnown = 6;  // turns of the block's threads for which places are computed early
 
 struct ConvolutionTask {
   const void* map;
@@ -34,23 +41,26 @@ struct ConvolutionTask {
   int rows, cols;  // of a picture
   int tiles;       // of a picture
   float eps;
-  Activation activation;
 };
 
-constexpr int kBoxAt = 0, kSharesAt = 16, kShareBytes = kBlocks * kCells * 8;
+constexpr int kBoxAt = 0, kSharesAt = 16, kShareBytes = kParts * kCells * 8;
 constexpr int kWeightsAt = kSharesAt + kShareBytes;
-constexpr int kNothingAt = kWeightsAt + kOwn * kWeightPitch;  // a cell of zeros
-constexpr int kCellsAt = kNothingAt + kCellPitch;
-int shared_bytes(int cols) { return kCellsAt + (kCells + 2 * cols + 2) * kCellPitch; }
-static_assert(kWarps * 8 * 512 <= kOwn * kWeightPitch);
+// Where the weights came through: sums, then cells.
+constexpr int kCellsAt = kWeightsAt + kWarps * 8 * 512;
+/// Rows of the map that a tile and its taps touch at most.
+RFSEG_HOST_DEVICE constexpr int rows_of(int cols) { return (kCells - 2) / cols + 2 + 2; }
+int shared_bytes(int cols) {
+  return std::max(kWeightsAt + kOwn * kWeightPitch,
+                  kCellsAt + rows_of(cols) * (cols + 2) * kCellPitch);
+}
+static_assert(kWarps == 2 * kTiles && kWarps * 16 == kChannels);
 
+template <Activation kActivation>
 RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
-  const int rank = cluster_rank();
+  const int group = lane / 4, t = lane % 4, rank = cluster_rank();
   auto* base = static_cast<std::byte*>(shared);
   auto* box = reinterpret_cast<MailBox*>(base + kBoxAt);
-  // Mean and squared distances of each block's columns.
-  auto* shares = reinterpret_cast<Pair*>(base + kSharesAt);
   if (thread == 0) {
     open_box(box, kShareBytes);
     boxes_are_open();
@@ -58,7 +68,6 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   warp_sync();
   greet_cluster();
   release_next_kernel();
-  auto* sums = reinterpret_cast<float*>(base + kWeightsAt);
   const SharedAddress start = shared_address(shared);
   {
     const std::byte* from = static_cast<const std::byte*>(task.weight) + rank * kOwn * kWeightBytes;
@@ -69,127 +78,174 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
           start + static_cast<uint32_t>(kWeightsAt + i / kChunks * kWeightPitch + i % kChunks * 16),
           from + i * 16);
     }
+    copy_async_commit();
   }
-  if (thread < kCellPitch / 16) store_quad(base + kNothingAt + thread * 16, {{0, 0, 0, 0}});
   const int tile = block_x() / kBlocks % task.tiles, picture = block_x() / kBlocks / task.tiles;
-  const int cells = task.rows * task.cols, first = tile * kCells;
-  // What this thread finishes: four columns of a cell.
-  const int local = thread / 8, column = thread % 8 * 4;
-  const Quad gamma = load_quad(task.gamma + rank * kOwn + column);
-  const Quad beta = load_quad(task.beta + rank * kOwn + column);
-  // The cells of this lane's fragment rows, and which taps of them are inside of the map.
-  uint32_t inside[2];
-  SharedAddress place[2];
+  const int cols = task.cols, cells = task.rows * cols, first = tile * kCells;
+  const int first_row = first / cols - 1;  // in shared memory
+  const auto place_of = [&](int cell) {
+    const int y = cell / cols;
+    return ((y - first_row) * (cols + 2) + cell - y * cols + 1) * kCellPitch;
+  };
+  // Of the rows that the tile's cells and their neighbours are in, what the taps need.
+  const auto at_least = [](int v, int low) { return v > low ? v : low; };
+  const auto at_most = [](int v, int high) { return v < high ? v : high; };
+  const int last_row = (first + kCells - 1) / cols + 1;
+  const int begin = at_least(at_least(first - cols - 1, first_row * cols), 0);
+  const int end = at_most(at_most(first + kCells + cols + 1, (last_row + 1) * cols), cells);
+  const std::byte* from = static_cast<const std::byte*>(task.map) +
+                          (int64_t{picture} * cells + begin + thread / 16) * task.ld * 2 +
+                          thread % 16 * 16;
+  const SharedAddress to = start + static_cast<uint32_t>(kCellsAt + thread % 16 * 16);
+  const int64_t step = kThreads / 16 * task.ld * 2;
+  int known[kKnown];
+  RFSEG_UNROLL
+  for (int i = 0; i < kKnown; ++i) {
+    known[i] = opaque(place_of(begin + thread / 16 + i * (kThreads / 16)));
+  }
+  // Of this lane's rows of fragments, the corner of the first tap.
+  int corner[2];
   RFSEG_UNROLL
   for (int m = 0; m < 2; ++m) {
-    const int at = m * 16 + lane % 16, cell = first + at, y = cell / task.cols;
-    const int x = cell - y * task.cols;
-    const uint32_t columns = (x > 0 ? 1u : 0u) | 2u | (x + 1 < task.cols ? 4u : 0u);
-    inside[m] = (y > 0 ? columns : 0u) | columns << 3 | (y + 1 < task.rows ? columns << 6 : 0u);
-    if (cell >= cells) inside[m] = 0;
-    place[m] = start + static_cast<uint32_t>(kCellsAt + at * kCellPitch);
+    const int cell = first + m * 16 + lane % 16;
+    corner[m] = opaque(kCellsAt + warp * 32 + lane / 16 * 16 - (cols + 3) * kCellPitch +
+                       place_of(cell < cells ? cell : cells - 1));
   }
-  const auto in_cell = static_cast<uint32_t>(warp * 32 + lane / 16 * 16);
+  const int next_row = opaque((cols + 2) * kCellPitch);
+  copy_async_wait<0>();
+  block_sync();
+  uint32_t weights[kTaps][kTiles / 2][4];
+  {
+    const SharedAddress columns =
+        start + static_cast<uint32_t>(kWeightsAt + (lane / 16 * 8 + lane % 8) * kWeightPitch +
+                                      lane / 8 % 2 * 16 + warp * 32);
+    RFSEG_UNROLL
+    for (int tap = 0; tap < kTaps; ++tap) {
+      RFSEG_UNROLL
+      for (int pair = 0; pair < kTiles / 2; ++pair) {
+        load_matrices(weights[tap][pair], columns + static_cast<uint32_t>(pair * 16 * kWeightPitch +
+                                                                          tap * kChannels * 2));
+      }
+    }
+  }
+  block_sync();
+  {
+    // Whatever does not arrive is outside of the map.
+    const int quads = rows_of(cols) * (cols + 2) * (kCellPitch / 16);
+    for (int i = thread; i < quads; i += kThreads) {
+      store_quad(base + kCellsAt + i * 16, {{0, 0, 0, 0}});
+    }
+  }
+  block_sync();
   await_previous_kernel();
 
   {
-    const std::byte* map = static_cast<const std::byte*>(task.map) +
-                           int64_t{picture} * cells * task.ld * 2 + thread % 16 * 16;
-    const int count = kCells + 2 * task.cols + 2;
-    for (int i = thread / 16; i < count; i += kThreads / 16) {
-      int cell = first - task.cols - 1 + i;
-      cell = cell < 0 ? 0 : cell < cells ? cell : cells - 1;
-      copy_async_16(start + static_cast<uint32_t>(kCellsAt + i * kCellPitch + thread % 16 * 16),
-                    map + cell * task.ld * 2);
+    int cell = begin + thread / 16;
+    RFSEG_UNROLL
+    for (int i = 0; i < kKnown; ++i, cell += kThreads / 16, from += step) {
+      if (cell < end) copy_async_16(to + static_cast<uint32_t>(known[i]), from);
+    }
+    RFSEG_ROLLED
+    for (; cell < end; cell += kThreads / 16, from += step) {
+      copy_async_16(to + static_cast<uint32_t>(place_of(cell)), from);
     }
   }
   copy_async_commit();
   copy_async_wait<0>();
   block_sync();
 
-  float d[2][4][4];
+  float d[2][kTiles][4];
   RFSEG_UNROLL
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < 2 * kTiles; ++i) {
     RFSEG_UNROLL
-    for (int e = 0; e < 4; ++e) d[i / 4][i % 4][e] = 0;
+    for (int e = 0; e < 4; ++e) d[i / kTiles][i % kTiles][e] = 0;
   }
-  const SharedAddress columns =
-      start + static_cast<uint32_t>(kWeightsAt + (lane / 16 * 8 + lane % 8) * kWeightPitch +
-                                    lane / 8 % 2 * 16 + warp * 32);
   RFSEG_UNROLL
   for (int tap = 0; tap < kTaps; ++tap) {
-    const auto shift = static_cast<uint32_t>((tap / 3 * task.cols + tap % 3) * kCellPitch);
-    uint32_t a[2][4], b[2][4];
+    const int at = tap / 3 * next_row + tap % 3 * kCellPitch;
+    uint32_t a[2][4];
     RFSEG_UNROLL
-    for (int m = 0; m < 2; ++m) {
-      const bool valid = (inside[m] >> tap & 1u) != 0;
-      load_matrices(
-          a[m], (valid ? place[m] + shift : start + static_cast<uint32_t>(kNothingAt)) + in_cell);
-    }
+    for (int m = 0; m < 2; ++m) load_matrices(a[m], start + static_cast<uint32_t>(corner[m] + at));
     RFSEG_UNROLL
-    for (int pair = 0; pair < 2; ++pair) {
-      load_matrices(
-          b[pair], columns + static_cast<uint32_t>(pair * 16 * kWeightPitch + tap * kChannels * 2));
-    }
-    RFSEG_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      const uint32_t other[2] = {b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]};
+    for (int n = 0; n < kTiles; ++n) {
+      const uint32_t(&both)[4] = weights[tap][n / 2];
+      const uint32_t column[2] = {both[n % 2 * 2], both[n % 2 * 2 + 1]};
       RFSEG_UNROLL
-      for (int m = 0; m < 2; ++m) mma_f16(d[m][n], a[m], other);
+      for (int m = 0; m < 2; ++m) mma_f16(d[m][n], a[m], column);
     }
   }
-  block_sync();  // the weights are done with
+  auto* sums = reinterpret_cast<float*>(base + kWeightsAt);
   RFSEG_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    const float(&v)[4] = d[i / 4][i % 4];
+  for (int i = 0; i < 2 * kTiles; ++i) {
+    const float(&v)[4] = d[i / kTiles][i % kTiles];
     store_quad(sums + (warp * 8 + i) * 128 + lane * 4,
                {{float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])}});
   }
   block_sync();
-  float v[4] = {0, 0, 0, 0};
-  {
-    const float* from = sums + (local / 16 * 4 + column / 8) * 128 +
-                        (local % 8 * 4 + column % 8 / 2) * 4 + local % 16 / 8 * 2;
+  // What this thread completes: two columns of cells `local` and `local` + 8.
+  const int local = warp / kTiles * 16 + group, column = rank * kOwn + warp % kTiles * 8 + t * 2;
+  const Pair gamma = *reinterpret_cast<const Pair*>(task.gamma + column);
+  const Pair beta = *reinterpret_cast<const Pair*>(task.beta + column);
+  float v[2][2] = {};
+  RFSEG_UNROLL
+  for (int w = 0; w < kWarps; ++w) {
+    const Quad part = load_quad(sums + (w * 8 + warp) * 128 + lane * 4);
     RFSEG_UNROLL
-    for (int w = 0; w < kWarps; ++w) {
-      const Pair low = *reinterpret_cast<const Pair*>(from + w * 8 * 128);
-      const Pair high = *reinterpret_cast<const Pair*>(from + w * 8 * 128 + 4);
-      v[0] += low.x, v[1] += low.y, v[2] += high.x, v[3] += high.y;
+    for (int e = 0; e < 4; ++e) v[e / 2][e % 2] += float_of_bits(part.word[e]);
+  }
+  float mean[2], squares[2];
+  RFSEG_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    mean[h] = v[h][0] + v[h][1];
+    RFSEG_UNROLL
+    for (int i = 1; i < 4; i *= 2) mean[h] += warp_read(mean[h], lane ^ i);
+    mean[h] *= 1.0f / 8;
+    const float off[2] = {v[h][0] - mean[h], v[h][1] - mean[h]};
+    squares[h] = fused(off[0], off[0], off[1] * off[1]);
+    RFSEG_UNROLL
+    for (int i = 1; i < 4; i *= 2) squares[h] += warp_read(squares[h], lane ^ i);
+  }
+  // [part][two halves of the tile][group]: of a cell and the eighth after it.
+  std::byte* shares = base + kSharesAt + (warp / kTiles * 8 + group) * 16;
+  constexpr int kPartBytes = kCells * 8;
+  meet_cluster();
+  static_assert(kBlocks == 4);  // each of the lanes that share a cell tells a block
+  send(shares + (rank * kTiles + warp % kTiles) * kPartBytes, box, t,
+       Quad{{float_bits(mean[0]), float_bits(squares[0]), float_bits(mean[1]),
+             float_bits(squares[1])}});
+  await_mail(box);
+  float part_mean[kParts / 4][2], whole[2] = {0, 0}, all[2] = {0, 0};
+  RFSEG_UNROLL
+  for (int i = 0; i < kParts / 4; ++i) {
+    const Quad one = load_quad(shares + (t + 4 * i) * kPartBytes);
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      part_mean[i][h] = float_of_bits(one.word[2 * h]);
+      whole[h] += part_mean[i][h];
+      all[h] += float_of_bits(one.word[2 * h + 1]);
     }
   }
-  float mean = (v[0] + v[1]) + (v[2] + v[3]), squares = 0;
   RFSEG_UNROLL
-  for (int i = 1; i < 8; i *= 2) mean += warp_read(mean, lane ^ i);
-  mean *= 1.0f / kOwn;
-  RFSEG_UNROLL
-  for (int e = 0; e < 4; ++e) squares = fused(v[e] - mean, v[e] - mean, squares);
-  RFSEG_UNROLL
-  for (int i = 1; i < 8; i *= 2) squares += warp_read(squares, lane ^ i);
-  meet_cluster();
-  if (thread % 8 < kBlocks) {
-    send(shares + rank * kCells + local, box, thread % 8, Pair{mean, squares});
+  for (int h = 0; h < 2; ++h) {
+    RFSEG_UNROLL
+    for (int i = 1; i < 4; i *= 2) whole[h] += warp_read(whole[h], lane ^ i);
+    whole[h] *= 1.0f / kParts;
+    RFSEG_UNROLL
+    for (int i = 0; i < kParts / 4; ++i) {
+      const float off = part_mean[i][h] - whole[h];
+      all[h] = fused(off * off, 8.0f, all[h]);
+    }
+    RFSEG_UNROLL
+    for (int i = 1; i < 4; i *= 2) all[h] += warp_read(all[h], lane ^ i);
+    const float scale = 1.0f / exact_sqrt(all[h] * (1.0f / kChannels) + task.eps);
+    const int cell = first + local + 8 * h;
+    if (cell >= cells) continue;
+    const float x = fused((v[h][0] - whole[h]) * scale, gamma.x, beta.x);
+    const float y = fused((v[h][1] - whole[h]) * scale, gamma.y, beta.y);
+    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(task.out) +
+                                 (int64_t{picture} * cells + cell) * task.ldo + column) =
+        pack_halves(activate<Math::kFp16>(x, kActivation), activate<Math::kFp16>(y, kActivation));
   }
-  await_mail(box);
-  const Pair one = shares[thread % kBlocks * kCells + local];
-  float whole = one.x;
-  RFSEG_UNROLL
-  for (int i = 1; i < kBlocks; i *= 2) whole += warp_read(whole, lane ^ i);
-  whole *= 1.0f / kBlocks;
-  const float off = one.x - whole;
-  float all = fused(off * off, static_cast<float>(kOwn), one.y);
-  RFSEG_UNROLL
-  for (int i = 1; i < kBlocks; i *= 2) all += warp_read(all, lane ^ i);
-  const float scale = 1.0f / exact_sqrt(all * (1.0f / kChannels) + task.eps);
-  if (first + local >= cells) return;
-  RFSEG_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    v[e] = activate<Math::kFp16>(
-        fused((v[e] - whole) * scale, float_of_bits(gamma.word[e]), float_of_bits(beta.word[e])),
-        task.activation);
-  }
-  store_pair(static_cast<uint16_t*>(task.out) +
-                 (int64_t{picture} * cells + first + local) * task.ldo + rank * kOwn + column,
-             pack_halves(v[0], v[1]), pack_halves(v[2], v[3]));
 }
 
 }  // namespace
@@ -201,6 +257,7 @@ bool convolution_norm(const Queue& queue, const GemmNormArguments& a) {
       g.map_cols > kMostCols || !g.b_fixed || g.ldb != kTaps * kChannels) {
     return false;
   }
+  if (a.activation != Activation::kSilu && a.activation != Activation::kNone) return false;
   if (g.bias || g.scale || g.residual || !a.gamma || !a.beta || !a.out || a.out_float ||
       a.out_plus || a.sum) {
     return false;
@@ -208,8 +265,8 @@ bool convolution_norm(const Queue& queue, const GemmNormArguments& a) {
   const auto aligned = [](const void* p, int bytes) {
     return reinterpret_cast<uintptr_t>(p) % static_cast<unsigned>(bytes) == 0;
   };
-  if (!aligned(g.a, 16) || g.lda % 8 || !aligned(g.b, 16) || !aligned(a.out, 8) || a.ldo % 4 ||
-      !aligned(a.gamma, 16) || !aligned(a.beta, 16)) {
+  if (!aligned(g.a, 16) || g.lda % 8 || !aligned(g.b, 16) || !aligned(a.out, 4) || a.ldo % 2 ||
+      !aligned(a.gamma, 8) || !aligned(a.beta, 8)) {
     return false;
   }
   ConvolutionTask task;
@@ -224,11 +281,16 @@ bool convolution_norm(const Queue& queue, const GemmNormArguments& a) {
   task.cols = g.map_cols;
   task.tiles = (g.map_rows * g.map_cols + kCells - 1) / kCells;
   task.eps = a.eps;
-  task.activation = a.activation;
   const int blocks = g.m / (g.map_rows * g.map_cols) * task.tiles * kBlocks;
   if (blocks > 2 * multiprocessors()) return false;  // a second round
-  launch_cluster<convolve, kThreads, 2>(queue, {blocks, 1}, kBlocks,
-                                        static_cast<std::size_t>(shared_bytes(task.cols)), task);
+  const auto bytes = static_cast<std::size_t>(shared_bytes(task.cols));
+  if (a.activation == Activation::kSilu) {
+    launch_cluster<convolve<Activation::kSilu>, kThreads, 2>(queue, {blocks, 1}, kBlocks, bytes,
+                                                             task);
+  } else {
+    launch_cluster<convolve<Activation::kNone>, kThreads, 2>(queue, {blocks, 1}, kBlocks, bytes,
+                                                             task);
+  }
   return true;
 }
 

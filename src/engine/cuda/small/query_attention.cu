@@ -18,6 +18,10 @@ constexpr int kHead = 32;                     // of self-attention
 constexpr int kHeadPitch = kHead * 2 + 16;    // bytes
 constexpr int kSumFloats = kWarps * 4 * 128;  // of attention's warps; products need less
 
+constexpr int kMostSamples = 8, kMostTurns = 6 * kMostSamples / 16;  // of a row's 16 threads
+// So much that two blocks do not share a multiprocessor: where others were idle, too, clusters
+// would come to lie on few of them.
+constexpr int kAloneBytes = 116 * 1024;
 constexpr int kAttentionBoxes = 5, kAttentionBoxBytes = 64;
 
 struct AttentionTask {
@@ -214,7 +218,6 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   }
   warp_sync();
   greet_cluster();
-  release_next_kernel();
   auto* rows = static_cast<std::byte*>(shared) + kAttentionBoxBytes;
   std::byte* more_rows = rows + kRowBytes;
   auto* shares = reinterpret_cast<Pair*>(more_rows + kRowBytes);
@@ -246,11 +249,22 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   const Pair sampled_bias = load_pair(a.sampled.bias + col);
   const Pair gamma1 = load_pair(a.norm1.gamma + col), beta1 = load_pair(a.norm1.beta + col);
   const Pair gamma2 = load_pair(a.norm2.gamma + col), beta2 = load_pair(a.norm2.beta + col);
+  float sampling_bias[kMostTurns];
+  RFSEG_UNROLL
+  for (int i = 0; i < kMostTurns; ++i) {
+    const int c = i * 16 + thread_index() % 16;
+    if (c >= offsets + weights) continue;
+    sampling_bias[i] =
+        a.sampling.bias[c < offsets ? rank * offsets + c
+                                    : 2 * heads * samples + rank * weights + c - offsets];
+  }
   const int tile = block_x() / kBlocks % task.tiles, picture = block_x() / kBlocks / task.tiles;
   const int local = tile * kRows + thread_index() / 16;
   const bool active = local < queries;
   const int row = picture * queries + (active ? local : queries - 1);  // of the thread
   await_previous_kernel();
+  // Only now: two kernels of the decoder shall hold multiprocessors, not three.
+  release_next_kernel();
 
   const std::byte* head = static_cast<const std::byte*>(a.qkv) + rank * kHead * 2;
   constexpr int64_t kStep = 3 * kWidth * 2;
@@ -301,10 +315,11 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
 
   multiply_tiles(shared_address(rows), sampling_weights, sampling / 8, sums);
   const int sampling_tiles = sampling / 8, sampling_parts = parts_of(sampling_tiles);
-  for (int c = thread_index() % 16; c < offsets + weights; c += 16) {
-    const int r = thread_index() / 16;
-    float v = a.sampling.bias[c < offsets ? rank * offsets + c
-                                          : 2 * heads * samples + rank * weights + c - offsets];
+  RFSEG_UNROLL
+  for (int i = 0; i < kMostTurns; ++i) {
+    const int c = i * 16 + thread_index() % 16, r = thread_index() / 16;
+    if (c >= offsets + weights) continue;
+    float v = sampling_bias[i];
     const float* from = sums + c / 8 * 128 + place_in_tile(r, c / 2 * 2) + c % 2;
     for (int part = 0; part < sampling_parts; ++part) v += from[part * sampling_tiles * 128];
     sampled[r * sampling + c] = v;
@@ -337,7 +352,9 @@ void query_attention(const Queue& queue, Math, const QueryAttentionArguments& a)
   task.chunks = (a.samples.queries + 15) / 16;
   launch_cluster<query::attention_body, query::kThreads, 2>(
       queue, {a.samples.batch * task.tiles * query::kBlocks, 1}, query::kBlocks,
-      static_cast<std::size_t>(query::attention_bytes(task.chunks, task.sampling)), task);
+      static_cast<std::size_t>(
+          std::max(query::attention_bytes(task.chunks, task.sampling), query::kAloneBytes)),
+      task);
 }
 
 }  // namespace rfseg::cuda

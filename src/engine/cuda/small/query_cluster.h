@@ -54,6 +54,40 @@ RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitc
     }
   }
 }
+/// multiply() with the weights in registers, so that they are read before the rows are there.
+template <int kTiles, int kSteps>
+RFSEG_DEVICE void load_columns(uint32_t (&columns)[kSteps][kTiles][4], SharedAddress b,
+                               int b_pitch) {
+  const int lane = thread_index() % kWarp;
+  b += static_cast<uint32_t>(lane % 8 * b_pitch + lane / 8 * 16);
+  RFSEG_UNROLL
+  for (int step = 0; step < kSteps; ++step) {
+    RFSEG_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      load_matrices(columns[step][tile], b + static_cast<uint32_t>(tile * 8 * b_pitch + step * 64));
+    }
+  }
+}
+template <int kTiles, int kSteps>
+RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitch,
+                           const uint32_t (&columns)[kSteps][kTiles][4]) {
+  const int lane = thread_index() % kWarp;
+  a += static_cast<uint32_t>(lane % 16 * a_pitch + lane / 16 * 16);
+  RFSEG_UNROLL
+  for (int step = 0; step < kSteps; ++step) {
+    RFSEG_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      uint32_t rows[4];
+      load_matrices(rows, a + static_cast<uint32_t>(step * 64 + half * 32));
+      RFSEG_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const uint32_t(&four)[4] = columns[step][tile];
+        const uint32_t column[2] = {four[2 * half], four[2 * half + 1]};
+        mma_f16(sums[tile], rows, column);
+      }
+    }
+  }
+}
 template <int kTiles>
 RFSEG_DEVICE void clear(float (&sums)[kTiles][4]) {
   RFSEG_UNROLL
@@ -174,10 +208,19 @@ RFSEG_DEVICE void copy_next(SharedAddress to, const void* weight) {
 }
 constexpr int kNextBytes = 3 * kOwn * kPitch, kNextSumBytes = 2 * 3 * kOwn / 8 * 512;
 
+/// What project_next() adds to this thread's columns.
+RFSEG_DEVICE void load_next_bias(Pair (&shift)[3], const float* bias) {
+  RFSEG_UNROLL
+  for (int kind = 0; kind < 3; ++kind) {
+    shift[kind] = load_pair(bias + kind * kWidth + cluster_rank() * kOwn + thread_index() % 16 * 2);
+  }
+}
+
 /// A layer's queries and keys of the rows `positioned`, its values of `plain`, to row `row` of
 /// `qkv` if `active`. A warp has a tile of 8 columns of each, and half of k.
 RFSEG_DEVICE void project_next(SharedAddress positioned, SharedAddress plain, SharedAddress weights,
-                               const float* bias, float* sums, void* qkv, int row, bool active) {
+                               const Pair (&shift)[3], float* sums, void* qkv, int row,
+                               bool active) {
   constexpr int kTiles = 3 * kOwn / 8;
   const int lane = thread_index() % kWarp, warp = thread_index() / kWarp;
   const int tile = warp % 4, part = warp / 4;
@@ -214,9 +257,8 @@ RFSEG_DEVICE void project_next(SharedAddress positioned, SharedAddress plain, Sh
   RFSEG_UNROLL
   for (int kind = 0; kind < 3; ++kind) {
     const Pair v = own_sums(sums + kind * 4 * 128, kTiles, 2);
-    const Pair shift = load_pair(bias + kind * kWidth + col);
     static_cast<uint32_t*>(qkv)[(int64_t{row} * 3 * kWidth + kind * kWidth + col) / 2] =
-        pack_halves(v.x + shift.x, v.y + shift.y);
+        pack_halves(v.x + shift[kind].x, v.y + shift[kind].y);
   }
 }
 

@@ -6,9 +6,9 @@
 // never leave it, and an eighth of k of the second product: each warp's sums are those of one
 // block's columns, which adds up what arrives.
 //
-// The weights of a block, 300 KB, do not fit: all of the first product's and half of the second's
-// are on their way before the previous kernel has ended, the rest takes the place of the first
-// product's when that is done.
+// The weights of a block, 300 KB, are in it before the previous kernel has ended: the first
+// product's in registers, where they came through shared memory, then the others in shared memory.
+// After the last layer its rows are normalised once or twice more instead.
 
 namespace rfseg::cuda {
 namespace query {
@@ -22,30 +22,28 @@ constexpr int kHalf = kSlice / 2, kHalfPitch = kHalf * 2 + 16;
 constexpr int kLateAt = 0;
 constexpr int kNextAt = kLateAt + kWidth * kHalfPitch;
 constexpr int kArrivalsAt = kNextAt + kNextBytes;
-constexpr int kRowsAt = kSlice * kPitch;
+constexpr int kRowsAt = kArrivalsAt + kBlocks * 4 * 512;
 constexpr int kHiddenAt = kRowsAt + kRowBytes;
 constexpr int kEarlyAt = kHiddenAt + kRowBytes;
 constexpr int kSharesAt = kEarlyAt + kWidth * kHalfPitch;
-constexpr int kForwardBoxesAt = kSharesAt + kStatBytes;
-constexpr int kForwardBoxes = 5, kForwardBytes = kForwardBoxesAt + 128;
-static_assert(kArrivalsAt + kBlocks * 4 * 512 <= kHiddenAt && kForwardBytes <= 227 * 1024);
+constexpr int kForwardBoxesAt = kSharesAt + 3 * kStatBytes;
+constexpr int kForwardBoxes = 4, kForwardBytes = kForwardBoxesAt + 64;
+static_assert(kSlice * kPitch <= kRowsAt && kForwardBytes <= 227 * 1024);
 static_assert(kNextSumBytes <= kWidth * kHalfPitch);
 
 RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   const int rank = cluster_rank(), warp = thread_index() / kWarp, lane = thread_index() % kWarp;
   auto* base = static_cast<std::byte*>(shared);
-  // For: that all are done with the first product, its successor's sums, shares, rows.
+  // For: the second product's sums, shares of rows, and what is told for the next layer's product
+  // or more shares.
   auto* boxes = reinterpret_cast<MailBox*>(base + kForwardBoxesAt);
   if (thread_index() == 0) {
-    constexpr int kMail[kForwardBoxes] = {kBlocks * 8, kBlocks * 4 * 512, kShareMail, told_bytes(),
-                                          told_bytes()};
+    const int more = a.next.weight != nullptr ? told_bytes() : kShareMail;
+    const int mail[kForwardBoxes] = {kBlocks * 4 * 512, kShareMail, more, more};
     RFSEG_UNROLL
-    for (int i = 0; i < kForwardBoxes; ++i) open_box(boxes + i, kMail[i]);
+    for (int i = 0; i < kForwardBoxes; ++i) open_box(boxes + i, mail[i]);
     boxes_are_open();
   }
-  warp_sync();
-  greet_cluster();
-  release_next_kernel();
   const SharedAddress start = shared_address(shared);
   std::byte* rows = base + kRowsAt;
   std::byte* hidden = base + kHiddenAt;
@@ -55,6 +53,7 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   };
   copy_rows(start, kPitch, bytes_of(a.first.weight, int64_t{rank} * kSlice * kWidth), kWidth * 2,
             kSlice, 32);
+  copy_async_commit();
   copy_rows(start + kEarlyAt, kHalfPitch, bytes_of(a.second.weight, rank * kSlice), kHidden * 2,
             kWidth, 16);
   copy_async_commit();
@@ -70,7 +69,27 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   const auto known = [&](int r) { return first_row + r < a.rows ? first_row + r : a.rows - 1; };
   const int row = known(thread_index() / 16);  // of the thread
   const bool active = first_row + thread_index() / 16 < a.rows;
+  Pair gamma_after[2] = {}, beta_after[2] = {};
+  if (a.last.gamma != nullptr) {
+    gamma_after[0] = load_pair(a.last.gamma + col), beta_after[0] = load_pair(a.last.beta + col);
+  }
+  if (a.then.gamma != nullptr) {
+    gamma_after[1] = load_pair(a.then.gamma + col), beta_after[1] = load_pair(a.then.beta + col);
+  }
+  Pair next_bias[3] = {};
+  if (a.next.weight != nullptr) load_next_bias(next_bias, a.next.bias);
+  uint32_t columns[kWidth / 32][4][4];
+  copy_async_wait<1>();
+  block_sync();
+  load_columns(columns, start + static_cast<uint32_t>(warp * 32 * kPitch), kPitch);
+  block_sync();
+  // Sums may arrive where the weights were.
+  greet_cluster();
+  copy_rows(start + kLateAt, kHalfPitch, bytes_of(a.second.weight, rank * kSlice + kHalf),
+            kHidden * 2, kWidth, 16);
+  if (a.next.weight != nullptr) copy_next(start + kNextAt, a.next.weight);
   await_previous_kernel();
+  release_next_kernel();
 
   RFSEG_UNROLL
   for (int i = 0; i < 2; ++i) {
@@ -86,8 +105,7 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
 
   float sums[4][4];
   clear(sums);
-  multiply(sums, start + kRowsAt, kPitch, start + static_cast<uint32_t>(warp * 32 * kPitch), kPitch,
-           kWidth / 32);
+  multiply(sums, start + kRowsAt, kPitch, columns);
   RFSEG_UNROLL
   for (int t = 0; t < 4; ++t) {
     RFSEG_UNROLL
@@ -99,53 +117,48 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
     }
   }
   block_sync();
-  // Sums may arrive.
-  meet_cluster();
-  if (thread_index() < kBlocks) {
-    send(boxes + 8 + rank, boxes, thread_index(), Pair{0, 0});
-  }
-  copy_rows(start + kLateAt, kHalfPitch, bytes_of(a.second.weight, rank * kSlice + kHalf),
-            kHidden * 2, kWidth, 16);
-  copy_async_commit();
-  if (a.next.weight != nullptr) copy_next(start + kNextAt, a.next.weight);
-  copy_async_commit();
   clear(sums);
+  RFSEG_ROLLED
   for (int half = 0; half < 2; ++half) {
-    if (half == 1) {
-      copy_async_wait<1>();
-      block_sync();
-    }
     multiply(
         sums, start + static_cast<uint32_t>(kHiddenAt + half * kHalf * 2), kPitch,
         start + static_cast<uint32_t>((half == 0 ? kEarlyAt : kLateAt) + warp * 32 * kHalfPitch),
         kHalfPitch, kHalf / 32);
   }
-  await_mail(boxes);
+  meet_cluster();
   RFSEG_UNROLL
   for (int t = 0; t < 4; ++t) {
-    send(arrivals + (rank * 4 + t) * 128 + lane * 4, boxes + 1, warp, quad_of(sums[t]));
+    send(arrivals + (rank * 4 + t) * 128 + lane * 4, boxes, warp, quad_of(sums[t]));
   }
-  await_mail(boxes + 1);
+  await_mail(boxes);
 
   Pair x = own_sums(arrivals, 4, kBlocks);
   x = {x.x + bias.x + old.x, x.y + bias.y + old.y};
-  normalise(x, reinterpret_cast<Pair*>(base + kSharesAt), boxes + 2, a.eps, gamma, beta);
+  auto* shares = reinterpret_cast<Pair*>(base + kSharesAt);
+  normalise(x, shares, boxes + 1, a.eps, gamma, beta);
   const int64_t at = int64_t{row} * kWidth + col;
   if (active) {
     *reinterpret_cast<Pair*>(a.x + at) = x;
     static_cast<uint32_t*>(a.out_element)[at / 2] = pack_halves(x.x, x.y);
   }
-  if (a.next.weight == nullptr) return;
+  if (a.next.weight == nullptr) {
+    if (a.last.gamma == nullptr) return;
+    normalise(x, shares + kBlocks * kRows, boxes + 2, a.eps, gamma_after[0], beta_after[0]);
+    if (active) static_cast<uint32_t*>(a.hs)[at / 2] = pack_halves(x.x, x.y);
+    if (a.then.gamma == nullptr) return;
+    normalise(x, shares + 2 * kBlocks * kRows, boxes + 3, a.eps, gamma_after[1], beta_after[1]);
+    if (active) static_cast<uint32_t*>(a.hs_normed)[at / 2] = pack_halves(x.x, x.y);
+    return;
+  }
   put(rows, x);
   put(hidden, {x.x + position.x, x.y + position.y});
-  copy_async_wait<0>();
   block_sync();
-  tell(rows, boxes + 3);
-  tell(hidden, boxes + 4);
+  tell(rows, boxes + 2);
+  tell(hidden, boxes + 3);
+  await_mail(boxes + 2);
   await_mail(boxes + 3);
-  await_mail(boxes + 4);
 
-  project_next(start + kHiddenAt, start + kRowsAt, start + kNextAt, a.next.bias,
+  project_next(start + kHiddenAt, start + kRowsAt, start + kNextAt, next_bias,
                reinterpret_cast<float*>(base + kEarlyAt), a.qkv, row, active);
 }
 

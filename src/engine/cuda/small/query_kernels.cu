@@ -121,8 +121,9 @@ RFSEG_DEVICE void reference_body(const ReferenceArguments& a, void*) {
   release_next_kernel();
   const int row = block_x();
   const int cell = a.chosen[row];
-  const Box box = reference_of(a.learned + int64_t{row % a.queries} * 4, a.delta + int64_t{row} * 4,
-                               cell, a.proposals);
+  const Box box =
+      reference_of(box_at(a.learned + int64_t{row % a.queries} * 4), a.delta + int64_t{row} * 4,
+                   cell < 0, box_at(a.proposals + int64_t{cell < 0 ? 0 : cell} * 4));
   if (thread_index() < 4) a.references[int64_t{row} * 4 + thread_index()] = box.v[thread_index()];
   const int pairs = a.dim / 4;
   T* out = static_cast<T*>(a.sine) + int64_t{row} * 2 * a.dim;

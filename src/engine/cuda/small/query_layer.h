@@ -2,9 +2,9 @@
 
 #include "engine/cuda/small/small_kernels.h"
 
-// The decoder for few queries, fp16, width 256, on GPUs that have clusters: a kernel for its start
-// and two for each layer. But for self-attention all of it concerns one row of queries alone; so a
-// cluster of blocks has 16 rows.
+// The decoder for few queries, fp16, width 256, on GPUs that have clusters: a kernel for its start,
+// two for each layer, one for boxes and classes and one for the masks' queries. But for
+// self-attention all of it concerns one row of queries alone; so a cluster of blocks has 16 rows.
 
 namespace rfseg::cuda {
 
@@ -67,9 +67,39 @@ struct QueryForwardArguments {
   QueryNorm norm;
   QueryProduct next;    ///< [768, 256]: queries and keys of x + position, values of x; or none
   void* qkv = nullptr;  ///< __half [rows, 768]
+  /// Of the last layer, without `next`: the decoder's norm of x, and one more of that; or none.
+  QueryNorm last, then;
+  void* hs = nullptr;         ///< __half [rows, 256]
+  void* hs_normed = nullptr;  ///< the same
   int rows = 0;
   float eps = 0;
 };
+
+/// What follows the last layer: boxes and class logits.
+struct QueryHeadsArguments {
+  const void* hs = nullptr;           ///< __half [rows, 256]
+  QueryProduct box[3];                ///< [256, 256] and [256, 256] with ReLU, [4, 256]
+  QueryProduct classes;               ///< [count, 256]
+  const float* references = nullptr;  ///< [rows, 4]
+  float* boxes = nullptr;             ///< [rows, 4]
+  float* logits = nullptr;            ///< [rows, count]
+  int rows = 0, count = 0;
+};
+
+/// What each query wants of the features of a mask's pixel:
+///   h = GELU(W1 normed + b1);  [out, constant] = W [h, hs] + b,  W as kMaskTail says.
+struct QueryMasksArguments {
+  const void* normed = nullptr;  ///< __half [rows, 256]
+  const void* hs = nullptr;      ///< __half [rows, 256]
+  QueryProduct first;            ///< W1 [1024, 256]
+  QueryProduct second;           ///< W, b [257]
+  void* out = nullptr;           ///< __half [rows, 256]
+  float* constants = nullptr;    ///< [rows]
+  int rows = 0;
+};
+/// W is in 8 slices of [264, 160], rows 257 to 263 zeros: slice i has of each row the columns of
+/// h from 128 i on, then those of hs from 32 i on.
+constexpr int kMaskTailSlices = 8, kMaskTailRows = 264, kMaskTailHidden = 128, kMaskTailOwn = 32;
 
 bool takes_class_scores(const Queue& queue, Math math, int rows, int width, int classes);
 void class_scores(const Queue& queue, Math math, const ClassScoresArguments& arguments);
@@ -80,5 +110,9 @@ bool takes_query_layers(const Queue& queue, Math math, int batch, int queries, i
 void query_start(const Queue& queue, Math math, const QueryStartArguments& arguments);
 void query_attention(const Queue& queue, Math math, const QueryAttentionArguments& arguments);
 void query_forward(const Queue& queue, Math math, const QueryForwardArguments& arguments);
+/// These two follow where takes_query_layers() holds, query_heads() for at most kMostHeadClasses.
+constexpr int kMostHeadClasses = 128;
+void query_heads(const Queue& queue, Math math, const QueryHeadsArguments& arguments);
+void query_masks(const Queue& queue, Math math, const QueryMasksArguments& arguments);
 
 }  // namespace rfseg::cuda

@@ -57,6 +57,8 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   const Pair bias0 = load_pair(a.box[0].bias + col), bias1 = load_pair(a.box[1].bias + col);
   const Pair bias2 = load_pair(a.position[0].bias + col);
   const Pair bias3 = load_pair(a.position[1].bias + col);
+  Pair next_bias[3];
+  load_next_bias(next_bias, a.next.bias);
   const int count = a.batch * a.queries, first_row = block_x() / kBlocks * kRows;
   const auto known = [&](int r) { return first_row + r < count ? first_row + r : count - 1; };
   const int row = known(local);
@@ -74,6 +76,10 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   // Two pairs of the embedding: 64 of its columns are this block's.
   const int pair = rank % 2 * 32 + thread_index() % 16 * 2;
   const float periods[2] = {period_of(pair, kWidth), period_of(pair + 1, kWidth)};
+  const Box learned = box_at(a.learned + int64_t{query} * 4);
+  float delta[4];
+  RFSEG_UNROLL
+  for (int i = 0; i < 4; ++i) delta[i] = a.box[2].bias[i];
   await_previous_kernel();
 
   RFSEG_UNROLL
@@ -85,6 +91,7 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   }
   copy_async_commit();
   const int cell = a.chosen[row];
+  const Box proposal = box_at(a.proposals + int64_t{cell < 0 ? 0 : cell} * 4);
   copy_async_wait<0>();
   block_sync();
   meet_cluster();
@@ -102,18 +109,16 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   hand_on(rows, boxes + 1, bias1);
   // The boxes' four columns: every block computes all of them.
   multiply_tiles(start + kFirstRowsAt, start + kBox2At, 1, sums);
-  float delta[4];
   RFSEG_UNROLL
   for (int i = 0; i < 4; ++i) {
-    delta[i] = a.box[2].bias[i];
     RFSEG_UNROLL
     for (int part = 0; part < 4; ++part) {
       delta[i] += sums[part * 128 + place_in_tile(local, i / 2 * 2) + i % 2];
     }
   }
-  const Box box = reference_of(a.learned + int64_t{query} * 4, delta, cell, a.proposals);
+  const Box box = reference_of(learned, delta, cell < 0, proposal);
   if (rank == 0 && active && thread_index() % 16 < 4) {
-    a.references[int64_t{row} * 4 + thread_index() % 16] = box.v[thread_index() % 16];
+    a.references[int64_t{row} * 4 + thread_index() % 16] = pick(box, thread_index() % 16);
   }
   {
     const float number = embedded(box, rank / 2);
@@ -141,7 +146,7 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
     *reinterpret_cast<Pair*>(a.x + int64_t{row} * kWidth + col) = content;
   }
   await_mail(boxes + 4);
-  project_next(start + kFirstRowsAt, start + kContentAt, start + kNextWeightsAt, a.next.bias, sums,
+  project_next(start + kFirstRowsAt, start + kContentAt, start + kNextWeightsAt, next_bias, sums,
                a.qkv, row, active);
 }
 
