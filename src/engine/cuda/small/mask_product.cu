@@ -4,18 +4,17 @@
 
 #include "engine/cuda/small/query_cluster.h"
 
-// Masks of few queries: every query times every pixel's features. A block has 96 pixels and up to
-// 64 queries, so that the 6,084 pixels and 100 queries of a small model are one round of blocks; a
-// warp 48 pixels and 16 queries. All of k lies in shared memory: there is one wait. Each warp
-// stages its own results, so that they leave in pieces of 96 bytes whatever the rows' alignment.
+// Masks of few queries: every query times every pixel's features. A block has 48 pixels, so that
+// the 6,084 of a small model are one round of blocks, and up to 112 queries, each warp 16. All of k
+// lies in shared memory: there is one wait. Each warp stages its own results, so that they leave in
+// pieces of 96 bytes whatever the rows' alignment.
 
 namespace rfseg::cuda {
 namespace query {
 namespace {
 
-constexpr int kMostTiles = 4, kStrips = kWarps / kMostTiles;  // of 16 queries, of pixels
-constexpr int kStrip = 48, kPixels = kStrips * kStrip, kPixelTiles = kStrip / 8;
-constexpr int kStagePitch = kStrip * 2 + 16;
+constexpr int kPixels = 48, kPixelTiles = kPixels / 8, kMostTiles = 7;  // of 16 queries
+constexpr int kStagePitch = kPixels * 2 + 16;
 
 struct MaskTask {
   const void* queries;
@@ -29,12 +28,11 @@ struct MaskTask {
   int groups;  // of `tiles` tiles in a picture
 };
 
-int mask_bytes(int tiles) { return (kPixels + tiles * 16) * kPitch + kWarps * 16 * kStagePitch; }
+int mask_bytes(int tiles) { return (kPixels + tiles * 16) * kPitch + tiles * 16 * kStagePitch; }
 
 RFSEG_DEVICE void mask_body(const MaskTask& task, void* shared) {
   release_next_kernel();
   const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-  const int own_tile = warp % kMostTiles, strip = warp / kMostTiles;
   const int picture = block_y() / task.groups, first_pixel = block_x() * kPixels;
   const int first_row = block_y() % task.groups * task.tiles * 16;
   const SharedAddress pixels = shared_address(shared);
@@ -60,16 +58,16 @@ RFSEG_DEVICE void mask_body(const MaskTask& task, void* shared) {
   float bias[2] = {0, 0};
   RFSEG_UNROLL
   for (int h = 0; h < 2; ++h) {
-    const int row = first_row + own_tile * 16 + lane / 4 + 8 * h;
+    const int row = first_row + warp * 16 + lane / 4 + 8 * h;
     if (row < task.m) bias[h] = task.bias[picture * task.bias_step + row];
   }
   copy_async_wait<0>();
   block_sync();
-  if (own_tile >= task.tiles) return;
+  if (warp >= task.tiles) return;
   float sums[kPixelTiles][4];
   clear(sums);
-  multiply(sums, queries + static_cast<uint32_t>(own_tile * 16 * kPitch), kPitch,
-           pixels + static_cast<uint32_t>(strip * kStrip * kPitch), kPitch, kWidth / 32);
+  multiply(sums, queries + static_cast<uint32_t>(warp * 16 * kPitch), kPitch, pixels, kPitch,
+           kWidth / 32);
   RFSEG_UNROLL
   for (int t = 0; t < kPixelTiles; ++t) {
     RFSEG_UNROLL
@@ -81,12 +79,11 @@ RFSEG_DEVICE void mask_body(const MaskTask& task, void* shared) {
   }
   warp_sync();
   auto* out = static_cast<uint16_t*>(task.out) + picture * task.out_step;
-  constexpr int kPieces = kStrip / 4;
+  constexpr int kPieces = kPixels / 4;
   RFSEG_UNROLL
   for (int i = 0; i < 16 * kPieces / kWarp; ++i) {
     const int at = i * kWarp + lane, r = at / kPieces, piece = at % kPieces;
-    const int row = first_row + own_tile * 16 + r;
-    const int pixel = first_pixel + strip * kStrip + piece * 4;
+    const int row = first_row + warp * 16 + r, pixel = first_pixel + piece * 4;
     if (row >= task.m || pixel >= task.n) continue;
     const auto* from = reinterpret_cast<const uint32_t*>(staged + r * kStagePitch + piece * 8);
     store_pair(out + row * task.ldo + pixel, from[0], from[1]);
