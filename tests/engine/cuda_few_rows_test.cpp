@@ -23,7 +23,10 @@
 
 namespace rfseg::cuda {
 
-int portable::multiprocessors() { return 132; }
+namespace {
+int multiprocessors_now = 132;
+}
+int portable::multiprocessors() { return multiprocessors_now; }
 
 namespace {
 
@@ -593,6 +596,14 @@ TEST(Convolution, OfFewCellsWithItsNorm) {
   check_convolution(2, 7, 9, Activation::kNone);
   check_convolution(1, 1, 3, Activation::kSilu);
   check_convolution(1, 3, 42, Activation::kSilu);
+}
+
+TEST(Convolution, OfTilesOf64CellsWhereThereAreTooFewMultiprocessorsForThoseOf32) {
+  multiprocessors_now = 8;
+  check_convolution(1, 5, 13, Activation::kSilu);
+  check_convolution(2, 7, 9, Activation::kNone);
+  check_convolution(1, 3, 41, Activation::kSilu);
+  multiprocessors_now = 132;
 }
 
 }  // namespace

@@ -13,22 +13,22 @@
 // fetched once, not once a tap, to places known before, and no tap asks where the map ends: its
 // cells lie in shared memory with a border of zeros.
 //
-// A cluster of 4 blocks has a tile of 32 cells of a picture in row-major order, a block 32 of the
-// 128 columns. Warp w sums up channels 16 w to 16 w + 15 of all nine taps. The eight sums meet in
-// shared memory, where the weights came through, and warp w completes fragment w of the block's
-// results. Warps tell all blocks mean and squared distances of their 8 columns of a cell (Chan et
-// al. 1979).
+// A cluster of 4 blocks has a tile of 32 cells of a picture in row-major order, or of 64 where
+// tiles of 32 were more than one block a multiprocessor; a block has 32 of the 128 columns. Warp w
+// sums up channels 16 w to 16 w + 15 of all nine taps. The eight sums meet in shared memory, where
+// the weights came through, and warp w completes fragment w of the block's results, of each 32
+// cells. Warps tell all blocks mean and squared distances of their 8 columns of a cell (Chan et al.
+// 1979).
 
 namespace rfseg::cuda::portable {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kCells = 32, kChannels = 128, kBlocks = 4, kOwn = kChannels / kBlocks;
+constexpr int kPartCells = 32, kChannels = 128, kBlocks = 4, kOwn = kChannels / kBlocks;
 constexpr int kTaps = 9, kWeightBytes = kTaps * kChannels * 2;  // of a column
 constexpr int kWeightPitch = kWeightBytes + 16, kCellPitch = kChannels * 2 + 16;
 constexpr int kTiles = kOwn / 8, kParts = kBlocks * kTiles;  // of 8 columns: of a block, of a cell
 constexpr int kMostCols = 80;                                // of a map
-constexpr int kKnown = 6;  // turns of the block's threads for which places are computed early
 
 struct ConvolutionTask {
   const void* map;
@@ -43,26 +43,39 @@ struct ConvolutionTask {
   float eps;
 };
 
-constexpr int kBoxAt = 0, kSharesAt = 16, kShareBytes = kParts * kCells * 8;
-constexpr int kWeightsAt = kSharesAt + kShareBytes;
-// Where the weights came through: sums, then cells.
-constexpr int kCellsAt = kWeightsAt + kWarps * 8 * 512;
-/// Rows of the map that a tile and its taps touch at most.
-RFSEG_HOST_DEVICE constexpr int rows_of(int cols) { return (kCells - 2) / cols + 2 + 2; }
-int shared_bytes(int cols) {
-  return std::max(kWeightsAt + kOwn * kWeightPitch,
-                  kCellsAt + rows_of(cols) * (cols + 2) * kCellPitch);
+/// Of a picture, of so many times 32 cells.
+int tiles_of(const ConvolutionTask& task, int parts) {
+  return (task.rows * task.cols + parts * kPartCells - 1) / (parts * kPartCells);
 }
+
+/// Where a block's shared memory has what, with a tile of so many times 32 cells.
+template <int kTileParts>
+struct Layout {
+  static constexpr int kCells = kTileParts * kPartCells;
+  static constexpr int kBox = 0, kShares = 16, kShareBytes = kParts * kCells * 8;
+  static constexpr int kWeights = kShares + kShareBytes;
+  // Where the weights came through: sums, then cells.
+  static constexpr int kMap = kWeights + kTileParts * kWarps * 8 * 512;
+  /// Rows of the map that a tile and its taps touch at most.
+  RFSEG_HOST_DEVICE static constexpr int rows(int cols) { return (kCells - 2) / cols + 2 + 2; }
+  static int bytes(int cols) {
+    return std::max(kWeights + kOwn * kWeightPitch, kMap + rows(cols) * (cols + 2) * kCellPitch);
+  }
+};
 static_assert(kWarps == 2 * kTiles && kWarps * 16 == kChannels);
 
-template <Activation kActivation>
+template <Activation kActivation, int kTileParts>
 RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
+  using At = Layout<kTileParts>;
+  constexpr int kCells = At::kCells, kHalves = 2 * kTileParts;  // fragments of 16 cells
+  // Turns of the block's threads for which places are computed early.
+  constexpr int kKnown = kTileParts == 1 ? 6 : 10;
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
   const int group = lane / 4, t = lane % 4, rank = cluster_rank();
   auto* base = static_cast<std::byte*>(shared);
-  auto* box = reinterpret_cast<MailBox*>(base + kBoxAt);
+  auto* box = reinterpret_cast<MailBox*>(base + At::kBox);
   if (thread == 0) {
-    open_box(box, kShareBytes);
+    open_box(box, At::kShareBytes);
     boxes_are_open();
   }
   warp_sync();
@@ -74,9 +87,9 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
     constexpr int kChunks = kWeightBytes / 16;
     RFSEG_UNROLL_BY(6)
     for (int i = thread; i < kOwn * kChunks; i += kThreads) {
-      copy_async_16(
-          start + static_cast<uint32_t>(kWeightsAt + i / kChunks * kWeightPitch + i % kChunks * 16),
-          from + i * 16);
+      copy_async_16(start + static_cast<uint32_t>(At::kWeights + i / kChunks * kWeightPitch +
+                                                  i % kChunks * 16),
+                    from + i * 16);
     }
     copy_async_commit();
   }
@@ -96,7 +109,7 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   const std::byte* from = static_cast<const std::byte*>(task.map) +
                           (int64_t{picture} * cells + begin + thread / 16) * task.ld * 2 +
                           thread % 16 * 16;
-  const SharedAddress to = start + static_cast<uint32_t>(kCellsAt + thread % 16 * 16);
+  const SharedAddress to = start + static_cast<uint32_t>(At::kMap + thread % 16 * 16);
   const int64_t step = kThreads / 16 * task.ld * 2;
   int known[kKnown];
   RFSEG_UNROLL
@@ -104,11 +117,11 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
     known[i] = opaque(place_of(begin + thread / 16 + i * (kThreads / 16)));
   }
   // Of this lane's rows of fragments, the corner of the first tap.
-  int corner[2];
+  int corner[kHalves];
   RFSEG_UNROLL
-  for (int m = 0; m < 2; ++m) {
+  for (int m = 0; m < kHalves; ++m) {
     const int cell = first + m * 16 + lane % 16;
-    corner[m] = opaque(kCellsAt + warp * 32 + lane / 16 * 16 - (cols + 3) * kCellPitch +
+    corner[m] = opaque(At::kMap + warp * 32 + lane / 16 * 16 - (cols + 3) * kCellPitch +
                        place_of(cell < cells ? cell : cells - 1));
   }
   const int next_row = opaque((cols + 2) * kCellPitch);
@@ -117,7 +130,7 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   uint32_t weights[kTaps][kTiles / 2][4];
   {
     const SharedAddress columns =
-        start + static_cast<uint32_t>(kWeightsAt + (lane / 16 * 8 + lane % 8) * kWeightPitch +
+        start + static_cast<uint32_t>(At::kWeights + (lane / 16 * 8 + lane % 8) * kWeightPitch +
                                       lane / 8 % 2 * 16 + warp * 32);
     RFSEG_UNROLL
     for (int tap = 0; tap < kTaps; ++tap) {
@@ -131,9 +144,9 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   block_sync();
   {
     // Whatever does not arrive is outside of the map.
-    const int quads = rows_of(cols) * (cols + 2) * (kCellPitch / 16);
+    const int quads = At::rows(cols) * (cols + 2) * (kCellPitch / 16);
     for (int i = thread; i < quads; i += kThreads) {
-      store_quad(base + kCellsAt + i * 16, {{0, 0, 0, 0}});
+      store_quad(base + At::kMap + i * 16, {{0, 0, 0, 0}});
     }
   }
   block_sync();
@@ -154,48 +167,53 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   copy_async_wait<0>();
   block_sync();
 
-  float d[2][kTiles][4];
+  float d[kHalves][kTiles][4];
   RFSEG_UNROLL
-  for (int i = 0; i < 2 * kTiles; ++i) {
+  for (int i = 0; i < kHalves * kTiles; ++i) {
     RFSEG_UNROLL
     for (int e = 0; e < 4; ++e) d[i / kTiles][i % kTiles][e] = 0;
   }
   RFSEG_UNROLL
   for (int tap = 0; tap < kTaps; ++tap) {
     const int at = tap / 3 * next_row + tap % 3 * kCellPitch;
-    uint32_t a[2][4];
+    uint32_t a[kHalves][4];
     RFSEG_UNROLL
-    for (int m = 0; m < 2; ++m) load_matrices(a[m], start + static_cast<uint32_t>(corner[m] + at));
+    for (int m = 0; m < kHalves; ++m)
+      load_matrices(a[m], start + static_cast<uint32_t>(corner[m] + at));
     RFSEG_UNROLL
     for (int n = 0; n < kTiles; ++n) {
       const uint32_t(&both)[4] = weights[tap][n / 2];
       const uint32_t column[2] = {both[n % 2 * 2], both[n % 2 * 2 + 1]};
       RFSEG_UNROLL
-      for (int m = 0; m < 2; ++m) mma_f16(d[m][n], a[m], column);
+      for (int m = 0; m < kHalves; ++m) mma_f16(d[m][n], a[m], column);
     }
   }
-  auto* sums = reinterpret_cast<float*>(base + kWeightsAt);
+  // [part of the tile][warp][fragment]
+  auto* sums = reinterpret_cast<float*>(base + At::kWeights);
+  constexpr int kPartSums = kWarps * 8 * 128;
   RFSEG_UNROLL
-  for (int i = 0; i < 2 * kTiles; ++i) {
+  for (int i = 0; i < kHalves * kTiles; ++i) {
     const float(&v)[4] = d[i / kTiles][i % kTiles];
-    store_quad(sums + (warp * 8 + i) * 128 + lane * 4,
+    store_quad(sums + i / 8 * kPartSums + (warp * 8 + i % 8) * 128 + lane * 4,
                {{float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])}});
   }
   block_sync();
-  // What this thread completes: two columns of cells `local` and `local` + 8.
+  // What this thread completes of each part: two columns of cells `local` and `local` + 8.
   const int local = warp / kTiles * 16 + group, column = rank * kOwn + warp % kTiles * 8 + t * 2;
   const Pair gamma = *reinterpret_cast<const Pair*>(task.gamma + column);
   const Pair beta = *reinterpret_cast<const Pair*>(task.beta + column);
-  float v[2][2] = {};
+  float v[kHalves][2] = {}, mean[kHalves], squares[kHalves];
   RFSEG_UNROLL
-  for (int w = 0; w < kWarps; ++w) {
-    const Quad part = load_quad(sums + (w * 8 + warp) * 128 + lane * 4);
+  for (int h = 0; h < kHalves; h += 2) {
     RFSEG_UNROLL
-    for (int e = 0; e < 4; ++e) v[e / 2][e % 2] += float_of_bits(part.word[e]);
+    for (int w = 0; w < kWarps; ++w) {
+      const Quad part = load_quad(sums + h / 2 * kPartSums + (w * 8 + warp) * 128 + lane * 4);
+      RFSEG_UNROLL
+      for (int e = 0; e < 4; ++e) v[h + e / 2][e % 2] += float_of_bits(part.word[e]);
+    }
   }
-  float mean[2], squares[2];
   RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) {
+  for (int h = 0; h < kHalves; ++h) {
     mean[h] = v[h][0] + v[h][1];
     RFSEG_UNROLL
     for (int i = 1; i < 4; i *= 2) mean[h] += warp_read(mean[h], lane ^ i);
@@ -205,46 +223,68 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
     RFSEG_UNROLL
     for (int i = 1; i < 4; i *= 2) squares[h] += warp_read(squares[h], lane ^ i);
   }
-  // [part][two halves of the tile][group]: of a cell and the eighth after it.
-  std::byte* shares = base + kSharesAt + (warp / kTiles * 8 + group) * 16;
-  constexpr int kPartBytes = kCells * 8;
+  // [columns][part of the tile][two halves of that][group]: of a cell and the eighth after it.
+  std::byte* shares = base + At::kShares + (warp / kTiles * 8 + group) * 16;
+  constexpr int kPartBytes = kPartCells * 8, kColumnBytes = kTileParts * kPartBytes;
   meet_cluster();
   static_assert(kBlocks == 4);  // each of the lanes that share a cell tells a block
-  send(shares + (rank * kTiles + warp % kTiles) * kPartBytes, box, t,
-       Quad{{float_bits(mean[0]), float_bits(squares[0]), float_bits(mean[1]),
-             float_bits(squares[1])}});
-  await_mail(box);
-  float part_mean[kParts / 4][2], whole[2] = {0, 0}, all[2] = {0, 0};
   RFSEG_UNROLL
-  for (int i = 0; i < kParts / 4; ++i) {
-    const Quad one = load_quad(shares + (t + 4 * i) * kPartBytes);
-    RFSEG_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      part_mean[i][h] = float_of_bits(one.word[2 * h]);
-      whole[h] += part_mean[i][h];
-      all[h] += float_of_bits(one.word[2 * h + 1]);
-    }
+  for (int h = 0; h < kHalves; h += 2) {
+    send(shares + (rank * kTiles + warp % kTiles) * kColumnBytes + h / 2 * kPartBytes, box, t,
+         Quad{{float_bits(mean[h]), float_bits(squares[h]), float_bits(mean[h + 1]),
+               float_bits(squares[h + 1])}});
   }
+  await_mail(box);
   RFSEG_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    RFSEG_UNROLL
-    for (int i = 1; i < 4; i *= 2) whole[h] += warp_read(whole[h], lane ^ i);
-    whole[h] *= 1.0f / kParts;
+  for (int h = 0; h < kHalves; h += 2) {
+    float part_mean[kParts / 4][2], whole[2] = {0, 0}, all[2] = {0, 0};
     RFSEG_UNROLL
     for (int i = 0; i < kParts / 4; ++i) {
-      const float off = part_mean[i][h] - whole[h];
-      all[h] = fused(off * off, 8.0f, all[h]);
+      const Quad one = load_quad(shares + (t + 4 * i) * kColumnBytes + h / 2 * kPartBytes);
+      RFSEG_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        part_mean[i][e] = float_of_bits(one.word[2 * e]);
+        whole[e] += part_mean[i][e];
+        all[e] += float_of_bits(one.word[2 * e + 1]);
+      }
     }
     RFSEG_UNROLL
-    for (int i = 1; i < 4; i *= 2) all[h] += warp_read(all[h], lane ^ i);
-    const float scale = 1.0f / exact_sqrt(all[h] * (1.0f / kChannels) + task.eps);
-    const int cell = first + local + 8 * h;
-    if (cell >= cells) continue;
-    const float x = fused((v[h][0] - whole[h]) * scale, gamma.x, beta.x);
-    const float y = fused((v[h][1] - whole[h]) * scale, gamma.y, beta.y);
-    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(task.out) +
-                                 (int64_t{picture} * cells + cell) * task.ldo + column) =
-        pack_halves(activate<Math::kFp16>(x, kActivation), activate<Math::kFp16>(y, kActivation));
+    for (int e = 0; e < 2; ++e) {
+      RFSEG_UNROLL
+      for (int i = 1; i < 4; i *= 2) whole[e] += warp_read(whole[e], lane ^ i);
+      whole[e] *= 1.0f / kParts;
+      RFSEG_UNROLL
+      for (int i = 0; i < kParts / 4; ++i) {
+        const float off = part_mean[i][e] - whole[e];
+        all[e] = fused(off * off, 8.0f, all[e]);
+      }
+      RFSEG_UNROLL
+      for (int i = 1; i < 4; i *= 2) all[e] += warp_read(all[e], lane ^ i);
+      const float scale = 1.0f / exact_sqrt(all[e] * (1.0f / kChannels) + task.eps);
+      const int cell = first + h / 2 * kPartCells + local + 8 * e;
+      if (cell >= cells) continue;
+      const float x = fused((v[h + e][0] - whole[e]) * scale, gamma.x, beta.x);
+      const float y = fused((v[h + e][1] - whole[e]) * scale, gamma.y, beta.y);
+      *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(task.out) +
+                                   (int64_t{picture} * cells + cell) * task.ldo + column) =
+          pack_halves(activate<Math::kFp16>(x, kActivation), activate<Math::kFp16>(y, kActivation));
+    }
+  }
+}
+
+template <int kTileParts>
+void launch_convolution(const Queue& queue, int pictures, Activation activation,
+                        ConvolutionTask& task) {
+  task.tiles = tiles_of(task, kTileParts);
+  const int blocks = pictures * task.tiles * kBlocks;
+  const auto bytes = static_cast<std::size_t>(Layout<kTileParts>::bytes(task.cols));
+  constexpr int kBlocksEach = kTileParts == 1 ? 2 : 1;  // on a multiprocessor
+  if (activation == Activation::kSilu) {
+    launch_cluster<convolve<Activation::kSilu, kTileParts>, kThreads, kBlocksEach>(
+        queue, {blocks, 1}, kBlocks, bytes, task);
+  } else {
+    launch_cluster<convolve<Activation::kNone, kTileParts>, kThreads, kBlocksEach>(
+        queue, {blocks, 1}, kBlocks, bytes, task);
   }
 }
 
@@ -279,18 +319,15 @@ bool convolution_norm(const Queue& queue, const GemmNormArguments& a) {
   task.ldo = a.ldo;
   task.rows = g.map_rows;
   task.cols = g.map_cols;
-  task.tiles = (g.map_rows * g.map_cols + kCells - 1) / kCells;
   task.eps = a.eps;
-  const int blocks = g.m / (g.map_rows * g.map_cols) * task.tiles * kBlocks;
-  if (blocks > 2 * multiprocessors()) return false;  // a second round
-  const auto bytes = static_cast<std::size_t>(shared_bytes(task.cols));
-  if (a.activation == Activation::kSilu) {
-    launch_cluster<convolve<Activation::kSilu>, kThreads, 2>(queue, {blocks, 1}, kBlocks, bytes,
-                                                             task);
-  } else {
-    launch_cluster<convolve<Activation::kNone>, kThreads, 2>(queue, {blocks, 1}, kBlocks, bytes,
-                                                             task);
+  const int pictures = g.m / (g.map_rows * g.map_cols);
+  const auto blocks = [&](int parts) { return pictures * tiles_of(task, parts) * kBlocks; };
+  if (blocks(1) > multiprocessors() && blocks(2) <= multiprocessors()) {
+    launch_convolution<2>(queue, pictures, a.activation, task);
+    return true;
   }
+  if (blocks(1) > 2 * multiprocessors()) return false;  // a second round
+  launch_convolution<1>(queue, pictures, a.activation, task);
   return true;
 }
 
