@@ -83,6 +83,24 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+#if CUDART_VERSION >= 13000
+cudaError_t cudaStreamGetCaptureInfo(
+#else
+cudaError_t cudaStreamGetCaptureInfo_v3(
+#endif
+    cudaStream_t, cudaStreamCaptureStatus* status, unsigned long long*, cudaGraph_t*,
+    const cudaGraphNode_t**, const cudaGraphEdgeData**, std::size_t*) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+#if CUDART_VERSION >= 13000
+cudaError_t cudaStreamUpdateCaptureDependencies(
+#else
+cudaError_t cudaStreamUpdateCaptureDependencies_v2(
+#endif
+    cudaStream_t, cudaGraphNode_t*, const cudaGraphEdgeData*, std::size_t, unsigned) {
+  return cudaErrorNotSupported;
+}
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
   *status = cudaStreamCaptureStatusNone;
   return cudaSuccess;

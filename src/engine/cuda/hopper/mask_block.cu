@@ -354,8 +354,11 @@ bool mask_block(const Queue& queue, const MaskBlockArguments& a) {
   task.tile_cols = (a.cols + kSide - 1) / kSide;
   task.tile_rows = (a.rows + kSide - 1) / kSide;
   task.tiles = task.tile_cols * task.tile_rows * a.batch;
-  launch<&mask_block_body, kThreads>(queue, {std::min(portable::multiprocessors(), task.tiles), 1},
-                                     kBytes, task);
+  // Half of the multiprocessors for a map that takes one round of blocks: other kernels run beside
+  // this one, and a block's second group of warps has a tile, too.
+  const int all = portable::multiprocessors();
+  const int blocks = task.tiles <= all ? std::min(task.tiles, all / 2 + 1) : all;
+  launch<&mask_block_body, kThreads>(queue, {blocks, 1}, kBytes, task);
   return true;
 }
 

@@ -101,6 +101,8 @@ void Pass::predict_masks() {
   m.a_step = int64_t{c_.queries} * c;
   m.b = features_;
   m.ldb = c;
+  // Made by another stream, for which this one has waited.
+  m.b_fixed = in_clusters() && lanes_.side != lanes_.main;
   m.b_step = int64_t{pixels} * c;
   m.m = c_.queries;
   m.n = pixels;

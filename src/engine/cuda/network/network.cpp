@@ -37,7 +37,7 @@ void Pass::run() {
   if (split) aside.record(lanes_.heads);
   if (c_.seg) {
     named("network: mask queries", [&] { describe_masks(); });
-    if (split) main_.wait(lanes_.spatial);
+    if (split) main_.join(lanes_.spatial);
     named("network: masks", [&] { predict_masks(); });
   }
   if (split) main_.wait(lanes_.heads);

@@ -10,7 +10,8 @@ constexpr float kEncoderEps = 1e-6f;  // encoder, projector, spatial blocks
 constexpr float kDecoderEps = 1e-5f;  // two-stage selection, decoder, query block
 
 /// The queue of a stream; the first kernel after an event or a copy has more than its predecessor
-/// to wait for, so it is launched in the ordinary way.
+/// to wait for, so it is launched in the ordinary way. After join() it may start early in a
+/// captured graph, once the event has come.
 class Lane {
  public:
   Lane(cudaStream_t stream, const Lanes& lanes)
@@ -28,6 +29,8 @@ class Lane {
     check(cudaStreamWaitEvent(stream_, event, 0), "waiting for an event");
     fresh_ = true;
   }
+  /// wait(), where a kernel is what follows.
+  void join(cudaEvent_t event);
 
  private:
   cudaStream_t stream_;

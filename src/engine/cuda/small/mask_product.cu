@@ -26,6 +26,7 @@ struct MaskTask {
   int m, n;
   int tiles;   // of a block
   int groups;  // of `tiles` tiles in a picture
+  bool early;  // the pixels are there before the previous kernel has ended
 };
 
 int mask_bytes(int tiles) { return (kPixels + tiles * 16) * kPitch + tiles * 16 * kStagePitch; }
@@ -39,7 +40,6 @@ RFSEG_DEVICE void mask_body(const MaskTask& task, void* shared) {
   const SharedAddress queries = pixels + static_cast<uint32_t>(kPixels * kPitch);
   auto* staged = static_cast<std::byte*>(shared) + (kPixels + task.tiles * 16) * kPitch +
                  warp * 16 * kStagePitch;
-  await_previous_kernel();
   const auto copy = [&](SharedAddress to, const void* from, int first, int count, int rows) {
     const std::byte* p = static_cast<const std::byte*>(from) + thread_index() % 32 * 16;
     to += static_cast<uint32_t>(thread_index() % 32 * 16);
@@ -49,8 +49,14 @@ RFSEG_DEVICE void mask_body(const MaskTask& task, void* shared) {
       copy_async_16(to + static_cast<uint32_t>(r * kPitch), p + int64_t{row} * kWidth * 2);
     }
   };
-  copy(pixels, static_cast<const std::byte*>(task.pixels) + int64_t{picture} * task.n * kWidth * 2,
-       first_pixel, task.n, kPixels);
+  const auto copy_pixels = [&] {
+    copy(pixels,
+         static_cast<const std::byte*>(task.pixels) + int64_t{picture} * task.n * kWidth * 2,
+         first_pixel, task.n, kPixels);
+  };
+  if (task.early) copy_pixels();
+  await_previous_kernel();
+  if (!task.early) copy_pixels();
   copy(queries,
        static_cast<const std::byte*>(task.queries) + int64_t{picture} * task.m * kWidth * 2,
        first_row, task.m, task.tiles * 16);
@@ -96,7 +102,7 @@ RFSEG_DEVICE void mask_body(const MaskTask& task, void* shared) {
 bool mask_product(const Queue& queue, const GemmArguments& g) {
   using query::kWidth;
   if (g.source != RowSource::kRows || g.k != kWidth || g.lda != kWidth || g.ldb != kWidth ||
-      g.b_fixed || g.index || g.split || !g.row_bias || g.bias || g.scale || g.residual ||
+      g.index || g.split || !g.row_bias || g.bias || g.scale || g.residual ||
       g.activation != Activation::kNone || g.out_float || g.out_group || g.shares || g.norm_of) {
     return false;
   }
@@ -122,6 +128,7 @@ bool mask_product(const Queue& queue, const GemmArguments& g) {
   task.ldo = g.ldo;
   task.m = g.m;
   task.n = g.n;
+  task.early = g.b_fixed;
   const int tiles = (g.m + 15) / 16;
   task.groups = (tiles + query::kMostTiles - 1) / query::kMostTiles;
   task.tiles = (tiles + task.groups - 1) / task.groups;
