@@ -151,7 +151,7 @@ TEST_F(Nvdec, GivesWhatFfmpegGives) {
     std::printf("%s: %lld of %lld frames by NVDEC\n", name.c_str(),
                 static_cast<long long>(found.on_gpu), static_cast<long long>(frames));
   }
-  EXPECT_EQ(files, 24);
+  EXPECT_EQ(files, 26);
   EXPECT_EQ(large, 6);
 }
 
