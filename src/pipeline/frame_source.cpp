@@ -21,10 +21,17 @@ namespace {
 void add_directory(const std::string& path, std::vector<Input>& out) {
   std::error_code error;
   std::vector<std::string> names;
+  int videos = 0;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
     std::error_code ignored;
-    if (is_image_name(it->path().string()) && it->is_regular_file(ignored))
-      names.push_back(it->path().string());
+    std::string name = it->path().string();
+    // Hidden ones are other programs' notes: macOS keeps a "._a.jpg" beside a copied "a.jpg".
+    if (it->path().filename().string().starts_with('.') || !it->is_regular_file(ignored)) continue;
+    if (is_image_name(name)) {
+      names.push_back(std::move(name));
+    } else if (is_video_name(name)) {
+      ++videos;
+    }
   }
   if (error) {
     out.push_back({path, InputKind::kImage,
@@ -36,6 +43,11 @@ void add_directory(const std::string& path, std::vector<Input>& out) {
         {path, InputKind::kImage,
          fmt::format("{}: the directory holds no picture (JPEG, PNG, BMP, PPM, WebP, TIFF)",
                      path)});
+  }
+  if (videos > 0) {
+    log_warning(fmt::format(
+        "{}: {} video(s) left out: a directory stands for its pictures; name videos themselves",
+        path, videos));
   }
   std::sort(names.begin(), names.end());
   for (std::string& name : names) out.push_back({std::move(name), InputKind::kImage, ""});

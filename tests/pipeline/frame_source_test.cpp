@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "core/files.h"
+#include "core/log.h"
 
 namespace rfseg {
 namespace {
@@ -53,6 +54,35 @@ TEST_F(FrameSourceTest, DirectoriesAreSortedAndHoldPicturesOnly) {
   ASSERT_EQ(inputs.size(), 2u);
   EXPECT_EQ(inputs[0].path, (folder_ / "a.PNG").string());
   EXPECT_EQ(inputs[1].path, (folder_ / "b.png").string());
+}
+
+// Copies from a Mac leave a "._a.jpg" beside each "a.jpg", which holds no picture.
+TEST_F(FrameSourceTest, HiddenFilesOfADirectoryAreLeftOut) {
+  const std::string shown = add_picture("a.png", 3, 2), hidden = add_picture(".b.png", 3, 2);
+  write_file((folder_ / "._a.png").string(), "attributes");
+  const std::vector<Input> inputs = expand({folder_.string()});
+  ASSERT_EQ(inputs.size(), 1u);
+  EXPECT_EQ(inputs[0].path, shown);
+  const std::vector<Input> named = expand({hidden});
+  ASSERT_EQ(named.size(), 1u);
+  EXPECT_EQ(named[0].path, hidden);
+  EXPECT_EQ(named[0].error, "");
+}
+
+std::vector<std::string> g_messages;
+
+TEST_F(FrameSourceTest, VideosOfADirectoryAreLeftOutAndToldOf) {
+  add_picture("a.png", 3, 2);
+  write_file((folder_ / "b.mp4").string(), "");
+  write_file((folder_ / "c.MOV").string(), "");
+  write_file((folder_ / "._b.mp4").string(), "");
+  g_messages.clear();
+  set_log_sink([](LogLevel, const std::string& message) { g_messages.push_back(message); });
+  const std::vector<Input> inputs = expand({folder_.string()});
+  set_log_sink(nullptr);
+  EXPECT_EQ(inputs.size(), 1u);
+  ASSERT_EQ(g_messages.size(), 1u);
+  EXPECT_NE(g_messages[0].find(folder_.string() + ": 2 video"), std::string::npos) << g_messages[0];
 }
 
 TEST_F(FrameSourceTest, WhatCannotBeUsedKeepsItsPlaceInTheOrder) {
