@@ -1,17 +1,31 @@
 #!/usr/bin/env bash
 # Builds and runs every test of this machine: all of them in the release build, then the parsers and
 # their fuzz targets under AddressSanitizer and UndefinedBehaviorSanitizer, then the pipeline under
-# ThreadSanitizer. Usage: scripts/test.sh [--quick]   (--quick: the release build alone)
+# ThreadSanitizer. Ends with how many passed, failed and were skipped in each build; exit code 1 where any failed.
+# Usage: scripts/test.sh [--quick]   (--quick: the release build alone)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 jobs=$(nproc)
 failed=()
+results=()
+skipped_any=
 # One build's failures do not keep the others from running.
 run_tests() {
-  local preset=$1
+  local preset=$1 report="$PWD/build/$1/tests.xml"
   shift
-  ctest --test-dir "build/$preset" -j "$jobs" --output-on-failure "$@" || failed+=("$preset")
+  rm -f "$report"
+  ctest --test-dir "build/$preset" -j "$jobs" --output-on-failure --output-junit "$report" "$@" || failed+=("$preset")
+  if [[ ! -s "$report" ]]; then
+    results+=("$preset: its tests could not be run")
+    return
+  fi
+  local all passed skipped
+  all=$(sed -n 's/^\s*tests="\([0-9]*\)"$/\1/p' "$report")
+  passed=$(grep -c '^\s*<testcase .* status="run">' "$report") || true
+  skipped=$(grep -c '^\s*<skipped message="SKIP_' "$report") || true
+  results+=("$preset: $passed passed, $((all - passed - skipped)) failed, $skipped skipped")
+  [[ $skipped == 0 ]] || skipped_any=yes
 }
 
 scripts/build.sh release
@@ -31,6 +45,12 @@ if [[ "${1:-}" != "--quick" ]]; then
     run_tests asan -R "^($pattern|fuzz)\."
   echo "== ThreadSanitizer"
   run_tests tsan -R '^pipeline\.'
+fi
+echo
+echo "Results:"
+printf '  %s\n' "${results[@]}"
+if [[ -n $skipped_any ]]; then
+  echo "Skipped tests need what this machine lacks: a GPU, AVX2, or the RTSP server that scripts/install_deps.sh --dev installs."
 fi
 if [[ ${#failed[@]} -gt 0 ]]; then
   echo "Failed:" >&2
