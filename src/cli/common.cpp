@@ -186,24 +186,6 @@ void refuse_dash(const std::string& path, const char* option, const char* expect
                                              option, expected));
 }
 
-void refuse_equal_outputs(const std::vector<std::pair<std::string, std::string>>& outputs) {
-  std::map<std::string, std::string> seen;
-  for (const auto& [option, path] : outputs) {
-    const bool standard = path == "-" || path == kStdout;
-    if (path.empty() || (!standard && path.starts_with("/dev/"))) continue;
-    std::error_code ignored;
-    std::string name = kStdout;
-    if (!standard) {
-      name = std::filesystem::weakly_canonical(std::filesystem::absolute(path), ignored).string();
-    }
-    const auto [other, is_new] = seen.emplace(ignored ? path : name, option);
-    if (!is_new) {
-      throw Error(ErrorCode::kUsage, fmt::format("{} and {}: both would write {}", other->second,
-                                                 option, standard ? "standard output" : path));
-    }
-  }
-}
-
 void refuse_missing_folder(const std::string& path, const char* option, const std::string& made) {
   namespace fs = std::filesystem;
   std::error_code ignored;
@@ -239,18 +221,6 @@ nlohmann::json runtime_json(const ModelInfo& model, int threads) {
           {"backend", model.backend},
           {"precision", model.precision},
           {"threads", threads > 0 ? threads : available_cpus()}};
-}
-
-void refuse_overwriting_input(const std::string& output, const std::vector<std::string>& inputs,
-                              const char* option) {
-  std::error_code ignored;
-  if (output.empty() || !std::filesystem::is_regular_file(output, ignored)) return;
-  for (const std::string& input : inputs) {
-    if (std::filesystem::equivalent(output, input, ignored)) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{} {}: would overwrite the input {}", option, output, input));
-    }
-  }
 }
 
 void create_folder(const std::string& path) {

@@ -61,12 +61,6 @@ nlohmann::json runtime_json(const ModelInfo& model, int threads);
 std::string output_path(const std::string& name);
 /// Throws Error(kUsage) where the user named a folder, or a file that must be one, "-".
 void refuse_dash(const std::string& path, const char* option, const char* expected);
-/// Refuses two outputs of one name, standard output included. Pairs of option and path; empty paths
-/// and devices are left out. Throws Error(kUsage) naming both.
-void refuse_equal_outputs(const std::vector<std::pair<std::string, std::string>>& outputs);
-/// Refuses an output that is one of the inputs. Throws Error(kUsage) naming both.
-void refuse_overwriting_input(const std::string& output, const std::vector<std::string>& inputs,
-                              const char* option);
 /// Refuses an output file whose folder is missing, before any work is done for it. `made` is a
 /// folder that will be created with its parents before the file is. Throws Error(kOutput) naming
 /// both.

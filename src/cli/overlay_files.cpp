@@ -49,37 +49,33 @@ std::string base_name(const std::string& file) {
 
 }  // namespace
 
-OverlayFiles::OverlayFiles(std::string folder, std::vector<std::string> inputs,
-                           const std::vector<std::string>& reserved,
-                           std::vector<std::string> class_names)
-    : folder_(std::move(folder)), inputs_(std::move(inputs)), class_names_(std::move(class_names)) {
-  std::error_code ignored;
-  for (const std::string& path : reserved) {
-    if (fs::equivalent(fs::absolute(path, ignored).parent_path(), folder_, ignored)) {
-      taken_.insert(fs::path(path).filename().string());
-    }
-  }
-}
+OverlayFiles::OverlayFiles(std::string folder, FileClaims& claims)
+    : folder_(std::move(folder)), claims_(claims) {}
 
 OverlayFiles::~OverlayFiles() = default;
 
 void OverlayFiles::expect(const std::string& file, bool video) {
-  expected_.emplace(file, unique_path(file, video ? ".mp4" : picture_extension(file)));
+  expected_.emplace(file, unique_path(file, video ? ".mp4" : picture_extension(file), true));
 }
 
-std::string OverlayFiles::unique_path(const std::string& file, const std::string& extension) {
+std::string OverlayFiles::unique_path(const std::string& file, const std::string& extension,
+                                      bool expected) {
   const std::string base = base_name(file);
   std::string name = base + extension;
-  for (int i = 2; !taken_.insert(name).second; ++i)
-    name = fmt::format("{}-{}{}", base, i, extension);
   std::string path = (fs::path(folder_) / name).string();
-  refuse_overwriting_input(path, inputs_, "--overlay");
+  for (int i = 2; !taken_.insert(name).second || claims_.is_written(path) ||
+                  (!expected && claims_.is_read(path));
+       ++i) {
+    name = fmt::format("{}-{}{}", base, i, extension);
+    path = (fs::path(folder_) / name).string();
+  }
+  claims_.write("--overlay", path);
   return path;
 }
 
 std::string OverlayFiles::take_path(const std::string& file, const std::string& extension) {
   const auto at = expected_.lower_bound(file);  // the first of equal ones
-  if (at == expected_.end() || at->first != file) return unique_path(file, extension);
+  if (at == expected_.end() || at->first != file) return unique_path(file, extension, false);
   std::string path = std::move(at->second);
   expected_.erase(at);
   return path;

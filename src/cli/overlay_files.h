@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/file_claims.h"
 #include "output/results.h"
 #include "rfseg/image.h"
 
@@ -17,13 +18,14 @@ class AsyncVideoWriter;
 namespace rfseg::cli {
 
 /// Annotated pictures and videos in one folder: NAME.jpg or NAME.png for a picture, NAME.mp4 for a
-/// video; equal names get -2, -3 in the order of `expect`. Never writes over one of `inputs`. Not
-/// thread-safe.
+/// video; equal names get -2, -3 in the order of `expect`, as do those of other outputs. Never
+/// writes over an input. Not thread-safe.
 class OverlayFiles {
  public:
-  /// `reserved` are outputs of the same run; their names are taken.
-  OverlayFiles(std::string folder, std::vector<std::string> inputs,
-               const std::vector<std::string>& reserved, std::vector<std::string> class_names);
+  /// `claims` are the files of the same call.
+  OverlayFiles(std::string folder, FileClaims& claims);
+  /// What class ids are called; before the first `write`.
+  void set_class_names(std::vector<std::string> names) { class_names_ = std::move(names); }
   ~OverlayFiles();
   /// Keeps a name for what `file` will give. Throws Error(kUsage) if that would overwrite an input.
   void expect(const std::string& file, bool video);
@@ -49,13 +51,14 @@ class OverlayFiles {
     int64_t last_frame = -1;
     double start_s = 0;  ///< time of its first frame: the annotated one starts at 0
   };
-  std::string unique_path(const std::string& file, const std::string& extension);
+  /// Another name instead of that of an input where `expected` is false.
+  std::string unique_path(const std::string& file, const std::string& extension, bool expected);
   /// The one that `expect` kept, or a new one.
   std::string take_path(const std::string& file, const std::string& extension);
   void close(Video& video);
 
   std::string folder_;
-  std::vector<std::string> inputs_;
+  FileClaims& claims_;
   std::vector<std::string> class_names_;
   std::set<std::string> taken_;
   std::multimap<std::string, std::string> expected_;  ///< paths by input file, in order

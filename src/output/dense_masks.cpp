@@ -2,16 +2,49 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <string_view>
 
 #include "core/coco_rle.h"
 #include "core/files.h"
 
 namespace rfseg {
 
+namespace {
+
+std::string prefix_of(const std::string& results_path) {
+  return std::filesystem::path(results_path).replace_extension().string();
+}
+
+/// Takes digits off the front; false if there are fewer than `least`.
+bool take_digits(std::string_view& text, std::size_t least) {
+  const std::size_t count = std::min(text.find_first_not_of("0123456789"), text.size());
+  text.remove_prefix(count);
+  return count >= least;
+}
+
+bool take(std::string_view& text, std::string_view part) {
+  if (!text.starts_with(part)) return false;
+  text.remove_prefix(part.size());
+  return true;
+}
+
+}  // namespace
+
+bool is_dense_mask(const std::string& results_path, const std::string& name) {
+  std::string_view rest = name;
+  return take(rest, std::filesystem::path(prefix_of(results_path)).filename().string()) &&
+         take(rest, "-") && take_digits(rest, 6) && take(rest, "-") && take_digits(rest, 3) &&
+         rest == ".png";
+}
+
+std::string dense_mask_pattern(const std::string& results_path) {
+  return prefix_of(results_path) + "-NNNNNN-NNN.png";
+}
+
 DenseMaskWriter::DenseMaskWriter(const std::string& results_path, GreyPngEncoder encode)
-    : prefix_(std::filesystem::path(results_path).replace_extension().string()),
-      encode_(std::move(encode)) {}
+    : prefix_(prefix_of(results_path)), encode_(std::move(encode)) {}
 
 void DenseMaskWriter::write(ResultRecord& record) {
   record.mask_files.clear();

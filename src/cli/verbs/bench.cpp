@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cli/file_claims.h"
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
@@ -81,7 +82,11 @@ class Bench {
   explicit Bench(const BenchArguments& arguments) : arguments_(arguments), progress_("rounds") {}
 
   void run() {
-    refuse_equal_outputs({{"the table", "-"}, {"--stats", arguments_.common.stats}});
+    claims_.read(arguments_.image);
+    claims_.read(arguments_.read_files);
+    claims_.read_model(arguments_.common.model);
+    claims_.write("the table", "-");
+    claims_.write("--stats", arguments_.common.stats);
     if (!arguments_.common.stats.empty()) stats_.emplace(output_path(arguments_.common.stats));
     load_model(arguments_.common.model, arguments_.common.resolved(), model_);
     const ResolvedOptions resolved = resolve_options(arguments_.predict, model_.config);
@@ -205,6 +210,7 @@ class Bench {
   }
 
   const BenchArguments& arguments_;
+  FileClaims claims_;
   std::optional<OutputFile> stats_;
   LoadedModel model_;
   Progress progress_;
@@ -260,6 +266,7 @@ void add_bench(CLI::App& app) {
     }
     if (!arguments->video.files.empty()) {
       arguments->video.json = arguments->json;
+      arguments->video.read_files = arguments->read_files;
       arguments->video.rounds = std::min(arguments->rounds, 1000);
       run_video_bench(arguments->common, arguments->predict, arguments->video);
     } else if (arguments->kernels) {

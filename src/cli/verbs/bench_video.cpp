@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "cli/file_claims.h"
 #include "cli/progress.h"
 #include "cli/verbs/bench_video_clips.h"
 #include "cli/verbs/bench_video_results.h"
@@ -47,7 +48,12 @@ VideoSizeResults measure(const VideoBenchArguments& arguments, VideoRuns& runs, 
 
 void run_video_bench(const CommonOptions& common, const PredictOptions& predict,
                      const VideoBenchArguments& arguments) {
-  refuse_equal_outputs({{"the table", "-"}, {"--stats", common.stats}});
+  FileClaims claims;
+  claims.read(arguments.files);
+  claims.read(arguments.read_files);
+  claims.read_model(common.model);
+  claims.write("the table", "-");
+  claims.write("--stats", common.stats);
   const std::vector<std::pair<int, int>> sizes = parse_video_sizes(arguments.sizes);
   std::optional<OutputFile> stats;
   if (!common.stats.empty()) stats.emplace(output_path(common.stats));

@@ -9,6 +9,7 @@ namespace rfseg::cli {
 
 struct VideoBenchArguments {
   std::vector<std::string> files;
+  std::vector<std::string> read_files;  // by options
   std::string sizes = "312x176,1280x720,1920x1080";
   int frames = 600, depth = 2, rounds = 3, streams = 0;
   bool json = false;

@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
-#include <iostream>
 #include <memory>
 
 #include "cli/options.h"
+#include "cli/path_list.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "core/log.h"
@@ -56,7 +56,7 @@ class Capture {
     if (!arguments_.crop.empty()) {
       std::tie(crop_height_, crop_width_) = parse_size(arguments_.crop, "--crop");
     }
-    std::vector<Input> inputs = expand_inputs(arguments_.inputs, std::cin);
+    std::vector<Input> inputs = inputs_of(arguments_.inputs);
     if (inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
     load_model(arguments_.common.model, arguments_.common.resolved(), model_);
     if (!model_.config.seg) arguments_.predict.masks = MaskFormat::kNone;

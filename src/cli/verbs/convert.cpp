@@ -1,6 +1,7 @@
 #include <memory>
 
 #include "checkpoint/checkpoint.h"
+#include "cli/file_claims.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "pipeline/loaded_model.h"
@@ -35,7 +36,9 @@ void add_convert(CLI::App& app) {
   verb->callback([arguments] {
     const std::string path = resolve_model_path(arguments->model);
     const std::string output = output_path(arguments->output);
-    refuse_overwriting_input(output, {path}, "output");
+    FileClaims claims;
+    claims.read(path);
+    claims.write("output", output);
     refuse_missing_folder(output, "output");
     write_safetensors(open_checkpoint(path, arguments->options), output, arguments->dtype == "f16");
   });

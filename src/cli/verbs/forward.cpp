@@ -2,9 +2,12 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <regex>
 
+#include "cli/file_claims.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/files.h"
@@ -22,9 +25,32 @@ struct ForwardArguments {
   bool trace = false;
 };
 
+// The points that --trace names.
+bool is_traced(const std::string& file) {
+  static const std::regex names(
+      R"((embed|enc_score|topk|ref|hs|mask_features|(block|tap|memory|decoder)\d+)\.npy)");
+  return std::regex_match(file, names);
+}
+
+void claim_files(const ForwardArguments& arguments,
+                 const std::function<std::string(const std::string&)>& path) {
+  FileClaims claims;
+  claims.read({arguments.input, arguments.topk});
+  claims.read_model(arguments.common.model);
+  for (const char* name : {"boxes", "logits", "masks"}) claims.write("-o", path(name));
+  if (arguments.trace) {
+    claims.write_family("--trace", arguments.output, path("*"), is_traced);
+  }
+  claims.write("--stats", arguments.common.stats);
+}
+
 void run_forward(const ForwardArguments& arguments) {
   refuse_dash(arguments.output, "-o", "a folder");
   refuse_missing_folder(arguments.common.stats, "--stats", arguments.output);
+  const auto path = [&](const std::string& name) {
+    return (std::filesystem::path(arguments.output) / (name + ".npy")).string();
+  };
+  claim_files(arguments, path);
   ModelOptions options = arguments.common.resolved();
   if (arguments.trace) {
     // The fast CPU path has no named points.
@@ -60,11 +86,6 @@ void run_forward(const ForwardArguments& arguments) {
     forward.forced_topk = topk.data.data();
   }
   create_folder(arguments.output);
-  const auto path = [&](const std::string& name) {
-    std::string file = (std::filesystem::path(arguments.output) / (name + ".npy")).string();
-    refuse_overwriting_input(file, {arguments.input, arguments.topk}, "-o");
-    return file;
-  };
   if (arguments.trace) {
     forward.trace = [&](const std::string& name, const Tensor& value) {
       if (name != "topk") return write_npy(path(name), value.data.data(), value.shape);
@@ -73,7 +94,6 @@ void run_forward(const ForwardArguments& arguments) {
       write_npy(path(name), indices.data(), value.shape);
     };
   }
-  for (const char* name : {"boxes", "logits", "masks"}) path(name);  // before the work
   EngineOutputs outputs;
   const auto start = std::chrono::steady_clock::now();
   model.engine->forward(input.data.data(), batch, outputs, forward);

@@ -5,11 +5,11 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/options.h"
+#include "cli/path_list.h"
 #include "cli/run_pair.h"
 #include "cli/verbs.h"
 #include "core/log.h"
@@ -92,7 +92,7 @@ Sides run_sides(ParityArguments& arguments) {
       words.push_back(std::move(path));
     }
   }
-  plans[0].inputs = plans[1].inputs = expand_inputs(words, std::cin);
+  plans[0].inputs = plans[1].inputs = inputs_of(words);
   if (plans[0].inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
 
   RunOutcome outcomes[2] = {run_in_memory(plans[0], "A"), run_in_memory(plans[1], "B")};

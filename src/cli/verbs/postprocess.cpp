@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cli/file_claims.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/cuda/usable.h"
@@ -119,15 +120,12 @@ void run_postprocess(const PostprocessArguments& arguments) {
     options.device = "cpu";  // a GPU is used on request only: its context costs more than the work
     choose_device(options);
   }
-  std::vector<std::string> inputs = arguments.read_files;
-  for (const std::string* path : {&arguments.boxes, &arguments.logits, &arguments.masks,
-                                  &arguments.class_map, &arguments.transform}) {
-    inputs.push_back(*path);
-  }
-  refuse_overwriting_input(arguments.output, inputs, "-o");
-  refuse_overwriting_input(arguments.common.stats, inputs, "--stats");
-  refuse_equal_outputs({{"-o", arguments.output.empty() ? "-" : arguments.output},
-                        {"--stats", arguments.common.stats}});
+  FileClaims claims;
+  claims.read(arguments.read_files);
+  claims.read({arguments.boxes, arguments.logits, arguments.masks, arguments.class_map,
+               arguments.transform});
+  claims.write("-o", arguments.output.empty() ? "-" : arguments.output);
+  claims.write("--stats", arguments.common.stats);
   refuse_missing_folder(arguments.output, "-o");
   refuse_missing_folder(arguments.common.stats, "--stats");
   if (std::filesystem::path(arguments.output).extension() == ".json") {

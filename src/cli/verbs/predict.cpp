@@ -8,10 +8,12 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "cli/file_claims.h"
 #include "cli/image_ids.h"
 #include "cli/input_set.h"
 #include "cli/options.h"
 #include "cli/overlay_files.h"
+#include "cli/path_list.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "core/cpu.h"
@@ -238,6 +240,32 @@ void choose_decoder(PredictArguments& arguments, const std::vector<Input>& input
       arguments.decoder == "nvdec" ? VideoDecoder::kNvdec : automatic_decoder(arguments, inputs);
 }
 
+// Their number is not known before the work is done, their names are.
+void claim_dense_masks(const PredictArguments& arguments, FileClaims& claims) {
+  namespace fs = std::filesystem;
+  const std::string& output = arguments.output;
+  std::error_code ignored;
+  if (fs::exists(output, ignored) && !fs::is_regular_file(output, ignored)) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--masks dense: writes PNG files next to OUT, and -o {} is no file; "
+                            "name one that is",
+                            output));
+  }
+  const std::string folder = fs::path(output).parent_path().string();
+  claims.write_family("--masks dense", folder, dense_mask_pattern(output),
+                      [output](const std::string& name) { return is_dense_mask(output, name); });
+  for (const std::string& input : arguments.inputs) {
+    if (!fs::is_directory(input, ignored) ||
+        !fs::equivalent(input, folder.empty() ? "." : folder, ignored)) {
+      continue;
+    }
+    log_warning(
+        fmt::format("--masks dense: the masks go into the input folder {}; a later run "
+                    "over it takes them for pictures",
+                    input));
+  }
+}
+
 void run_predict(PredictArguments& arguments, int& exit_code) {
   if (arguments.output.empty() || arguments.output == "/dev/stdout") arguments.output = "-";
   refuse_dash(arguments.overlay, "--overlay", "a folder");
@@ -253,18 +281,25 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
       {"-o (its list of pictures)", list ? arguments.output + ".images.json" : ""},
       {"--report", arguments.report},
       {"--stats", arguments.common.stats}};
-  refuse_equal_outputs(outputs);
-  std::vector<Input> inputs = expand_inputs(arguments.inputs, std::cin);
+  std::vector<Input> inputs = inputs_of(arguments.inputs);
   if (inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
   if (arguments.input.video.end_s >= 0 &&
       arguments.input.video.start_s >= arguments.input.video.end_s) {
     throw Error(ErrorCode::kUsage, "--start and --end: the start must lie before the end");
   }
-  std::vector<std::string> paths = arguments.read_files;
-  paths.push_back(arguments.common.model);
-  paths.push_back(arguments.image_ids);
-  for (const Input& input : inputs) paths.push_back(input.path);
-  for (const auto& [option, path] : outputs) refuse_overwriting_input(path, paths, option.c_str());
+  FileClaims claims;
+  claims.read(arguments.read_files);
+  claims.read_model(arguments.common.model);
+  claims.read(arguments.image_ids);
+  for (const Input& input : inputs) claims.read(input.path);
+  for (const auto& [option, path] : outputs) claims.write(option, path);
+  if (arguments.predict.masks == MaskFormat::kDense) claim_dense_masks(arguments, claims);
+  // Names are found before the model is read, which may take long.
+  std::unique_ptr<OverlayFiles> overlay;
+  if (!arguments.overlay.empty()) {
+    overlay = std::make_unique<OverlayFiles>(arguments.overlay, claims);
+    for (const Input& input : inputs) overlay->expect(input.path, input.kind == InputKind::kVideo);
+  }
 
   for (const auto& [option, path] : outputs) {
     refuse_missing_folder(path, option.c_str(), arguments.overlay);
@@ -280,14 +315,9 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   const ResolvedOptions resolved = resolve_options(arguments.predict, model.config);
 
   // Every output is opened before the work starts: a full disk or a typing error shows at once.
-  std::unique_ptr<OverlayFiles> overlay;
-  if (!arguments.overlay.empty()) {
+  if (overlay) {
     create_folder(arguments.overlay);
-    std::vector<std::string> reserved;
-    for (const auto& [option, path] : outputs) reserved.push_back(path);
-    overlay =
-        std::make_unique<OverlayFiles>(arguments.overlay, paths, reserved, resolved.class_names);
-    for (const Input& input : inputs) overlay->expect(input.path, input.kind == InputKind::kVideo);
+    overlay->set_class_names(resolved.class_names);
   }
   std::unique_ptr<ResultWriter> writer = create_writer(arguments, resolved.class_names);
   std::unique_ptr<ReportWriter> report = open_report(arguments, model, resolved.class_names);

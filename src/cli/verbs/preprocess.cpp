@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "cli/file_claims.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/npy.h"
@@ -21,7 +22,9 @@ struct PreprocessArguments {
 
 void run_preprocess(const PreprocessArguments& arguments) {
   const std::string output = output_path(arguments.output);
-  refuse_overwriting_input(output, {arguments.image}, "-o");
+  FileClaims claims;
+  claims.read(arguments.image);
+  claims.write("-o", output);
   refuse_missing_folder(output, "-o");
   PreprocessSpec spec;
   std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size", 8192);

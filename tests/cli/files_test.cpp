@@ -1,0 +1,150 @@
+// Which files a call reads and writes: lists of inputs, and that nothing it needs is written over.
+
+#include <filesystem>
+
+#include "cli/program.h"
+
+namespace rfseg {
+namespace {
+
+using testing::json_lines;
+using testing::read_text;
+using testing::RunResult;
+using testing::write_text;
+
+class FilesTest : public testing::ProgramTest {
+ protected:
+  void copy(const std::string& picture, const std::string& name) {
+    std::filesystem::create_directories(std::filesystem::path(path(name)).parent_path());
+    std::filesystem::copy_file(picture, path(name));
+  }
+  // With a model that is not there: exit code 3 if any work began.
+  void expect_refusal(const std::vector<std::string>& words, const std::string& part) {
+    const std::vector<std::string> before = files();
+    const RunResult result = run(words);
+    EXPECT_EQ(result.code, 2) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err << "lacks: " << part;
+    EXPECT_EQ(files(), before);
+  }
+  std::vector<std::string> predict(const std::vector<std::string>& more,
+                                   const std::string& model = "gone.pth") {
+    std::vector<std::string> words = {"predict", "-m", model};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+};
+
+TEST_F(FilesTest, DenseMasksNeverReplaceAnInput) {
+  copy(pictures_[0], "d-000000-000.png");
+  copy(pictures_[0], "elsewhere/photo.jpg");
+  const std::string message = "would overwrite the input";
+  expect_refusal(predict({"d-000000-000.png", "--masks", "dense", "-o", "d.jsonl"}),
+                 message + " d-000000-000.png");
+  expect_refusal(predict({".", "--masks", "dense", "-o", "elsewhere/../d.jsonl"}), message);
+  // Another name, which leads to the input.
+  std::filesystem::create_symlink("elsewhere/photo.jpg", path("e-000123-000.png"));
+  expect_refusal(predict({"elsewhere", "--masks", "dense", "-o", "e.jsonl"}), message);
+  std::filesystem::create_symlink("d-000000-000.png", path("link.png"));
+  expect_refusal(predict({"link.png", "--masks", "dense", "-o", "d.jsonl"}), message);
+  for (const char* name : {"d-00000-000.png", "d-000000-000.jpg", "dd-000000-000.png"}) {
+    copy(pictures_[0], name);
+    EXPECT_EQ(run(predict({name, "--masks", "dense", "-o", "d.jsonl"})).code, 3) << name;
+  }
+}
+
+TEST_F(FilesTest, ASecondRunDoesNotTakeTheFirstOnesMasksForPictures) {
+  copy(pictures_[0], "photos/a.jpg");
+  const std::vector<std::string> words =
+      predict({"photos", "--masks", "dense", "-o", "photos/r.jsonl"}, model());
+  const RunResult first = run(words);
+  EXPECT_EQ(first.code, 0) << first.err;
+  EXPECT_NE(first.err.find("into the input folder photos"), std::string::npos) << first.err;
+  ASSERT_GT(files().size(), 2u);
+  expect_refusal(words, "photos/r-000000-000.png");
+}
+
+TEST_F(FilesTest, OutputsOfOneCallHaveNamesOfTheirOwn) {
+  copy(pictures_[0], "in/d-000000-000.png");
+  const std::vector<std::string> dense = {"in", "--masks", "dense", "-o", "d.jsonl"};
+  for (const char* option : {"--report", "--stats"}) {
+    std::vector<std::string> words = dense;
+    words.insert(words.end(), {option, "./d-000000-000.png"});
+    expect_refusal(predict(words), std::string("--masks dense: both would write"));
+  }
+  std::vector<std::string> words = dense;
+  words.insert(words.end(), {"--overlay", "."});
+  const RunResult overlay = run(predict(words, model()));
+  ASSERT_EQ(overlay.code, 0) << overlay.err;
+  const std::string drawn = read_text(path("d-000000-000-2.png"));
+  EXPECT_EQ(drawn.substr(1, 3), "PNG");
+  EXPECT_NE(read_text(path("d-000000-000.png")), drawn);
+  std::filesystem::create_symlink("d.jsonl", path("same.jsonl"));
+  expect_refusal(predict({"in", "-o", "d.jsonl", "--stats", "same.jsonl"}), "both would write");
+  expect_refusal(predict({"in", "--masks", "dense", "-o", "/dev/null"}), "-o /dev/null is no file");
+}
+
+TEST_F(FilesTest, NoVerbWritesOverWhatItReads) {
+  copy(pictures_[0], "a.jpg");
+  std::filesystem::create_hard_link(path("a.jpg"), path("b.jsonl"));
+  expect_refusal(predict({"a.jpg", "-o", "b.jsonl"}), "would overwrite the input a.jpg");
+  expect_refusal(predict({"a.jpg", "-o", "gone.pth", "--format", "jsonl"}),
+                 "would overwrite the input gone.pth");
+  std::filesystem::create_symlink(model(), path("m.safetensors"));
+  expect_refusal(predict({"a.jpg", "--stats", "m.safetensors"}, "m.safetensors"),
+                 "would overwrite the input m.safetensors");
+  expect_refusal({"bench", "-m", "gone.pth", "--image", "a.jpg", "--stats", "./a.jpg"},
+                 "would overwrite the input a.jpg");
+  expect_refusal({"bench", "-m", "gone.pth", "--video", "a.jpg", "--stats", "./a.jpg"},
+                 "would overwrite the input a.jpg");
+  write_text(path("boxes.npy"), "");
+  expect_refusal({"forward", "-m", "gone.pth", "--input", "boxes.npy", "-o", "."},
+                 "would overwrite the input boxes.npy");
+  expect_refusal(
+      {"forward", "-m", "gone.pth", "--input", "x.npy", "-o", "o", "--stats", "o/boxes.npy"},
+      "both would write");
+}
+
+TEST_F(FilesTest, TracedPointsReplaceNoInput) {
+  ASSERT_EQ(run({"preprocess", pictures_[0], "--size", "312", "-o", "x.npy"}).code, 0);
+  ASSERT_EQ(run({"forward", "-m", model(), "--input", "x.npy", "-o", "t", "--trace"}).code, 0);
+  std::size_t points = 0;
+  for (const std::string& file : files()) {
+    if (!file.starts_with("t/")) continue;
+    ++points;
+    expect_refusal(
+        {"forward", "-m", "gone.pth", "--input", "x.npy", "--topk", file, "-o", "t", "--trace"},
+        "would overwrite the input");
+  }
+  EXPECT_GT(points, 10u);
+}
+
+TEST_F(FilesTest, AListOnStdinEndsPathsByLinesOrByNul) {
+  const std::string odd = "two\nlines.jpg";
+  copy(pictures_[0], "a.jpg");
+  copy(pictures_[1], odd);
+  copy(pictures_[1], "b.jpg");
+  const auto files_of = [&](const std::string& list) {
+    write_text(path("list"), list);
+    const RunResult result = run(predict({"--masks", "none", "-"}, model()), "", "cat list |");
+    EXPECT_EQ(result.code, 0) << result.err;
+    std::vector<std::string> names;
+    for (const auto& line : json_lines(result.out)) names.push_back(line["file"]);
+    return names;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(files_of("a.jpg\r\n\nb.jpg"), (Names{"a.jpg", "b.jpg"}));
+  EXPECT_EQ(files_of("\xef\xbb\xbf"
+                     "a.jpg\n"),
+            (Names{"a.jpg"}));
+  EXPECT_EQ(files_of(std::string("a.jpg\0", 6) + odd + std::string("\0b.jpg\0", 7)),
+            (Names{"a.jpg", odd, "b.jpg"}));
+  write_text(path("list"), std::string("\xff\xfe"
+                                       "a\0",
+                                       4));
+  const RunResult wide = run(predict({"-"}, model()), "", "cat list |");
+  EXPECT_EQ(wide.code, 4) << wide.err;
+  EXPECT_NE(wide.err.find("UTF-16"), std::string::npos) << wide.err;
+}
+
+}  // namespace
+}  // namespace rfseg
