@@ -38,11 +38,13 @@ if(RFSEG_VIDEO)
     ${CMAKE_CURRENT_LIST_DIR}/libav/module.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_gpu.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/reader_length.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_open.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/reader_seek.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/recovery_point.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/support.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/watch.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/libav/whole_file.cpp
     ${CMAKE_CURRENT_LIST_DIR}/libav/writer.cpp)
   set_target_properties(rfseg_libav PROPERTIES PREFIX "" OUTPUT_NAME rfseg_libav SUFFIX ".so"
                         LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})

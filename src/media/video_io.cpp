@@ -245,6 +245,10 @@ class ModuleReader final : public VideoReader {
     const libav::Progress p = session_->api.progress(session_->reader);
     return {p.frames, p.time_s, from_us(p.zero_us), from_us(p.last_us), p.past_end};
   }
+  VideoShortfall shortfall() const override {
+    const libav::Shortfall s = session_->api.shortfall(session_->reader);
+    return {s.ends_s, s.stated_s};
+  }
 
  private:
   std::unique_ptr<Session> session_;

@@ -42,6 +42,13 @@ struct VideoProgress {
   bool past_end = false;  ///< the last frame is not before VideoOptions::end_s
 };
 
+/// How much of a file is missing: by its own account it lasts `stated_s` seconds, but it ended at
+/// `ends_s`. Both 0 where it is not known to be cut.
+struct VideoShortfall {
+  double ends_s = 0;
+  double stated_s = 0;
+};
+
 struct VideoOptions {
   int every = 1;       ///< deliver frames 0, every, 2*every, ...
   double start_s = 0;  ///< first frame with time >= start_s, of live ones over all connections
@@ -85,6 +92,8 @@ class VideoReader {
   virtual bool read(VideoFrame& frame) = 0;
   virtual int64_t broken_frames() const = 0;
   virtual VideoProgress progress() const { return {}; }
+  /// Known once `read` has given false. Not so where VideoOptions::end_s is before the cut.
+  virtual VideoShortfall shortfall() const { return {}; }
   /// How often a live input was connected again.
   virtual int64_t reconnects() const { return 0; }
   /// Whether a live input ended because it could not be connected again.

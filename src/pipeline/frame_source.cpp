@@ -143,20 +143,20 @@ void InputSource::estimate_total() {
 
 // A truncated file gives the frames that it holds; that it is no whole video must show.
 void InputSource::check_length(const std::string& file) {
-  const VideoInfo& info = video_->info();
-  const VideoOptions& options = options_.video;
   if (video_->given_up()) ++cut_short_;  // as was logged
-  if (info.live || info.frames <= 0 || options.end_s >= 0) return;
-  const int64_t seen = last_frame_ + 1 + video_->broken_frames() + options.every;
-  if (static_cast<double>(seen) >= 0.95 * static_cast<double>(info.frames)) return;
-  if (video_delivered_ == 0 && options.start_s > 0) {
-    log_warning(fmt::format("{}: no frame at or after second {}", file, options.start_s));
+  const VideoShortfall missing = video_->shortfall();
+  if (missing.stated_s > 0) {
+    ++cut_short_;
+    log_message(
+        LogLevel::kError,
+        fmt::format("{}: the video ends after {:.2f} of {:.2f} seconds: truncated or damaged", file,
+                    missing.ends_s, missing.stated_s));
     return;
   }
-  ++cut_short_;
-  log_message(LogLevel::kError,
-              fmt::format("{}: the video ends after {} of about {} frames: truncated or damaged",
-                          file, last_frame_ + 1, info.frames));
+  const VideoOptions& options = options_.video;
+  if (video_delivered_ == 0 && options.start_s > 0 && options.end_s < 0 && !video_->info().live) {
+    log_warning(fmt::format("{}: no frame at or after second {}", file, options.start_s));
+  }
 }
 
 // What it has counted stays.
@@ -176,7 +176,6 @@ bool InputSource::next_video_frame(SourceFrame& frame) {
     return false;
   }
   ++video_delivered_;
-  last_frame_ = decoded.index;
   frame.view = decoded.image;
   frame.held = std::move(decoded.held);
   frame.frame = decoded.index;
@@ -239,7 +238,6 @@ bool InputSource::next(SourceFrame& frame) {
         if (input.kind == InputKind::kVideo) {
           video_ = open_video(input.path, options_.video, options_.cancelled);
           video_delivered_ = 0;
-          last_frame_ = -1;
           estimate_total();
           continue;
         }

@@ -114,7 +114,6 @@ class InputSource : public FrameSource {
   int64_t reconnects_ = 0;
   int64_t delivered_ = 0;  // frames before the current video
   int64_t video_delivered_ = 0;
-  int64_t last_frame_ = -1;  // of the current video, from 0
   std::atomic<int64_t> estimated_total_{0};
 };
 

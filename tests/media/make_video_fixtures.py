@@ -133,6 +133,33 @@ def make_videos():
         file.write(data[:data.index(b"moof") - 4])
 
 
+def make_lengths():
+    """Files in lengths/ whose stated length is not that of frames at an even rate."""
+    os.makedirs(path("lengths"), exist_ok=True)
+    video = path("lengths/video.mkv")
+    sound = ["-f", "lavfi", "-i", "anullsrc=r=11025:cl=mono", "-t", "3"]
+    encoded = ["-pix_fmt", "yuv420p", *EXACT, "-flags:a", "+bitexact"]
+    # Frames at 0, 0.12, 0.4, 0.44, 0.48, 2.4, 3.2 and 3.24 s.
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=48x32:rate=25:duration=4", "-vf",
+           "select='eq(n,0)+eq(n,3)+between(n,10,12)+eq(n,60)+between(n,80,81)'", "-vsync", "vfr",
+           *x264("bframes=2", crf=40), *encoded, video)
+    for kind in ("mkv", "flv", "ts"):
+        ffmpeg("-i", video, "-c", "copy", *EXACT, path("lengths/sparse." + kind))
+    ffmpeg("-i", video, "-c", "copy", "-output_ts_offset", "100", *EXACT, path("lengths/later.mkv"))
+    os.remove(video)
+    ffmpeg(*source("48x32", 25), *x264("bframes=2", "b-adapt=0", crf=40), *encoded, video)
+    for kind in ("mkv", "avi", "flv"):
+        form = ["-bsf:v", "h264_mp4toannexb"] if kind == "avi" else []
+        ffmpeg("-i", video, *sound, "-c:v", "copy", *form, "-c:a", "mp3", "-b:a", "8k", *EXACT, "-flags:a",
+               "+bitexact", path("lengths/sound_longer." + kind))
+    # Begins within a group of pictures, of which an edit list leaves out the first.
+    ffmpeg("-i", video, "-c", "copy", *EXACT, path("lengths/whole.mp4"))
+    ffmpeg("-ss", "0.6", "-i", path("lengths/whole.mp4"), "-c", "copy", "-movflags", "+faststart", *EXACT,
+           path("lengths/edited.mp4"))
+    os.remove(path("lengths/whole.mp4"))
+    os.remove(video)
+
+
 OUTPUTS = {  # file: (format of the frames, filter that makes it)
     "ten_bit.mkv": ("p010le", "format=p010le"),
     "hevc_ten_bit.mp4": ("p010le", "format=p010le"),
@@ -178,8 +205,9 @@ def golden(name):
 
 def main():
     make_videos()
+    make_lengths()
     names = sorted(name for name in os.listdir(HERE)
-                   if name not in ("sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "hevc_groups.mp4",
+                   if name not in ("lengths", "sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "hevc_groups.mp4",
                                    "early_pictures.ts",
                                    "b_frames.avi",
                                    "goldens.txt"))

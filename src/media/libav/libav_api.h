@@ -11,7 +11,7 @@
 namespace rfseg::libav {
 
 /// Changes with every change of a struct or a meaning below.
-inline constexpr int kAbiVersion = 7;
+inline constexpr int kAbiVersion = 8;
 /// The module's one exported function: `const Api* rfseg_libav_api(int abi_version, const Host*)`.
 /// Returns nullptr when it was built for another version.
 inline constexpr const char* kEntryPoint = "rfseg_libav_api";
@@ -55,6 +55,13 @@ struct Progress {
   int64_t zero_us = 0;    ///< the steady clock at time_s = 0
   int64_t last_us = 0;    ///< the steady clock when the last one was decoded
   bool past_end = false;  ///< the last one is not before end_s
+};
+
+/// Of a file that ends before the length that it states, and before end_s: when it ends and how
+/// long it is, in seconds on the clock of FrameView::time_s. Both 0 of any other.
+struct Shortfall {
+  double ends_s = 0;
+  double stated_s = 0;
 };
 
 struct ReaderOptions {
@@ -125,6 +132,8 @@ struct Api {
   int64_t (*broken_frames)(const Reader* reader) = nullptr;
   /// Of the frames decoded, not only those that `read` gave.
   Progress (*progress)(const Reader* reader) = nullptr;
+  /// Known once `read` has given 0.
+  Shortfall (*shortfall)(const Reader* reader) = nullptr;
   void (*close)(Reader* reader) = nullptr;
 
   /// nullptr on failure.

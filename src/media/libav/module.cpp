@@ -64,6 +64,8 @@ int64_t broken_frames(const Reader* reader) { return reader->stream.broken_frame
 
 Progress progress(const Reader* reader) { return reader->stream.progress(); }
 
+Shortfall shortfall(const Reader* reader) { return reader->stream.shortfall(); }
+
 void close_reader(Reader* reader) { delete reader; }
 
 Writer* create_writer(const WriterOptions& options, Failure& failure) {
@@ -88,8 +90,9 @@ int finish_writer(Writer* writer, Failure& failure) {
 
 void destroy_writer(Writer* writer) { delete writer; }
 
-const Api kApi = {library_versions, open_reader,   read_frame,  broken_frames, progress,
-                  close_reader,     create_writer, write_frame, finish_writer, destroy_writer};
+const Api kApi = {library_versions, open_reader,   read_frame,    broken_frames,
+                  progress,         shortfall,     close_reader,  create_writer,
+                  write_frame,      finish_writer, destroy_writer};
 
 }  // namespace
 }  // namespace rfseg::libav

@@ -99,6 +99,7 @@ bool StreamReader::read_packet(AVPacket& packet) {
     if (result >= 0) {
       if (packet.stream_index != stream_->index) continue;
       if (!live_) keep_clock(packet);
+      if (!live_) keep_end(packet);
       return true;
     }
     if (result == AVERROR_EOF) return false;
@@ -316,7 +317,8 @@ bool StreamReader::read(FrameView& view) {
                 name_ + ": no frame could be decoded" +
                     (broken_ > 0 ? " (" + std::to_string(broken_) + " are broken)" : ""));
   }
-  if (cut_short_) {
+  check_length();
+  if (cut_short_ && shortfall_.stated_s <= 0) {  // else the caller says more
     cut_short_ = false;
     log(kLogWarning,
         name_ + (live_ ? ": the stream is damaged" : ": the file is damaged or ends too early"));

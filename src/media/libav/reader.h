@@ -33,6 +33,7 @@ class StreamReader {
   bool read(FrameView& view);
   int64_t broken_frames() const { return broken_; }
   Progress progress() const { return progress_; }
+  Shortfall shortfall() const { return shortfall_; }
 
  private:
   enum class Source { kFile, kNetwork, kDevice };
@@ -59,6 +60,9 @@ class StreamReader {
 
   void arm();
   void keep_clock(AVPacket& packet);
+  void keep_end(const AVPacket& packet);
+  int64_t stated_end() const;
+  void check_length();
   bool read_packet(AVPacket& packet);
   bool next_packet(AVPacket& packet);
   bool feed_decoder();
@@ -98,6 +102,9 @@ class StreamReader {
   FrameCounter counter_, counter_at_start_;
   int64_t zero_time_ = AV_NOPTS_VALUE;  // time stamp of time_s = 0
   int64_t last_dts_ = AV_NOPTS_VALUE;   // of the packet read last
+  int64_t until_ = AV_NOPTS_VALUE;      // when the packets read so far end
+  int64_t latest_ = AV_NOPTS_VALUE;     // of their times
+  int64_t longest_gap_ = 0;             // between two of these, in the order of presentation
   int64_t clock_offset_ = 0;            // added to the times of packets since the clock jumped back
   bool live_ = false;
   bool by_clock_ = false;  // live, and the stream tells no times
@@ -113,6 +120,7 @@ class StreamReader {
   bool input_ended_ = false;
   bool ended_ = false;
   bool cut_short_ = false;
+  Shortfall shortfall_;
   std::exception_ptr broken_off_;  // what ended the input, thrown after its last frame
 };
 

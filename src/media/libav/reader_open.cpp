@@ -130,7 +130,7 @@ void StreamReader::open_stream() {
     if (static_cast<int>(i) != best) format_->streams[i]->discard = AVDISCARD_ALL;
   }
   stream_ = format_->streams[best];
-  last_dts_ = AV_NOPTS_VALUE;
+  last_dts_ = until_ = latest_ = AV_NOPTS_VALUE;
   codec_ = avcodec_find_decoder(stream_->codecpar->codec_id);
   if (codec_ == nullptr) {
     throw Error(ErrorCode::kInput, name_ + ": no decoder for " +

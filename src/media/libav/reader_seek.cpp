@@ -56,7 +56,7 @@ bool StreamReader::seek_by_index(int64_t target) {
     const AVIndexEntry* entry = avformat_index_get_entry(stream_, keys.back().first);
     const int64_t timestamp = entry->timestamp;
     if (av_seek_frame(format_.get(), stream_->index, timestamp, AVSEEK_FLAG_BACKWARD) < 0) break;
-    last_dts_ = AV_NOPTS_VALUE;
+    last_dts_ = until_ = latest_ = AV_NOPTS_VALUE;
     AvPtr<AVPacket> packet(av_packet_alloc());
     if (!packet) throw std::bad_alloc();
     arm();

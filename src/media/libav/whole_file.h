@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "media/libav/compat.h"
+
+namespace rfseg::libav {
+
+enum class Wholeness { kUnknown, kWhole, kCut };
+
+/// Whether a file holds the bytes that it says it has: the samples of an MP4's index, the segment
+/// of a Matroska file, the chunks of an AVI, the last tag of an FLV. kCut also where its last bytes
+/// are zeros, as of a download that stopped. Moves `input`'s position: after its last packet.
+Wholeness wholeness_of(AVFormatContext& input, const AVStream& stream);
+
+/// When the last packet of any stream ends, in seconds of the file's clock, from `near_s` on; less
+/// than any time where the file `name` cannot be read again. `watch` is that of an interrupt
+/// callback.
+double last_packet_end(const std::string& name, double near_s, const AVIOInterruptCB& watch);
+
+}  // namespace rfseg::libav
