@@ -21,7 +21,12 @@ std::map<std::string, int64_t> read_image_ids(const std::string& path) {
             ErrorCode::kInput,
             fmt::format("{}: images[].id: {} is no whole number of 64 bits", path, id.dump()));
       }
-      ids[image.at("file_name").get<std::string>()] = id.get<int64_t>();
+      const auto name = image.at("file_name").get<std::string>();
+      const auto [known, is_new] = ids.emplace(name, id.get<int64_t>());
+      if (!is_new && known->second != id.get<int64_t>()) {
+        throw Error(ErrorCode::kInput, fmt::format("{}: images[]: '{}' has the ids {} and {}", path,
+                                                   name, known->second, id.dump()));
+      }
     }
   } catch (const nlohmann::json::exception& error) {
     throw Error(ErrorCode::kInput,

@@ -7,9 +7,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <unordered_set>
+#include <unordered_map>
 
-#include "core/log.h"
 #include "output/json_text.h"
 #include "rfseg/error.h"
 
@@ -99,13 +98,6 @@ std::string shortest(double value) {
   return text;
 }
 
-std::string base_name(std::string path) {
-  if (path.find("://") != std::string::npos)
-    path.resize(std::min(path.size(), path.find_first_of("?#")));
-  const std::size_t slash = path.find_last_of('/');
-  return slash == std::string::npos ? path : path.substr(slash + 1);
-}
-
 /// `, "frame": ..., "time_s": ..., "width": ..., "height": ...`, the first two for video only.
 void append_place_and_size(std::string& out, const ResultRecord& record) {
   if (record.frame) {
@@ -138,7 +130,7 @@ class JsonlWriter : public ResultWriter {
 
 class CocoWriter : public ResultWriter {
  public:
-  CocoWriter(const std::string& path, std::map<std::string, int64_t> image_ids, MaskFormat masks)
+  CocoWriter(const std::string& path, ImageIds image_ids, MaskFormat masks)
       : path_(path), stream_(path), image_ids_(std::move(image_ids)), masks_(masks) {
     struct stat info {};
     const bool regular = path != "-" && (stat(path.c_str(), &info) != 0 || S_ISREG(info.st_mode));
@@ -190,22 +182,20 @@ class CocoWriter : public ResultWriter {
       if (images_) list_image(record, id);
       return id;
     }
-    auto found = image_ids_.find(record.file);
-    if (found == image_ids_.end()) found = image_ids_.find(base_name(record.file));
-    if (found == image_ids_.end()) {
-      throw Error(ErrorCode::kInput,
-                  fmt::format("{}: the image ids name no such file (looked for this name and '{}')",
-                              record.file, base_name(record.file)));
-    }
+    const int64_t id = image_ids_.of(record.file);
     if (record.frame) {
       throw Error(
           ErrorCode::kInput,
           fmt::format("{}: image ids name pictures; the frames of a video have none", record.file));
     }
-    if (!used_.insert(found->second).second) {
-      log_warning(fmt::format("{}: a second picture with image_id {}", record.file, found->second));
+    const auto [other, is_new] = used_.emplace(id, record.file);
+    if (!is_new) {
+      throw Error(ErrorCode::kInput,
+                  fmt::format("{}: its image_id {} is that of {} already; their results would be "
+                              "one picture's",
+                              record.file, id, other->second));
     }
-    return found->second;
+    return id;
   }
 
   void list_image(const ResultRecord& record, int64_t id) {
@@ -221,10 +211,10 @@ class CocoWriter : public ResultWriter {
 
   std::string path_;
   Stream stream_;
-  std::map<std::string, int64_t> image_ids_;
+  ImageIds image_ids_;
   MaskFormat masks_;
   std::optional<OutputFile> images_;
-  std::unordered_set<int64_t> used_;
+  std::unordered_map<int64_t, std::string> used_;  ///< files
   int64_t next_id_ = 1;
   int64_t entries_ = 0;
 };
@@ -271,8 +261,7 @@ std::unique_ptr<ResultWriter> create_jsonl_writer(const std::string& path,
   return std::make_unique<JsonlWriter>(path, std::move(class_names), masks);
 }
 
-std::unique_ptr<ResultWriter> create_coco_writer(const std::string& path,
-                                                 std::map<std::string, int64_t> image_ids,
+std::unique_ptr<ResultWriter> create_coco_writer(const std::string& path, ImageIds image_ids,
                                                  MaskFormat masks) {
   return std::make_unique<CocoWriter>(path, std::move(image_ids), masks);
 }

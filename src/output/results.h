@@ -1,13 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/files.h"
+#include "output/image_ids.h"
 #include "rfseg/detections.h"
 #include "rfseg/options.h"
 
@@ -47,11 +47,10 @@ class ResultWriter {
 std::unique_ptr<ResultWriter> create_jsonl_writer(const std::string& path,
                                                   std::vector<std::string> class_names,
                                                   MaskFormat masks);
-/// A COCO results array to `path`. `image_ids` maps file names (whole, else base name) to ids;
-/// where it is empty ids count from 1 in result order and the list goes to `path`.images.json. A
-/// file that `image_ids` lacks throws Error(kInput).
-std::unique_ptr<ResultWriter> create_coco_writer(const std::string& path,
-                                                 std::map<std::string, int64_t> image_ids,
+/// A COCO results array to `path`. Where `image_ids` is empty ids count from 1 in result order and
+/// the list goes to `path`.images.json. A file that `image_ids` lacks, and a second one with the
+/// id of another, throws Error(kInput).
+std::unique_ptr<ResultWriter> create_coco_writer(const std::string& path, ImageIds image_ids,
                                                  MaskFormat masks);
 
 }  // namespace rfseg

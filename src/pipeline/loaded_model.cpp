@@ -24,6 +24,12 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
+// As the engine takes it: empty is unset.
+bool environment_chooses_backend() {
+  const char* name = std::getenv("RFSEG_BACKEND");
+  return name != nullptr && *name != '\0';
+}
+
 }  // namespace
 
 DeviceChoice choose_device(const ModelOptions& options) {
@@ -42,7 +48,7 @@ DeviceChoice choose_device(const ModelOptions& options) {
   if (!numbered) choice.cuda_device = 0;
 
   Backend asked = options.backend;
-  if (asked == Backend::kAuto && std::getenv("RFSEG_BACKEND") != nullptr) {
+  if (asked == Backend::kAuto && environment_chooses_backend()) {
     const std::string name = engine_backend_name(Backend::kAuto);
     asked = name == "reference" ? Backend::kReference
             : name == "cuda"    ? Backend::kCuda
@@ -72,6 +78,12 @@ DeviceChoice choose_device(const ModelOptions& options) {
     throw Error(ErrorCode::kDevice, "--precision: the CPU runs in fp32 only");
   }
   return choice;
+}
+
+DeviceChoice choose_device_on_request(ModelOptions options) {
+  const bool asked = options.backend != Backend::kAuto || environment_chooses_backend();
+  if (options.device == "auto" && !asked) options.device = "cpu";
+  return choose_device(options);
 }
 
 std::string device_name(const DeviceChoice& choice) {

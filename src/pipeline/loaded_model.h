@@ -37,6 +37,10 @@ struct DeviceChoice {
 /// no device and for a backend on the wrong device.
 DeviceChoice choose_device(const ModelOptions& options);
 
+/// The same for little work, which a GPU's start costs more than: "auto" takes one only where
+/// `backend` or RFSEG_BACKEND asks for it.
+DeviceChoice choose_device_on_request(ModelOptions options);
+
 /// "cpu" or "cuda:N".
 std::string device_name(const DeviceChoice& choice);
 /// "fp32", "fp16" or "tf32".

@@ -118,6 +118,37 @@ TEST_F(FilesTest, TracedPointsReplaceNoInput) {
   EXPECT_GT(points, 10u);
 }
 
+TEST_F(FilesTest, PicturesOfOneNameKeepImageIdsOfTheirOwn) {
+  copy(pictures_[0], "a/x.jpg");
+  copy(pictures_[1], "b/x.jpg");
+  const std::vector<std::string> words =
+      predict({"a", "b", "-o", "r.json", "--image-ids", "ids.json"}, model());
+  write_text(path("ids.json"), R"({"images": [{"id": 7, "file_name": "x.jpg"}]})");
+  const RunResult merged = run(words);
+  EXPECT_EQ(merged.code, 2) << merged.err;
+  EXPECT_NE(merged.err.find("a/x.jpg and b/x.jpg would both have the image_id 7"),
+            std::string::npos)
+      << merged.err;
+  EXPECT_FALSE(std::filesystem::exists(path("r.json")));
+  write_text(
+      path("ids.json"),
+      R"({"images": [{"id": 7, "file_name": "a/x.jpg"}, {"id": 8, "file_name": "b/x.jpg"}]})");
+  const RunResult apart = run(words);
+  EXPECT_EQ(apart.code, 0) << apart.err;
+  std::size_t of_seven = 0, of_eight = 0;
+  for (const auto& entry : nlohmann::json::parse(read_text(path("r.json")))) {
+    of_seven += entry["image_id"] == 7;
+    of_eight += entry["image_id"] == 8;
+  }
+  EXPECT_GT(of_seven, 0u);
+  EXPECT_GT(of_eight, 0u);
+  write_text(path("ids.json"),
+             R"({"images": [{"id": 7, "file_name": "x.jpg"}, {"id": 8, "file_name": "x.jpg"}]})");
+  const RunResult twice = run(words);
+  EXPECT_EQ(twice.code, 4) << twice.err;
+  EXPECT_NE(twice.err.find("'x.jpg' has the ids 7 and 8"), std::string::npos) << twice.err;
+}
+
 TEST_F(FilesTest, AListOnStdinEndsPathsByLinesOrByNul) {
   const std::string odd = "two\nlines.jpg";
   copy(pictures_[0], "a.jpg");

@@ -118,6 +118,38 @@ TEST_F(WordsTest, WhatFollowsTwoDashesIsAFile) {
   EXPECT_EQ(lines[1]["file"], "./-a.jpg");
 }
 
+// The files are not there: exit code 4 where the word was taken.
+TEST_F(WordsTest, EveryVerbParsesDevicesAlike) {
+  const std::vector<std::vector<std::string>> verbs = {
+      {"postprocess", "--boxes", "b.npy", "--logits", "l.npy", "--image-size", "8"},
+      {"preprocess", "none.jpg", "--size", "24", "-o", "x.npy"},
+      {"replay", "none"},
+      {"predict", "-m", model(), "none.jpg"},
+      {"info"}};
+  for (const std::vector<std::string>& verb : verbs) {
+    const int accepted = verb[0] == "info" ? 0 : 4;
+    const auto with = [&](const std::string& device, const std::string& before = "") {
+      std::vector<std::string> words = verb;
+      words.insert(words.end(), {"--device", device});
+      return run(words, "", before);
+    };
+    for (const char* word : {"tpu", "gpu", "CPU", "cuda:", "cuda:x", "cuda0", "cuda:-1"}) {
+      expect_usage_error(with(word), {"--device " + std::string(word)});
+    }
+    EXPECT_EQ(with("cpu").code, accepted) << verb[0];
+    EXPECT_EQ(with("auto").code, accepted) << verb[0];
+    EXPECT_EQ(with("cuda:9999").code, 5) << verb[0];
+    expect_usage_error(with("auto", "RFSEG_BACKEND=quick"), {"RFSEG_BACKEND is 'quick'"});
+    expect_usage_error(with("cpu", "RFSEG_BACKEND=cuda"), {"--device cpu", "'cuda'"});
+    expect_usage_error(with("cuda:9999", "RFSEG_BACKEND=reference"), {"'reference'"});
+    EXPECT_EQ(with("auto", "RFSEG_BACKEND=reference").code, accepted) << verb[0];
+    EXPECT_EQ(with("cpu", "RFSEG_BACKEND=").code, accepted) << verb[0];
+  }
+  expect_usage_error(run({"postprocess", "--boxes", "b.npy", "--logits", "l.npy", "--image-size",
+                          "8", "--precision", "fp16"}),
+                     {"--precision fp16", "fp32 only"});
+}
+
 TEST_F(WordsTest, AFormatThatContradictsTheNameIsRefused) {
   const auto with = [&](const std::string& format, const std::string& output) {
     return run({"predict", "-m", model(), pictures_[0], "--format", format, "-o", output});

@@ -160,8 +160,8 @@ TEST(Results, CocoArrayWithCountedIds) {
 TEST(Results, CocoArrayWithGivenIds) {
   const TemporaryFolder folder;
   const std::string path = folder / "out.json";
-  auto writer = create_coco_writer(path, {{"a.jpg", 77}, {"photos/b.jpg", 78}, {"b.jpg", 79}},
-                                   MaskFormat::kNone);
+  auto writer = create_coco_writer(
+      path, ImageIds({{"a.jpg", 77}, {"photos/b.jpg", 78}, {"b.jpg", 79}}), MaskFormat::kNone);
   ResultRecord record = sample();
   writer->write(record);
   record.file = "photos/b.jpg";
@@ -183,6 +183,46 @@ TEST(Results, CocoArrayWithGivenIds) {
   EXPECT_EQ(results[6]["image_id"], 79);
   EXPECT_FALSE(results[0].contains("segmentation"));
   EXPECT_EQ(folder.entries(), 1u);
+}
+
+TEST(Results, ImageIdsAreFoundByTheLongestCommonEndOfThePath) {
+  const ImageIds ids({{"x.jpg", 1},
+                      {"a/x.jpg", 2},
+                      {"val/a/y.jpg", 3},
+                      {"val/b/y.jpg", 4},
+                      {"./z.jpg", 5},
+                      {"deep/w.jpg", 6}});
+  EXPECT_EQ(ids.of("x.jpg"), 1);
+  EXPECT_EQ(ids.of("/data/x.jpg"), 1);
+  EXPECT_EQ(ids.of("/data/a/x.jpg"), 2);
+  EXPECT_EQ(ids.of("b/x.jpg"), 1);
+  EXPECT_EQ(ids.of("ba/x.jpg"), 1) << "whole parts of the path only";
+  EXPECT_EQ(ids.of("a/y.jpg"), 3);
+  EXPECT_EQ(ids.of("./b/y.jpg"), 4);
+  EXPECT_EQ(ids.of("w.jpg"), 6);
+  EXPECT_EQ(ids.of("./z.jpg"), 5);
+  EXPECT_EQ(ids.of("http://host/val/a/y.jpg?size=1"), 3);
+  for (const char* none : {"y.jpg", "c/y.jpg", "other/w.jpg", "q.jpg", ""}) {
+    const Error error = error_of([&] { ids.of(none); });
+    EXPECT_EQ(error.code(), ErrorCode::kInput) << none;
+    EXPECT_NE(std::string(error.what()).find(none), std::string::npos) << error.what();
+  }
+  EXPECT_NE(std::string(error_of([&] { ids.of("y.jpg"); }).what()).find("2 such files"),
+            std::string::npos);
+}
+
+TEST(Results, TwoPicturesDoNotShareAnImageId) {
+  const TemporaryFolder folder;
+  auto writer = create_coco_writer(folder / "out.json", ImageIds({{"x.jpg", 1}}), MaskFormat::kRle);
+  ResultRecord record = sample();
+  record.file = "a/x.jpg";
+  writer->write(record);
+  record.file = "b/x.jpg";
+  const Error error = error_of([&] { writer->write(record); });
+  EXPECT_EQ(error.code(), ErrorCode::kInput);
+  for (const char* file : {"a/x.jpg", "b/x.jpg"}) {
+    EXPECT_NE(std::string(error.what()).find(file), std::string::npos) << error.what();
+  }
 }
 
 TEST(Results, NoResultsAreAnEmptyArray) {

@@ -2,23 +2,21 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "cli/file_claims.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "core/cuda/usable.h"
 #include "core/files.h"
+#include "core/log.h"
 #include "core/npy.h"
+#include "engine/engine.h"
 #include "output/results.h"
 #include "pipeline/conventions.h"
 #include "pipeline/loaded_model.h"
-#include "postprocess/cuda/cuda_postprocessor.h"
 #include "postprocess/transform_json.h"
 #include "rfseg/error.h"
 
@@ -53,29 +51,20 @@ ModelConfig config_of(const Tensor& logits, bool seg) {
   return config;
 }
 
-/// The GPU that --device cuda[:N] asks for, if it does. Throws Error(kDevice) where it cannot be
-/// used.
-std::optional<int> cuda_device(const ModelOptions& options) {
-  const std::string& name = options.device;
-  if (!name.starts_with("cuda")) return std::nullopt;
-  int device = 0;
-  if (name.size() > 4) {
-    const char* const end = name.data() + name.size();
-    const auto [rest, status] = std::from_chars(name.data() + 5, end, device);
-    if (name[4] != ':' || name.size() == 5 || rest != end || status != std::errc() || device < 0) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("--device {}: not known; auto, cpu and cuda[:N] are", name));
-    }
-  }
-  if (options.backend != Backend::kAuto) {
+/// What post-processing runs on. It computes in fp32 on one thread everywhere.
+DeviceChoice device_of(const CommonOptions& common) {
+  const Precision precision = common.model_options.precision;
+  if (precision != Precision::kAuto && precision != Precision::kFp32) {
     throw Error(ErrorCode::kUsage,
-                fmt::format("--device {} has one backend; leave out --backend", name));
+                fmt::format("--precision {}: post-processing computes in fp32 only",
+                            precision_name(precision)));
   }
-  std::string why;
-  if (!cuda::usable(&why)) {
-    throw Error(ErrorCode::kDevice, fmt::format("--device {}: {}", name, why));
+  if (common.model_options.threads > 0) {
+    log_warning("--threads: post-processing works on one thread");
   }
-  return device;
+  DeviceChoice choice = choose_device_on_request(common.model_options);
+  choice.precision = Precision::kFp32;
+  return choice;
 }
 
 using Clock = std::chrono::steady_clock;
@@ -89,11 +78,11 @@ struct PostprocessStats {
   Clock::duration read{}, postprocess{}, output{};
   int64_t pictures = 0, detections = 0;
 
-  std::string text(std::optional<int> gpu, Backend backend) const {
+  std::string text(const DeviceChoice& choice) const {
     ModelInfo runtime;
-    runtime.device = gpu ? fmt::format("cuda:{}", *gpu) : "cpu";
-    runtime.backend = gpu ? "cuda" : backend == Backend::kReference ? "reference" : "cpu";
-    runtime.precision = "fp32";
+    runtime.device = device_name(choice);
+    runtime.backend = engine_backend_name(choice.backend);
+    runtime.precision = precision_name(choice.precision);
     nlohmann::json json = runtime_json(runtime, 1);  // postprocess() works on one thread
     json["command"] = "postprocess";
     json["counts"] = {{"pictures", pictures}, {"detections", detections}};
@@ -114,12 +103,7 @@ void run_postprocess(const PostprocessArguments& arguments) {
     since = Clock::now();
     return since - before;
   };
-  const std::optional<int> gpu = cuda_device(arguments.common.model_options);
-  if (!gpu) {
-    ModelOptions options = arguments.common.model_options;
-    options.device = "cpu";  // a GPU is used on request only: its context costs more than the work
-    choose_device(options);
-  }
+  const DeviceChoice choice = device_of(arguments.common);
   FileClaims claims;
   claims.read(arguments.read_files);
   claims.read({arguments.boxes, arguments.logits, arguments.masks, arguments.class_map,
@@ -154,8 +138,8 @@ void run_postprocess(const PostprocessArguments& arguments) {
   const ModelConfig config = config_of(logits, !masks.empty());
   const ResolvedOptions resolved = resolve_options(arguments.predict, config);
   PostprocessSpec spec = resolved.postprocess;
-  spec.backend = gpu ? Backend::kCuda : arguments.common.model_options.backend;
-  spec.cuda_device = gpu.value_or(0);
+  spec.backend = choice.backend;
+  spec.cuda_device = choice.cuda_device;
   if (!arguments.class_map.empty()) {
     spec.class_map = parse_class_map(read_text(arguments.class_map), arguments.class_map);
     if (spec.class_map.size() > static_cast<std::size_t>(config.logits)) {
@@ -201,7 +185,7 @@ void run_postprocess(const PostprocessArguments& arguments) {
   writer->finish();
   stats.output += lap();
   if (!arguments.common.stats.empty()) {
-    write_file(output_path(arguments.common.stats), stats.text(gpu, spec.backend));
+    write_file(output_path(arguments.common.stats), stats.text(choice));
   }
 }
 

@@ -74,20 +74,15 @@ bool wants_coco(const PredictArguments& arguments) {
 }
 
 std::unique_ptr<ResultWriter> create_writer(const PredictArguments& arguments,
-                                            const std::vector<std::string>& class_names) {
+                                            const std::vector<std::string>& class_names,
+                                            ImageIds ids) {
   const bool coco = wants_coco(arguments);
-  if (!arguments.image_ids.empty() && !coco) {
-    throw Error(ErrorCode::kUsage,
-                "--image-ids: belongs to --format coco (an OUT that ends in .json)");
-  }
   if (!coco) {
     return create_jsonl_writer(arguments.output, class_names, arguments.predict.masks);
   }
   if (arguments.output == "-") {
     throw Error(ErrorCode::kUsage, "--format coco: needs a file (-o OUT.json)");
   }
-  std::map<std::string, int64_t> ids;
-  if (!arguments.image_ids.empty()) ids = read_image_ids(arguments.image_ids);
   return create_coco_writer(arguments.output, std::move(ids), arguments.predict.masks);
 }
 
@@ -266,6 +261,32 @@ void claim_dense_masks(const PredictArguments& arguments, FileClaims& claims) {
   }
 }
 
+// Two pictures with one id would be evaluated as one. One without an id fails alone, later.
+ImageIds ids_of(const PredictArguments& arguments, const std::vector<Input>& inputs) {
+  if (!wants_coco(arguments)) {
+    throw Error(ErrorCode::kUsage,
+                "--image-ids: belongs to --format coco (an OUT that ends in .json)");
+  }
+  ImageIds ids(read_image_ids(arguments.image_ids));
+  std::map<int64_t, std::string> files;
+  for (const Input& input : inputs) {
+    if (input.kind != InputKind::kImage || !input.error.empty()) continue;
+    int64_t id = 0;
+    try {
+      id = ids.of(input.path);
+    } catch (const Error&) {
+      continue;
+    }
+    const auto [other, is_new] = files.emplace(id, input.path);
+    if (is_new) continue;
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--image-ids {}: {} and {} would both have the image_id {}; name "
+                            "pictures there by as much of their paths as tells them apart",
+                            arguments.image_ids, other->second, input.path, id));
+  }
+  return ids;
+}
+
 void run_predict(PredictArguments& arguments, int& exit_code) {
   if (arguments.output.empty() || arguments.output == "/dev/stdout") arguments.output = "-";
   refuse_dash(arguments.overlay, "--overlay", "a folder");
@@ -305,6 +326,9 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
     refuse_missing_folder(path, option.c_str(), arguments.overlay);
   }
 
+  ImageIds ids;
+  if (!arguments.image_ids.empty()) ids = ids_of(arguments, inputs);
+
   LoadedModel model;
   load_model(arguments.common.model, arguments.common.resolved(), model);
   if (!model.config.seg && arguments.predict.masks != MaskFormat::kNone) {
@@ -319,7 +343,8 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
     create_folder(arguments.overlay);
     overlay->set_class_names(resolved.class_names);
   }
-  std::unique_ptr<ResultWriter> writer = create_writer(arguments, resolved.class_names);
+  std::unique_ptr<ResultWriter> writer =
+      create_writer(arguments, resolved.class_names, std::move(ids));
   std::unique_ptr<ReportWriter> report = open_report(arguments, model, resolved.class_names);
   std::unique_ptr<OutputFile> stats_file;
   if (!arguments.common.stats.empty()) {

@@ -30,14 +30,11 @@ void run_preprocess(const PreprocessArguments& arguments) {
   std::tie(spec.network_height, spec.network_width) = parse_size(arguments.size, "--size", 8192);
   spec.resize = arguments.predict.resize.value_or(
       arguments.predict.like == Convention::kRfdetr ? ResizeMode::kBilinear : ResizeMode::kPil);
-  // One picture is resized faster than a GPU is woken up: it has to be asked for.
   ModelOptions options;
   options.device = arguments.device;
-  if (arguments.device != "auto" && arguments.device != "cpu") {
-    const DeviceChoice choice = choose_device(options);
-    spec.backend = choice.backend;
-    spec.cuda_device = choice.cuda_device;
-  }
+  const DeviceChoice choice = choose_device_on_request(options);
+  spec.backend = choice.backend;
+  spec.cuda_device = choice.cuda_device;
   DecodeOptions decode;
   decode.apply_exif = !arguments.no_exif;
   const Image image = decode_image(arguments.image, decode);

@@ -46,10 +46,7 @@ class Replay {
   explicit Replay(const ReplayArguments& arguments) : arguments_(arguments) {}
 
   void run(int& exit_code) {
-    ModelOptions options = arguments_.model_options;
-    // A GPU is used on request only.
-    if (options.device == "auto" && options.backend != Backend::kCuda) options.device = "cpu";
-    choice_ = choose_device(options);
+    choice_ = choose_device_on_request(arguments_.model_options);
     read();
     if (choice_.backend == Backend::kCuda) {
       timer_ = std::make_unique<CudaCaseTimer>(choice_.cuda_device);
