@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds rfseg. Usage: scripts/build.sh [--all-arch] [PRESET] [TARGET...]   (presets: release, cpu, dev, asan, tsan)
-# The program is build/PRESET/rfseg. RFSEG_CMAKE_ARGS may hold further arguments of cmake.
-# --all-arch: CUDA machine code for every GPU from compute capability 8.0 on, instead of for 8.0 and 9.0
-# with the rest compiled by the driver at the first start; takes several times as long.
+# The program is build/PRESET/rfseg. RFSEG_CMAKE_ARGS may hold further arguments of cmake; docs/building.md lists them.
+# --all-arch: CUDA machine code for every kind of GPU from compute capability 8.0 on, instead of for 8.0 (which 8.6 and
+# 8.9 run too) and 9.0, with newer ones' compiled by the driver at the first start; takes several times as long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds a small static FFmpeg for rfseg's video module, for machines whose distribution has none, or none with NVIDIA's
-# decoders: one rfseg_libav.so that needs nothing but libc and, for overlays in H.264, libx264 (and for --decoder nvdec
+# decoders: one rfseg_libav.so that needs nothing but libc, libstdc++ and, for overlays in H.264, libx264 (and for --decoder nvdec
 # what the NVIDIA driver brings). Usage: scripts/build_ffmpeg.sh [PREFIX]   (default build/ffmpeg); then
-#   cmake --preset release -DRFSEG_FFMPEG=PREFIX
+#   RFSEG_CMAKE_ARGS=-DRFSEG_FFMPEG=PREFIX scripts/build.sh
 # The source is Debian 12's, with its security fixes, by apt-get source (no root needed, no deb-src line either).
 # Needed: gcc, make, pkg-config, nasm. Used where installed: libx264-dev (else overlays are MPEG-4 Part 2; linked as a
 # shared library, since Debian's static one cannot go into a module), libffmpeg-nvenc-dev (headers of the NVIDIA driver;

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 out="${1:-out/demo}"
 # The program and its video module, without tests and benchmarks.
-echo "== Building: 3 minutes on 2 idle cores, 8 where nvcc is installed"
+echo "== Building: the first time about 7 minutes on 2 idle cores, 3 where nvcc is not installed"
 scripts/build.sh release rfseg_cli rfseg_libav
 rfseg=build/release/rfseg
 demo=assets/demo

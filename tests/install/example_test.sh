@@ -10,6 +10,14 @@ cmake --install "$binary_dir" --prefix "$work/prefix" >/dev/null
 cmake -S "$source_dir/examples/predict" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
 cmake --build "$work/build" >/dev/null
 
+# What the README shows compiles as it stands there.
+mkdir "$work/readme"
+block() { awk -v open="\`\`\`$1" '$0 == "```" { on = 0 } on { print } $0 == open { on = 1 }' "$source_dir/README.md"; }
+block cpp >"$work/readme/my_program.cpp"
+block cmake >"$work/readme/CMakeLists.txt"
+cmake -S "$work/readme" -B "$work/readme/build" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
+cmake --build "$work/readme/build" >/dev/null
+
 fail() {
   echo "$1" >&2
   exit 1
@@ -26,6 +34,9 @@ from_example=$("$work/build/predict" "$model" "$picture" | wc -l)
 from_program=$("$work/prefix/bin/rfseg" predict -q -m "$model" "$picture" | grep -o '"class_id"' | wc -l)
 [[ $from_example -gt 0 ]] || fail "the example found nothing"
 [[ $from_example -eq $from_program ]] || fail "example: $from_example objects, program: $from_program"
+
+from_readme=$("$work/readme/build/my_program" "$model" "$picture" | wc -l)
+[[ $from_readme -eq $from_program ]] || fail "README's program: $from_readme objects, program: $from_program"
 
 for licence in LICENSE LICENSE-DejaVu.txt; do
   [[ -s $work/prefix/share/doc/rfseg/$licence ]] || fail "$licence is not installed"
