@@ -122,12 +122,15 @@ TEST_P(CudaEngineTest, NamedPointsInFp16StayNearTheGoldens) {
   std::printf("fp16 %s:%s\n", GetParam().c_str(), line.str().c_str());
 }
 
-/// fp16 with fp32's two-stage order forced, three seeds, against fp32 on the CPU.
+/// fp16 with fp32's two-stage order forced, three seeds, against fp32 on the CPU. In the largest
+/// networks with random weights some queries are so sensitive that rounding the operands of
+/// products alone takes them over the bounds (half_products.py: seg-2xlarge, second seed, logits of
+/// one query of 300 by 7.8e-3), so a hundredth of theirs may be.
 TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
   RFSEG_NEED_GPU();
   const Golden golden = load_golden(GetParam());
   const ModelConfig& config = golden.config;
-  const bool large = GetParam() == "xlarge" || GetParam() == "2xlarge";
+  const bool large = GetParam().find("xlarge") != std::string::npos;
   const char* wanted = std::getenv("RFSEG_CUDA_SEEDS");
   const int seeds = wanted != nullptr ? std::atoi(wanted) : 3;
   for (int seed = 0; seed < seeds; ++seed) {
@@ -141,10 +144,11 @@ TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
       if (name == "topk") order.assign(value.data.begin(), value.data.end());
     };
     EngineOutputs expected, found;
-    create_cpu_engine(config, weights, available_cpus())
-        ->forward(input.data.data(), 1, expected, traced);
+    engine_of(config, weights, Precision::kFp32)->forward(input.data.data(), 1, found, traced);
     ASSERT_EQ(static_cast<int64_t>(order.size()), config.queries);
     forced.forced_topk = order.data();
+    create_cpu_engine(config, weights, available_cpus())
+        ->forward(input.data.data(), 1, expected, forced);
     engine_of(config, weights, Precision::kFp16)->forward(input.data.data(), 1, found, forced);
     const double bounds[] = {2e-3, 3e-3, 5e-3};
     const Outputs e = outputs_of(expected), f = outputs_of(found);
