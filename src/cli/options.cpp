@@ -162,22 +162,28 @@ CLI::Option* add_number(CLI::App& app, const std::string& name, double low, doub
       ->type_name("FLOAT");
 }
 
-CLI::Option* add_integer(CLI::App& app, const std::string& name, int low, int high, int& value,
-                         const std::string& description) {
+CLI::Option* add_integer(CLI::App& app, const std::string& name, int low, int high,
+                         std::function<void(int)> set, const std::string& description) {
   return app
       .add_option_function<std::string>(
           name,
-          [name, low, high, &value](const std::string& text) {
+          [=, set = std::move(set)](const std::string& text) {
             int parsed = 0;
             const char* end = text.data() + text.size();
             const auto [at, error] = std::from_chars(text.data(), end, parsed);
             if (error != std::errc() || at != end || parsed < low || parsed > high) {
               refuse_value(name, text, fmt::format("a whole number from {} to {}", low, high));
             }
-            value = parsed;
+            set(parsed);
           },
           description)
       ->type_name("INT");
+}
+
+CLI::Option* add_integer(CLI::App& app, const std::string& name, int low, int high, int& value,
+                         const std::string& description) {
+  return add_integer(
+      app, name, low, high, [&value](int parsed) { value = parsed; }, description);
 }
 
 }  // namespace rfseg::cli

@@ -51,6 +51,8 @@ CLI::Option* add_choice(CLI::App& app, const std::string& name,
 CLI::Option* add_number(CLI::App& app, const std::string& name, double low, double high,
                         std::function<void(double)> set, const std::string& description);
 /// The same for whole numbers.
+CLI::Option* add_integer(CLI::App& app, const std::string& name, int low, int high,
+                         std::function<void(int)> set, const std::string& description);
 CLI::Option* add_integer(CLI::App& app, const std::string& name, int low, int high, int& value,
                          const std::string& description);
 

@@ -24,7 +24,8 @@ bool is_number(std::string_view text) {
 }  // namespace
 
 RunPicture to_run_picture(const ResultRecord& record, const std::vector<std::string>& class_names) {
-  RunPicture picture{record.file, record.frame, {}};
+  RunPicture picture{
+      record.file, record.frame, {}, record.detections.width, record.detections.height};
   for (const Detection& detection : record.detections.items) {
     RunDetection& out = picture.detections.emplace_back();
     out.class_id = detection.class_id;

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
+#include <set>
 #include <tuple>
 
 #include "core/coco_rle.h"
@@ -18,14 +20,64 @@ constexpr uint64_t kSmallMask = 100;  // pixels: below, one pixel is a large sha
 
 using PictureKey = std::tuple<std::string, std::optional<int64_t>, std::size_t>;
 
+using Aliases = std::map<std::string, std::string>;
+
 // The third part counts equal names.
-std::vector<PictureKey> picture_keys(const RunResults& run) {
+std::vector<PictureKey> picture_keys(const RunResults& run, const Aliases& aliases) {
   std::map<std::pair<std::string, std::optional<int64_t>>, std::size_t> seen;
   std::vector<PictureKey> keys;
   for (const RunPicture& picture : run.pictures) {
-    keys.emplace_back(picture.file, picture.frame, seen[{picture.file, picture.frame}]++);
+    const auto alias = aliases.find(picture.file);
+    const std::string& file = alias == aliases.end() ? picture.file : alias->second;
+    keys.emplace_back(file, picture.frame, seen[{file, picture.frame}]++);
   }
   return keys;
+}
+
+// The last `parts` parts of a path.
+std::string tail(const std::string& path, int parts) {
+  std::size_t at = path.size();
+  for (; parts > 0 && at != 0; --parts) {
+    const std::size_t slash = at == 0 ? std::string::npos : path.rfind('/', at - 1);
+    at = slash == std::string::npos ? 0 : slash;
+  }
+  return path.substr(at != 0 || path.starts_with('/') ? at + 1 : 0);
+}
+
+// Which file of A those of B are that A does not name: runs from two folders name one picture
+// differently. Only where the end of the path tells it apart from all others of each run.
+Aliases match_by_name(const RunResults& a, const RunResults& b) {
+  constexpr int kMostParts = 16;
+  Aliases aliases;
+  if (a.coco) return aliases;
+  std::set<std::string> files_a, files_b;
+  for (const RunPicture& picture : a.pictures) files_a.insert(picture.file);
+  for (const RunPicture& picture : b.pictures) files_b.insert(picture.file);
+  std::set<std::string> taken;  // of A
+  std::size_t left = 0;
+  for (const std::string& file : files_b) left += !files_a.contains(file);
+  for (int parts = 1; parts <= kMostParts && aliases.size() < left; ++parts) {
+    const auto by_tail = [&](const std::set<std::string>& files) {
+      std::map<std::string, std::pair<std::size_t, const std::string*>> tails;
+      for (const std::string& file : files) {
+        auto& entry = tails[tail(file, parts)];
+        ++entry.first;
+        entry.second = &file;
+      }
+      return tails;
+    };
+    const auto tails_a = by_tail(files_a), tails_b = by_tail(files_b);
+    for (const auto& [end, of_b] : tails_b) {
+      const auto found = tails_a.find(end);
+      if (of_b.first != 1 || found == tails_a.end() || found->second.first != 1) continue;
+      const std::string &file_a = *found->second.second, &file_b = *of_b.second;
+      if (files_a.contains(file_b) || files_b.contains(file_a) || aliases.contains(file_b)) {
+        continue;
+      }
+      if (taken.insert(file_a).second) aliases.emplace(file_b, file_a);
+    }
+  }
+  return aliases;
 }
 
 /// What overlaps are computed from.
@@ -34,6 +86,17 @@ struct Shape2d {
   Rle mask;
   uint64_t area = 0;
   double extent[4] = {};  // of the mask: x, y, width, height
+
+  double left() const {
+    const auto& box = detection->box_xyxy;
+    const double edge = std::min(box[0], box[2]);
+    return detection->has_mask ? std::min(edge, extent[0]) : edge;
+  }
+  double right() const {
+    const auto& box = detection->box_xyxy;
+    const double edge = std::max(box[0], box[2]);
+    return detection->has_mask ? std::max(edge, extent[0] + extent[2]) : edge;
+  }
 };
 
 std::vector<Shape2d> shapes(const RunPicture& picture) {
@@ -73,6 +136,50 @@ double overlap(const Shape2d& a, const Shape2d& b) {
   return box_iou(a.detection->box_xyxy, b.detection->box_xyxy);
 }
 
+/// Some detections by their left edges, so that not all are looked at to find those that overlap.
+class Lane {
+ public:
+  void add(const Shape2d& shape, std::size_t index) {
+    places_.push_back({shape.left(), shape.right(), index});
+    widest_ = std::max(widest_, places_.back().right - places_.back().left);
+  }
+  void sort() {
+    std::sort(places_.begin(), places_.end(),
+              [](const Place& a, const Place& b) { return a.left < b.left; });
+  }
+  /// Indices of those that meet [left, right], in no order.
+  template <class Visit>
+  void visit(double left, double right, Visit&& see) const {
+    auto at = std::lower_bound(places_.begin(), places_.end(), left - widest_,
+                               [](const Place& place, double edge) { return place.left < edge; });
+    for (; at != places_.end() && at->left <= right; ++at) {
+      if (at->right >= left) see(at->index);
+    }
+  }
+
+ private:
+  struct Place {
+    double left, right;
+    std::size_t index;
+  };
+  std::vector<Place> places_;
+  double widest_ = 0;
+};
+
+/// The detections of a picture, of each class and all.
+struct Lanes {
+  explicit Lanes(const std::vector<Shape2d>& shapes) {
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+      of_class[shapes[i].detection->class_id].add(shapes[i], i);
+      all.add(shapes[i], i);
+    }
+    for (auto& [id, lane] : of_class) lane.sort();
+    all.sort();
+  }
+  std::map<int64_t, Lane> of_class;
+  Lane all;
+};
+
 std::vector<std::size_t> by_score(const std::vector<Shape2d>& all) {
   std::vector<std::size_t> order(all.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -93,8 +200,11 @@ class Comparison {
     report_.detections_b += of_b.size();
     std::vector<bool> used_a(of_a.size()), used_b(of_b.size());
     const std::vector<std::size_t> order = by_score(of_a);
+    const Lanes lanes(of_b);
     for (const std::size_t i : order) {
-      const std::size_t j = partner(of_a[i], of_b, used_b, true);
+      const auto lane = lanes.of_class.find(of_a[i].detection->class_id);
+      if (lane == lanes.of_class.end()) continue;
+      const std::size_t j = partner(of_a[i], of_b, lane->second, used_b, true);
       if (j == of_b.size()) continue;
       used_a[i] = used_b[j] = true;
       pair(of_a[i], of_b[j]);
@@ -105,7 +215,7 @@ class Comparison {
     for (const std::size_t i : order) {
       if (used_a[i]) continue;
       report_.unmatched_a.push_back(name(a, *of_a[i].detection));
-      const std::size_t j = partner(of_a[i], of_b, changed, false);
+      const std::size_t j = partner(of_a[i], of_b, lanes.all, changed, false);
       if (j == of_b.size()) continue;
       changed[j] = true;
       report_.class_changes.push_back({report_.unmatched_a.back(), name(b, *of_b[j].detection)});
@@ -122,22 +232,26 @@ class Comparison {
   }
 
  private:
-  std::size_t partner(const Shape2d& a, const std::vector<Shape2d>& of_b,
+  std::size_t partner(const Shape2d& a, const std::vector<Shape2d>& of_b, const Lane& lane,
                       const std::vector<bool>& used, bool same_class) const {
-    std::size_t best = of_b.size();
+    const std::size_t none = of_b.size();
+    std::size_t best = none;
     double most = options_.match_iou, nearest = 0;
-    for (std::size_t j = 0; j < of_b.size(); ++j) {
-      if (used[j] || (a.detection->class_id == of_b[j].detection->class_id) != same_class) continue;
+    const auto look = [&](std::size_t j) {
+      if (used[j] || (a.detection->class_id == of_b[j].detection->class_id) != same_class) return;
       const double value = overlap(a, of_b[j]);
+      if (!(value >= most)) return;
       const double distance = std::abs(a.detection->score - of_b[j].detection->score);
-      const bool better = best == of_b.size()
-                              ? value >= most
-                              : value > most || (value == most && distance < nearest);
-      if (!better) continue;
+      const bool better =
+          best == none || value > most || std::pair(distance, j) < std::pair(nearest, best);
+      if (!better) return;
       best = j;
       most = value;
       nearest = distance;
-    }
+    };
+    constexpr double kEverywhere = std::numeric_limits<double>::infinity();
+    const bool any = options_.match_iou <= 0;  // then what lies apart is a partner, too
+    lane.visit(any ? -kEverywhere : a.left(), any ? kEverywhere : a.right(), look);
     return best;
   }
 
@@ -155,7 +269,11 @@ class Comparison {
     report_.one_sided_masks += mask_a != mask_b;
     report_.identical += mask_a && mask_b && a.mask.height == b.mask.height &&
                          a.mask.width == b.mask.width && a.detection->counts == b.detection->counts;
-    if (std::max(a.area, b.area) > kSmallMask) mask_iou_.push_back(mask_iou(a, b));
+    if (std::max(a.area, b.area) > kSmallMask) {
+      mask_iou_.push_back(mask_iou(a, b));
+    } else {
+      ++report_.small_masks;
+    }
   }
 
   bool near_threshold(const RunDetection& detection) const {
@@ -205,11 +323,14 @@ std::string describe(const RunPicture& picture) {
 }  // namespace
 
 double ParityReport::identical_share() const {
-  return mask_pairs == 0 ? 1 : static_cast<double>(identical) / static_cast<double>(mask_pairs);
+  return mask_pairs == 0 ? std::nan("")
+                         : static_cast<double>(identical) / static_cast<double>(mask_pairs);
 }
 
-bool ParityBounds::any() const {
-  return max_box_px || max_score || min_mask_iou || min_mean_iou || min_identical || max_unmatched;
+bool ParityBounds::any() const { return any_difference() || max_unmatched; }
+
+bool ParityBounds::any_difference() const {
+  return max_box_px || max_score || min_mask_iou || min_mean_iou || min_identical;
 }
 
 ParityReport compare_runs(const RunResults& a, const RunResults& b, const ParityOptions& options) {
@@ -225,7 +346,8 @@ ParityReport compare_runs(const RunResults& a, const RunResults& b, const Parity
   ParityReport report;
   report.threshold = options.threshold ? options.threshold : lowest_score(a, b);
   report.threshold_named = options.threshold.has_value();
-  const std::vector<PictureKey> keys_a = picture_keys(a), keys_b = picture_keys(b);
+  const Aliases aliases = match_by_name(a, b);
+  const std::vector<PictureKey> keys_a = picture_keys(a, {}), keys_b = picture_keys(b, aliases);
   std::map<PictureKey, std::size_t> index_b;
   for (std::size_t j = 0; j < keys_b.size(); ++j) index_b.emplace(keys_b[j], j);
   Comparison comparison(options, report);
@@ -236,7 +358,15 @@ ParityReport compare_runs(const RunResults& a, const RunResults& b, const Parity
     const auto found = index_b.find(keys_a[i]);
     if (found != index_b.end()) {
       seen[found->second] = true;
-      comparison.picture(a.pictures[i], b.pictures[found->second]);
+      const RunPicture &of_a = a.pictures[i], &of_b = b.pictures[found->second];
+      report.by_name += of_a.file != of_b.file;
+      const bool sized = of_a.width > 0 && of_b.width > 0;
+      if (sized && (of_a.width != of_b.width || of_a.height != of_b.height)) {
+        report.size_changes.push_back(fmt::format("{}: {}x{} in A, {}x{} in B", describe(of_a),
+                                                  of_a.height, of_a.width, of_b.height,
+                                                  of_b.width));
+      }
+      comparison.picture(of_a, of_b);
       continue;
     }
     // COCO arrays do not list pictures in which nothing was found.
@@ -266,6 +396,11 @@ std::vector<std::string> violations(const ParityReport& report, const ParityBoun
     if (!bound) return;
     if (report.matched > 0 && report.mask_pairs == 0) {
       lines.push_back(fmt::format("{}: there are no masks to compare", what));
+    } else if (report.matched > 0 && none) {
+      lines.push_back(
+          fmt::format("{}: none of the {} matched masks has more than {} pixels, and "
+                      "smaller ones are left out; --min-identical compares all",
+                      what, report.small_masks, kSmallMask));
     } else if (!none && !(value >= *bound)) {
       lines.push_back(fmt::format("{} {:.6g} is under {:.6g}", what, value, *bound));
       if (report.one_sided_masks > 0) {
@@ -277,6 +412,13 @@ std::vector<std::string> violations(const ParityReport& report, const ParityBoun
   if (!report.only_a.empty() || !report.only_b.empty()) {
     lines.push_back(fmt::format("{} picture(s) only in A, {} only in B", report.only_a.size(),
                                 report.only_b.size()));
+  }
+  if (!report.size_changes.empty()) {
+    lines.push_back(fmt::format("{} picture(s) of two sizes, the first {}",
+                                report.size_changes.size(), report.size_changes.front()));
+  }
+  if (bounds.any_difference() && report.detections_a + report.detections_b == 0) {
+    lines.push_back("neither run has a detection, so nothing was compared");
   }
   if (report.matched == 0 && report.detections_a + report.detections_b > 0) {
     lines.push_back(fmt::format("no detection of {} in A and {} in B has a partner",

@@ -48,6 +48,8 @@ class LineReader {
       place_ = fmt::format("{}: detections[{}]", place, picture.detections.size());
       picture.detections.push_back(detection(entry));
     }
+    picture.width = width_;
+    picture.height = height_;
     return picture;
   }
 
@@ -242,7 +244,12 @@ void read_coco(JsonBytes& source, RunResults& run) {
     }
     const auto [place, is_new] = pictures.emplace(*raw.image_id, run.pictures.size());
     if (is_new) run.pictures.push_back({fmt::format("image {}", *raw.image_id), {}, {}});
-    run.pictures[place->second].detections.push_back(std::move(out));
+    RunPicture& picture = run.pictures[place->second];
+    if (picture.width == 0 && out.has_mask) {
+      picture.width = out.mask_width;
+      picture.height = out.mask_height;
+    }
+    picture.detections.push_back(std::move(out));
   });
 }
 

@@ -26,6 +26,7 @@ struct RunPicture {
   std::string file;
   std::optional<int64_t> frame;  ///< video only
   std::vector<RunDetection> detections;
+  int width = 0, height = 0;  ///< pixels; 0 where the results do not say
 };
 
 /// What one run of the program found.

@@ -66,6 +66,36 @@ TEST_F(ParityTest, FilesAreComparedAndBoundsDecideTheExitCode) {
   EXPECT_NE(result.out.find("unmatched of A:\n"), std::string::npos) << result.out;
 }
 
+TEST_F(ParityTest, TheTableStaysShortAndSaysWhatWasLeftOut) {
+  json line = {
+      {"file", "one/a.jpg"}, {"width", 640}, {"height", 480}, {"detections", json::array()}};
+  for (int i = 0; i < 50; ++i) {
+    line["detections"].push_back({{"class_id", 1}, {"score", 0.9}, {"box_xyxy", {i, 0, i + 1, 1}}});
+  }
+  write_lines("a.jsonl", {line});
+  line["file"] = "two/a.jpg";
+  line["height"] = 240;
+  for (json& detection : line["detections"]) detection["box_xyxy"][1] = 300;
+  write_lines("b.jsonl", {line});
+  auto result = run({"parity", "a.jsonl", "b.jsonl", "--threshold", "0.1", "--max-unmatched", "0"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_LT(std::count(result.out.begin(), result.out.end(), '\n'), 60);
+  for (const char* part : {"... and 30 more (--json lists all)", "matched by name alone",
+                           "two/a.jpg", "one/a.jpg: 480x640 in A, 240x640 in B"}) {
+    EXPECT_NE(result.out.find(part), std::string::npos) << part << "\n" << result.out;
+  }
+  EXPECT_NE(result.err.find("picture(s) of two sizes, the first one/a.jpg"), std::string::npos)
+      << result.err;
+  result = run({"parity", "a.jsonl", "b.jsonl", "--json"});
+  EXPECT_EQ(result.code, 0);
+  const json report = json::parse(result.out);
+  EXPECT_EQ(report["unmatched_a"].size() + report["near_threshold_a"].size(), 50u);
+  EXPECT_EQ(report["pictures_by_name"], 1);
+  EXPECT_EQ(report["size_changes"].size(), 1u);
+  EXPECT_TRUE(report["identical_share"].is_null());
+  EXPECT_EQ(report["mask_iou"]["small_masks"], 0);
+}
+
 TEST_F(ParityTest, CocoArraysAreCompared) {
   const auto predicted =
       run({"predict", "-m", model(), pictures_[0], pictures_[1], "-o", "a.json"});
@@ -118,6 +148,8 @@ TEST_F(ParityTest, SaysWhatIsWrongWithTheCommandOrAFile) {
            {{"good.jsonl", "missing.jsonl"}, 4, "missing.jsonl: cannot open"},
            {{"good.jsonl", "empty.json"}, 4, "one is a COCO array and the other JSON lines"},
            {{"good.jsonl", "good.jsonl", "--min-identical", "1.5"}, 2, "from 0 to 1"},
+           {{"good.jsonl", "good.jsonl", "--max-unmatched", "2.7"}, 2, "'2.7' is not a whole"},
+           {{"good.jsonl", "good.jsonl", "--max-score", "1"}, 1, "nothing was compared"},
            {{"-m", model(), pictures_[0], "--a", "cpu"}, 2, "needs --a and --b"},
            {{"-m", model(), pictures_[0], "--a", "cpu", "--b", "tpu"}, 2, "'tpu' is not cpu"},
            {{"-m", model(), pictures_[0], "--a", "cpu", "--b", "cuda:0:fp16:x"}, 2, "is not cpu"},

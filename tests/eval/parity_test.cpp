@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 
 #include "core/coco_rle.h"
@@ -236,7 +237,99 @@ TEST(Parity, NoPartnerAtAllHoldsNoBound) {
   ParityBounds bounds;
   bounds.max_box_px = 1;
   EXPECT_EQ(violations(report, bounds).size(), 1u);
-  EXPECT_TRUE(violations(compare_runs(b, b, options), bounds).empty()) << "nothing to match";
+}
+
+TEST(Parity, ABoundThatHoldsOfNothingDoesNotHold) {
+  const RunResults nothing = one_picture({});
+  const ParityReport report = compare_runs(nothing, nothing, {});
+  ParityBounds bounds;
+  bounds.max_unmatched = 0;
+  EXPECT_TRUE(violations(report, bounds).empty()) << "as many as there may be";
+  bounds.max_score = 0.1;
+  ASSERT_EQ(violations(report, bounds).size(), 1u);
+  EXPECT_NE(violations(report, bounds)[0].find("nothing was compared"), std::string::npos);
+  EXPECT_TRUE(std::isnan(report.identical_share()));
+
+  const RunResults small = one_picture({masked(1, 0.9, 5, 5, 10, 10), masked(1, 0.8, 50, 5, 3, 3)});
+  const ParityReport of_small = compare_runs(small, small, {});
+  EXPECT_EQ(of_small.small_masks, 2u);
+  bounds = {};
+  bounds.min_identical = 1;
+  EXPECT_TRUE(violations(of_small, bounds).empty());
+  bounds.min_mask_iou = bounds.min_mean_iou = 0;
+  const std::vector<std::string> broken = violations(of_small, bounds);
+  ASSERT_EQ(broken.size(), 2u);
+  EXPECT_NE(broken[0].find("none of the 2 matched masks has more than 100 pixels"),
+            std::string::npos)
+      << broken[0];
+}
+
+TEST(Parity, APictureOfTwoSizesIsNamed) {
+  RunResults a = one_picture({boxed(1, 0.9, 0, 0, 10, 10)}), b = a;
+  a.pictures[0].width = b.pictures[0].height = 640;
+  a.pictures[0].height = b.pictures[0].width = 480;
+  const ParityReport report = compare_runs(a, b, {});
+  EXPECT_EQ(report.size_changes, (std::vector<std::string>{"a.jpg: 480x640 in A, 640x480 in B"}));
+  ParityBounds bounds;
+  bounds.max_box_px = 1;
+  ASSERT_EQ(violations(report, bounds).size(), 1u);
+  EXPECT_NE(violations(report, bounds)[0].find("a.jpg: 480x640 in A"), std::string::npos);
+  EXPECT_TRUE(compare_runs(a, a, {}).size_changes.empty());
+  b.pictures[0].width = 0;  // not known
+  EXPECT_TRUE(compare_runs(a, b, {}).size_changes.empty());
+
+  const char* lines = R"({"file": "a", "width": 5, "height": 4, "detections": []})";
+  EXPECT_EQ(read(lines).pictures[0].width, 5);
+  EXPECT_EQ(read(lines).pictures[0].height, 4);
+  const RunResults coco = read(R"([{"image_id": 1, "category_id": 1, "score": 1, "bbox": [0,0,1,1],
+                                    "segmentation": {"size": [4, 5], "counts": [20]}}])");
+  EXPECT_EQ(coco.pictures[0].width, 5);
+}
+
+TEST(Parity, PicturesOfOtherFoldersAreMatchedWhereTheirNamesTellThemApart) {
+  const std::vector<RunDetection> found = {boxed(1, 0.9, 0, 0, 10, 10)};
+  const auto run_of = [&](const std::vector<std::string>& files) {
+    RunResults run;
+    for (const std::string& file : files) run.pictures.push_back({file, {}, found});
+    return run;
+  };
+  const auto matched = [&](const std::vector<std::string>& a, const std::vector<std::string>& b) {
+    const ParityReport report = compare_runs(run_of(a), run_of(b), {});
+    EXPECT_EQ(report.matched + report.only_a.size(), a.size());
+    EXPECT_EQ(report.matched + report.only_b.size(), b.size());
+    return report.by_name;
+  };
+  EXPECT_EQ(matched({"/one/a.jpg", "/one/b.jpg"}, {"two/b.jpg", "a.jpg"}), 2u);
+  EXPECT_EQ(matched({"/one/a/x.jpg", "/one/b/x.jpg"}, {"/two/b/x.jpg", "/two/a/x.jpg"}), 2u);
+  EXPECT_EQ(matched({"a/x.jpg", "b/x.jpg"}, {"in/a/x.jpg", "in/b/x.jpg"}), 2u);
+  EXPECT_EQ(matched({"a/x.jpg", "b/x.jpg"}, {"c/x.jpg"}), 0u) << "either could be meant";
+  EXPECT_EQ(matched({"a/x.jpg", "b/x.jpg"}, {"a/x.jpg", "c/x.jpg"}), 0u);
+  EXPECT_EQ(matched({"a/x.jpg"}, {"a/x.jpg"}), 0u) << "by its whole name";
+  EXPECT_EQ(matched({"ax.jpg"}, {"x.jpg"}), 0u);
+  // Frames of a video, too.
+  RunResults a, b;
+  a.pictures = {{"one/v.mp4", 1, found}, {"one/v.mp4", 2, found}};
+  b.pictures = {{"two/v.mp4", 2, found}, {"two/v.mp4", 1, found}};
+  EXPECT_EQ(compare_runs(a, b, {}).matched, 2u);
+}
+
+// Every pair looked at would be 3.6 thousand million.
+TEST(Parity, ManyDetectionsOfOnePictureTakeNoSquareOfTime) {
+  constexpr int kMany = 60000;
+  std::vector<RunDetection> grid;
+  for (int i = 0; i < kMany; ++i) {
+    grid.push_back(boxed(i % 2, 0.9, 12.0 * (i % 5000), 12.0 * (i / 5000), 10, 10));
+  }
+  const RunResults a = one_picture(grid);
+  for (RunDetection& detection : grid) detection.class_id ^= 1;
+  const RunResults other_class = one_picture(grid);
+  ParityOptions options;
+  options.threshold = 0.5;
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(compare_runs(a, a, options).matched, static_cast<std::size_t>(kMany));
+  EXPECT_EQ(compare_runs(a, other_class, options).class_changes.size(),
+            static_cast<std::size_t>(kMany));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3));
 }
 
 TEST(Parity, AChangedClassIsNamedAndUnmatchedOnBothSides) {

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -138,6 +140,8 @@ ordered_json to_json(const ParityReport& report, const Sides& sides,
   json["pictures"] = report.pictures;
   json["pictures_only_a"] = report.only_a;
   json["pictures_only_b"] = report.only_b;
+  json["pictures_by_name"] = report.by_name;
+  json["size_changes"] = report.size_changes;
   json["detections_a"] = report.detections_a;
   json["detections_b"] = report.detections_b;
   json["matched"] = report.matched;
@@ -157,12 +161,13 @@ ordered_json to_json(const ParityReport& report, const Sides& sides,
         {"max", number(values->max)}, {"p99", number(values->p99)}, {"mean", number(values->mean)}};
   }
   json["mask_iou"] = {{"masks", report.mask_iou.count},
+                      {"small_masks", report.small_masks},
                       {"mean", number(report.mask_iou.mean)},
                       {"min", number(report.mask_iou.min)}};
   json["mask_pairs"] = report.mask_pairs;
   json["one_sided_masks"] = report.one_sided_masks;
   json["identical_masks"] = report.identical;
-  json["identical_share"] = report.identical_share();
+  json["identical_share"] = number(report.identical_share());
   json["passed"] = broken.empty();
   json["violations"] = broken;
   return json;
@@ -186,10 +191,24 @@ std::string describe(const ParityDetection& detection) {
   return printable(fmt::format("{}{}: {} {:.6f}", detection.file, frame, name, detection.score));
 }
 
-void append_list(std::string& text, const char* title, const std::vector<ParityDetection>& list) {
+std::string describe(const std::string& line) { return printable(line); }
+
+std::string describe(const ParityReport::ClassChange& change) {
+  return fmt::format("{} -> {}", describe(change.a), describe(change.b));
+}
+
+// Two runs that have nothing in common would fill the terminal.
+template <class T>
+void append_list(std::string& text, const char* title, const std::vector<T>& list) {
+  constexpr std::size_t kMost = 20;
   if (list.empty()) return;
   text += fmt::format("{}:\n", title);
-  for (const ParityDetection& detection : list) text += "  " + describe(detection) + "\n";
+  for (std::size_t i = 0; i < std::min(list.size(), kMost); ++i) {
+    text += "  " + describe(list[i]) + "\n";
+  }
+  if (list.size() > kMost) {
+    text += fmt::format("  ... and {} more (--json lists all)\n", list.size() - kMost);
+  }
 }
 
 std::string table(const ParityReport& report, const Sides& sides) {
@@ -199,6 +218,10 @@ std::string table(const ParityReport& report, const Sides& sides) {
   if (!report.only_a.empty() || !report.only_b.empty()) {
     text +=
         fmt::format(" (only in A: {}, only in B: {})", report.only_a.size(), report.only_b.size());
+  }
+  if (report.by_name > 0) {
+    text += fmt::format("\n{:<28} {}, by the ends of their paths", "matched by name alone",
+                        report.by_name);
   }
   text += fmt::format("\n{:<28} {} and {}, {} matched\n", "detections", report.detections_a,
                       report.detections_b, report.matched);
@@ -216,9 +239,14 @@ std::string table(const ParityReport& report, const Sides& sides) {
     text += fmt::format("{:<28} max {:.6g}, p99 {:.6g}, mean {:.6g}\n", "score difference",
                         report.score.max, report.score.p99, report.score.mean);
   }
+  const std::string left_out =
+      report.small_masks > 0 ? fmt::format("{} smaller ones left out", report.small_masks) : "";
   if (report.mask_iou.count > 0) {
-    text += fmt::format("{:<28} mean {:.8f}, min {:.8f} ({} of more than 100 px)\n", "mask IoU",
-                        report.mask_iou.mean, report.mask_iou.min, report.mask_iou.count);
+    text += fmt::format("{:<28} mean {:.8f}, min {:.8f} ({} of more than 100 px{})\n", "mask IoU",
+                        report.mask_iou.mean, report.mask_iou.min, report.mask_iou.count,
+                        left_out.empty() ? "" : "; " + left_out);
+  } else if (report.small_masks > 0) {
+    text += fmt::format("{:<28} none of more than 100 px; {}\n", "mask IoU", left_out);
   }
   if (report.mask_pairs > 0) {
     text += fmt::format("{:<28} {} of {} ({:.4f})\n", "identical run lengths", report.identical,
@@ -228,20 +256,14 @@ std::string table(const ParityReport& report, const Sides& sides) {
     text += fmt::format("{:<28} {} of {} (counted above as IoU 0 and not identical)\n",
                         "masks on one side only", report.one_sided_masks, report.mask_pairs);
   }
-  for (const auto& [title, names] : {std::pair{"pictures only in A", &report.only_a},
-                                     std::pair{"pictures only in B", &report.only_b}}) {
-    if (names->empty()) continue;
-    text += fmt::format("{}:\n", title);
-    for (const std::string& name : *names) text += "  " + printable(name) + "\n";
-  }
+  append_list(text, "pictures of two sizes", report.size_changes);
+  append_list(text, "pictures only in A", report.only_a);
+  append_list(text, "pictures only in B", report.only_b);
   append_list(text, "unmatched of A", report.unmatched_a);
   append_list(text, "unmatched of B", report.unmatched_b);
   append_list(text, "near the threshold, A only", report.near_threshold_a);
   append_list(text, "near the threshold, B only", report.near_threshold_b);
-  if (!report.class_changes.empty()) text += "class changes (also among the unmatched):\n";
-  for (const auto& change : report.class_changes) {
-    text += fmt::format("  {} -> {}\n", describe(change.a), describe(change.b));
-  }
+  append_list(text, "class changes (also among the unmatched)", report.class_changes);
   return text;
 }
 
@@ -287,11 +309,10 @@ void add_bound_options(CLI::App& verb, ParityArguments& arguments) {
   bound("--min-mean-iou", 1, bounds.min_mean_iou, "Fail where their mean is less");
   bound("--min-identical", 1, bounds.min_identical,
         "Fail where a smaller share of masks has identical run lengths");
-  add_number(
-      verb, "--max-unmatched", 0, 1e15,
-      [&bounds](double value) { bounds.max_unmatched = static_cast<int64_t>(value); },
-      "Fail past so many detections without a partner, of both runs together")
-      ->type_name("INT");
+  add_integer(
+      verb, "--max-unmatched", 0, std::numeric_limits<int>::max(),
+      [&bounds](int value) { bounds.max_unmatched = value; },
+      "Fail past so many detections without a partner, of both runs together");
   add_number(
       verb, "--score-margin", 0, 1, [&](double value) { arguments.parity.score_margin = value; },
       "Unmatched this close to the threshold is listed apart (0.01)");
