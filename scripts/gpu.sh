@@ -40,8 +40,9 @@ cases="${RFSEG_CUDA_CASES:-100000}"
 if [[ $stage == ablate ]]; then
   [[ -x "$build/rfseg" ]] || { scripts/build.sh release; build=build/release; }
   scenes="$(mktemp -d)"
+  pictures=(assets/demo/images/*.jpg)
   "$build/rfseg" ablate --rounds "${RFSEG_BENCH_CALLS:-200}" --save "$scenes" -m assets/demo/model.safetensors \
-    --image "$(ls assets/demo/images/*.jpg | head -n 1)"
+    --image "${pictures[0]}"
   [[ "${RFSEG_PEERS:-yes}" == no ]] || python3 bench/postprocess/ablate_torch_cuda.py "$scenes"/*/case
   exit 0
 fi

@@ -27,7 +27,7 @@ struct ResultRecord {
 /// Name of a class id; "class_N" where the list has none (too short, or an empty name).
 std::string class_name(const std::vector<std::string>& names, int class_id);
 
-/// One JSON line (without the newline), fields as docs/interface: file, frame, time_s, width,
+/// One JSON line (without the newline), fields as docs/outputs.md: file, frame, time_s, width,
 /// height, detections[class_id, class_name, score, box_xyxy, segmentation]. Scores and boxes are
 /// the shortest decimals that read back to the same float32. Names that are not UTF-8 are escaped
 /// so that the line is always valid JSON.
