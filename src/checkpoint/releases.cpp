@@ -8,6 +8,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/download.h"
+#include "core/nearest_word.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -52,7 +53,8 @@ const WeightsRelease& weights_release(const std::string& variant) {
   for (const WeightsRelease& release : weights_releases()) {
     if (release.variant == variant) return release;
   }
-  throw Error(ErrorCode::kUsage, fmt::format("unknown variant '{}'; accepted: {}", variant,
+  throw Error(ErrorCode::kUsage, fmt::format("unknown variant '{}'{}; accepted: {}", variant,
+                                             did_you_mean(variant, stock_variants()),
                                              fmt::join(stock_variants(), ", ")));
 }
 

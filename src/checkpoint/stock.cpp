@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "checkpoint/checkpoint.h"
+#include "core/nearest_word.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -73,7 +74,8 @@ ModelConfig stock_config(const std::string& variant) {
     config.class_names = coco_class_names();
     return config;
   }
-  throw Error(ErrorCode::kUsage, fmt::format("unknown variant '{}'; accepted: {}", variant,
+  throw Error(ErrorCode::kUsage, fmt::format("unknown variant '{}'{}; accepted: {}", variant,
+                                             did_you_mean(variant, stock_variants()),
                                              fmt::join(stock_variants(), ", ")));
 }
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "checkpoint/byte_source.h"
+#include "core/json_input.h"
 
 namespace rfseg {
 namespace {
@@ -70,26 +71,6 @@ std::vector<std::string> names_of(const json& value) {
   return names;
 }
 
-/// Brackets open at once, outside of strings.
-int nesting_depth(const std::string& text) {
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return deepest;
-}
-
 void set_field(json& fields, const char* name, const json& value) {
   if (!value.is_null() && !fields.contains(name)) fields[name] = value;
 }
@@ -101,12 +82,11 @@ bool is_architecture_field(const std::string& name) {
 }
 
 json parse_json(const std::string& text, const std::string& origin) {
-  // Scanned ahead: the parser's own callback takes time that grows with the square of the members.
-  if (nesting_depth(text) > 32) fail_model(origin, "the JSON nests deeper than 32 levels");
+  if (json_depth(text) > 32) fail_model(origin, "the JSON nests deeper than 32 levels");
   try {
     return json::parse(text);
   } catch (const json::exception& error) {
-    fail_model(origin, fmt::format("is no valid JSON: {}", printable(error.what())));
+    fail_model(origin, fmt::format("is no valid JSON: {}", json_problem(error.what())));
   }
 }
 

@@ -154,6 +154,15 @@ std::vector<std::string> read_class_file(const std::string& path) {
   return names;
 }
 
+void check_class_count(std::size_t names, int logits) {
+  const auto columns = static_cast<std::size_t>(logits);
+  if (names == 0 || names == columns || names + 1 == columns) return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("--classes: {} names, but the model has {} classes (one name a line, in "
+                          "the order of the class ids, from 0)",
+                          names, logits));
+}
+
 bool interrupted() { return g_interrupted.load(); }
 
 void install_signal_handlers() {

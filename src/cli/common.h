@@ -36,6 +36,11 @@ std::vector<int> parse_counts(const std::string& text, const char* option, const
 /// One class name a line. Throws Error(kInput).
 std::vector<std::string> read_class_file(const std::string& path);
 
+/// Refuses names of another model (--classes), which would name everything wrongly: `logits` are
+/// wanted, or one less, as the last column of a fine-tune is the background. None are no names.
+/// Throws Error(kUsage).
+void check_class_count(std::size_t names, int logits);
+
 /// Throws Error(kUsage): "NAME: 'VALUE' is not ACCEPTED".
 [[noreturn]] void refuse_value(const std::string& name, const std::string& value,
                                const std::string& accepted);

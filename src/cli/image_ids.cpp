@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files.h"
+#include "core/json_input.h"
 #include "rfseg/error.h"
 
 namespace rfseg::cli {
@@ -32,7 +33,7 @@ std::map<std::string, int64_t> read_image_ids(const std::string& path) {
     throw Error(ErrorCode::kInput,
                 fmt::format("{}: no COCO instances file (an object with images[].file_name and "
                             "images[].id is expected): {}",
-                            path, error.what()));
+                            path, json_problem(error.what())));
   }
   if (ids.empty()) throw Error(ErrorCode::kInput, path + ": names no image");
   return ids;

@@ -1,3 +1,6 @@
+#include <poll.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -6,6 +9,7 @@
 #include <iterator>
 #include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/options.h"
@@ -103,6 +107,13 @@ int run(int argc, char** argv) {
   return exit_code;
 }
 
+// Whoever reads a pipe only as far as needed (head) wants no complaint; the exit code says that not
+// all was written.
+bool reader_has_left() {
+  struct pollfd standard_output = {STDOUT_FILENO, POLLOUT, 0};
+  return poll(&standard_output, 1, 0) == 1 && (standard_output.revents & POLLERR) != 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -112,7 +123,11 @@ int main(int argc, char** argv) {
   try {
     code = run(argc, argv);
   } catch (const rfseg::Error& error) {
-    rfseg::log_message(rfseg::LogLevel::kError, error.what());
+    const std::string_view what = error.what();
+    const bool quiet = error.code() == rfseg::ErrorCode::kOutput &&
+                       (what.starts_with("standard output:") || what.starts_with("/dev/stdout:")) &&
+                       reader_has_left();
+    rfseg::log_message(quiet ? rfseg::LogLevel::kDebug : rfseg::LogLevel::kError, error.what());
     return static_cast<int>(error.code());
   } catch (const std::bad_alloc&) {
     rfseg::log_message(rfseg::LogLevel::kError, "out of memory");
@@ -122,7 +137,8 @@ int main(int argc, char** argv) {
     return static_cast<int>(rfseg::ErrorCode::kInternal);
   }
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    rfseg::log_message(rfseg::LogLevel::kError, "stdout: cannot write");
+    rfseg::log_message(reader_has_left() ? rfseg::LogLevel::kDebug : rfseg::LogLevel::kError,
+                       "standard output: cannot write");
     return static_cast<int>(rfseg::ErrorCode::kOutput);
   }
   return code;

@@ -57,7 +57,8 @@ void add_runtime_options(CLI::App& app, CommonOptions& options) {
        {"cpu", Backend::kCpu},
        {"cuda", Backend::kCuda}},
       [&options](Backend value) { options.model_options.backend = value; },
-      "Forces the implementation: cpu is the fast one of the CPU, reference the plain one");
+      "Forces the implementation: cpu is the fast one of the CPU, reference the plain one; default "
+      "(auto): RFSEG_BACKEND of the environment, else what --device says");
   add_integer(app, "--threads", 1, 1024, options.model_options.threads,
               "CPU threads; default: the cores that this process may use");
 }
@@ -142,6 +143,13 @@ void add_selection_options(CLI::App& app, PredictOptions& options,
   app.add_option("--drop", options.drop, "Leave out this class (repeatable)")
       ->type_name("CLASS")
       ->allow_extra_args(false);
+}
+
+void refuse_options(const CLI::App& verb, std::initializer_list<const char*> names,
+                    const std::string& why) {
+  for (const char* name : names) {
+    if (verb.count(name) > 0) throw Error(ErrorCode::kUsage, fmt::format("{}: {}", name, why));
+  }
 }
 
 CLI::Option* add_number(CLI::App& app, const std::string& name, double low, double high,

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,10 @@ void add_convention_options(CLI::App& app, PredictOptions& options);
 /// --threshold, --class-threshold, --max-detections, --num-select, --classes, --keep, --drop.
 /// `files` gets the names of the files that the options read.
 void add_selection_options(CLI::App& app, PredictOptions& options, std::vector<std::string>& files);
+
+/// Throws Error(kUsage) "NAME: WHY" for the first of the options that the command line has.
+void refuse_options(const CLI::App& verb, std::initializer_list<const char*> names,
+                    const std::string& why);
 
 /// An option that takes one of a few words. Anything else is an Error(kUsage) that lists them.
 template <class T>

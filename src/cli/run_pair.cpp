@@ -96,6 +96,7 @@ RunOutcome run_in_memory(const RunPlan& plan, const std::string& name) {
   load_model(plan.model, plan.model_options, model);
   outcome.description = fmt::format("{}, backend {}, {}", model.info.device, model.info.backend,
                                     model.info.precision);
+  check_class_count(plan.predict.class_names.size(), model.config.logits);
   PredictOptions predict = plan.predict;
   if (!model.config.seg) predict.masks = MaskFormat::kNone;
   outcome.resolved = resolve_options(predict, model.config);

@@ -140,8 +140,12 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
   if (descriptor < 0) {
     const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
     if (errno == ENOENT && !folder.empty()) {
+      std::error_code none;
       throw Error(ErrorCode::kOutput,
-                  fmt::format("{}: cannot create: there is no folder {}", path_, folder.string()));
+                  fmt::format("{}: cannot create: {}", path_,
+                              std::filesystem::exists(folder, none)
+                                  ? fmt::format("the folder {} takes no files", folder.string())
+                                  : fmt::format("there is no folder {}", folder.string())));
     }
     fail_output(path_, "create");
   }

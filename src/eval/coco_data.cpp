@@ -146,7 +146,8 @@ GroundTruth load_ground_truth(JsonBytes& source, IouType type) {
   return truth;
 }
 
-std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& truth, IouType type) {
+std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& truth, IouType type,
+                                      std::size_t* boxes_as_masks) {
   const std::string& file = source.name();
   std::vector<ResultEntry> results;
   bool boxes = false;  // pycocotools lets the first entry decide where areas come from
@@ -184,6 +185,7 @@ std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& trut
             throw Error(ErrorCode::kInput, "boxes as masks need the picture's height and width");
           }
           mask = box_mask(out.box.data(), height, width);
+          if (boxes_as_masks != nullptr) ++*boxes_as_masks;
         } else {
           mask = to_mask(raw.segmentation, height, width);
         }

@@ -51,7 +51,9 @@ GroundTruth load_ground_truth(JsonBytes& source, IouType type);
 /// lengths or polygons; where there are none, boxes stand for them, and the other way round.
 /// Results of categories that the ground truth lacks are left out; of images that it lacks, an
 /// error.
-std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& truth, IouType type);
+/// `boxes_as_masks` gets how many of them have a box only where masks are asked for.
+std::vector<ResultEntry> load_results(JsonBytes& source, const GroundTruth& truth, IouType type,
+                                      std::size_t* boxes_as_masks = nullptr);
 
 /// The twelve numbers; see evaluate_coco.
 CocoSummary evaluate(const GroundTruth& truth, const std::vector<ResultEntry>& results,

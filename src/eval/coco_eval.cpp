@@ -288,7 +288,12 @@ CocoSummary evaluate_coco(const std::string& ground_truth_json, const std::strin
   JsonBytes truth_source(ground_truth_json);
   const GroundTruth truth = load_ground_truth(truth_source, type);
   JsonBytes results_source(results_json);
-  return evaluate(truth, load_results(results_source, truth, type), type);
+  std::size_t boxes_as_masks = 0;
+  const auto results = load_results(results_source, truth, type, &boxes_as_masks);
+  CocoSummary summary = evaluate(truth, results, type);
+  summary.boxes_as_masks = boxes_as_masks;
+  summary.results = results.size();
+  return summary;
 }
 
 std::string CocoSummary::table(IouType) const {

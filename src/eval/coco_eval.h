@@ -11,6 +11,8 @@ enum class IouType { kBbox, kSegm };
 /// AR at 1, 10, 100 detections, AR small/medium/large. -1 where a range holds no ground truth.
 struct CocoSummary {
   std::array<double, 12> stats{};
+  /// kSegm: results without a mask, whose boxes stood for one, and how many results there are.
+  std::size_t boxes_as_masks = 0, results = 0;
   /// The table that pycocotools prints.
   std::string table(IouType type) const;
 };

@@ -10,6 +10,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/json_input.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -43,17 +44,6 @@ class JsonBytesIterator {
   bool at_end() const { return source_ == nullptr || source_->at_end(); }
   JsonBytes* source_;
 };
-
-/// The message of a JSON library error without its tag, short and printable.
-std::string readable(const char* what) {
-  std::string text = what;
-  if (const std::size_t tag = text.find("] "); text.starts_with("[json.")) text.erase(0, tag + 2);
-  if (text.size() > 200) text = text.substr(0, 120) + " ... " + text.substr(text.size() - 60);
-  for (char& c : text) {
-    if (c < 0x20 || c > 0x7e) c = '?';
-  }
-  return text;
-}
 
 /// SAX handler. `stack_` says in which kind of container the parser is.
 class EntryHandler {
@@ -235,7 +225,7 @@ class EntryHandler {
   [[noreturn]] bool parse_error(std::size_t, const std::string&,
                                 const nlohmann::json::exception& error) {
     throw Error(ErrorCode::kInput,
-                fmt::format("{}: not valid JSON: {}", name_, readable(error.what())));
+                fmt::format("{}: not valid JSON: {}", name_, json_problem(error.what())));
   }
 
   void finish() const {
@@ -398,7 +388,7 @@ class EntryHandler {
     const std::string entry =
         section.empty() ? fmt::format("entry {}", index_) : fmt::format("{}[{}]", section, index_);
     throw Error(ErrorCode::kInput,
-                fmt::format("{}: {}: {}{}{}", name_, entry, readable(field_name_.c_str()),
+                fmt::format("{}: {}: {}{}{}", name_, entry, json_problem(field_name_.c_str()),
                             field_name_.empty() ? "" : " ", what));
   }
   [[noreturn]] void fail_value(const char* found) const {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/coco_rle.h"
+#include "core/json_input.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -61,19 +62,12 @@ class LineReader {
   }
 
   json parse(const std::string& text) const {
+    if (json_depth(text) > kMaxDepth) fail("the JSON is nested too deeply");
     try {
-      // Depth is bounded while parsing: deep nesting would exhaust the stack.
-      return json::parse(text, [this](int depth, json::parse_event_t, json&) {
-        if (depth > kMaxDepth) fail("the JSON is nested too deeply");
-        return true;
-      });
+      return json::parse(text);
     } catch (const json::exception& error) {
-      fail(fmt::format("not valid JSON (byte {})", position_of(error)));
+      fail("not valid JSON: " + json_problem(error.what()));
     }
-  }
-  static std::size_t position_of(const json::exception& error) {
-    const auto* parse_error = dynamic_cast<const json::parse_error*>(&error);
-    return parse_error != nullptr ? parse_error->byte : 0;
   }
 
   const json& member(const json& object, const char* name) const {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/coco_rle.h"
+#include "core/json_input.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -196,16 +197,11 @@ class ManifestReader {
   }
 
   json parse(std::string_view text) const {
+    if (json_depth(text) > kMaxDepth) fail("the JSON is nested too deeply");
     try {
-      // Depth is bounded while parsing: deep nesting would exhaust the stack.
-      return json::parse(text.begin(), text.end(), [this](int depth, json::parse_event_t, json&) {
-        if (depth > kMaxDepth) fail("the JSON is nested too deeply");
-        return true;
-      });
-    } catch (const json::parse_error& error) {
-      fail(fmt::format("not valid JSON (byte {})", error.byte));
-    } catch (const json::exception&) {
-      fail("not valid JSON");
+      return json::parse(text.begin(), text.end());
+    } catch (const json::exception& error) {
+      fail("not valid JSON: " + json_problem(error.what()));
     }
   }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <optional>
 
+#include "core/nearest_word.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -18,6 +19,7 @@ std::vector<int> ids_of(const std::string& name, const std::vector<std::string>&
     if (!name.empty() && names[i] == name) ids.push_back(static_cast<int>(i));
   }
   if (!ids.empty()) return ids;
+  const std::string meant = did_you_mean(name, names);
   std::string known;
   for (const std::string& candidate : names) {
     if (candidate.empty()) continue;
@@ -28,7 +30,7 @@ std::vector<int> ids_of(const std::string& name, const std::vector<std::string>&
     known += (known.empty() ? "" : ", ") + candidate;
   }
   throw Error(ErrorCode::kUsage,
-              fmt::format("{}: the model has no class '{}'; it has: {}", option, name,
+              fmt::format("{}: the model has no class '{}'{}; it has: {}", option, name, meant,
                           known.empty() ? "no class names (give them with --classes)" : known));
 }
 

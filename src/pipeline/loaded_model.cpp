@@ -14,6 +14,7 @@
 #include "checkpoint/download.h"
 #include "core/cuda/usable.h"
 #include "core/log.h"
+#include "core/nearest_word.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -98,7 +99,12 @@ std::string resolve_model_path(const std::string& name) {
   const auto& variants = stock_variants();
   std::error_code ignored;
   const bool known = std::find(variants.begin(), variants.end(), name) != variants.end();
-  if (!known || std::filesystem::exists(name, ignored)) return name;
+  if (std::filesystem::exists(name, ignored)) return name;
+  if (!known) {
+    const std::string meant = did_you_mean(name, variants);
+    if (meant.empty() || name.find('/') != std::string::npos) return name;
+    throw Error(ErrorCode::kModel, fmt::format("{}: no such file, and no variant{}", name, meant));
+  }
   std::optional<std::string> path = find_downloaded(name);
   if (!path) {
     throw Error(

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/json_input.h"
 #include "postprocess/mask_geometry.h"
 #include "rfseg/error.h"
 
@@ -40,15 +41,11 @@ class Reader {
   }
 
   json parse(std::string_view text) const {
+    if (json_depth(text) > kMaxDepth) fail("the JSON is nested too deeply");
     try {
-      // Depth is bounded while parsing: deep nesting would exhaust the stack.
-      const auto bound = [this](int depth, json::parse_event_t, json&) {
-        if (depth > kMaxDepth) fail("the JSON is nested too deeply");
-        return true;
-      };
-      return json::parse(text.begin(), text.end(), bound);
+      return json::parse(text.begin(), text.end());
     } catch (const json::exception& error) {
-      fail("not valid JSON: " + shown(std::string_view(error.what())));
+      fail("not valid JSON: " + json_problem(error.what()));
     }
   }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cli/program.h"
+#include "core/npy.h"
 
 namespace rfseg {
 namespace {
@@ -120,13 +121,76 @@ TEST_F(BadInputTest, AMissingFolderIsNamedBeforeAnyWork) {
   EXPECT_EQ(files().size(), 3u);
 }
 
-TEST_F(BadInputTest, AClosedPipeIsAnOutputErrorNotADeath) {
-  // The shell of std::system has no PIPESTATUS.
-  const auto piped = run(
-      {"--version"}, "; bash -c '\"$0\" predict -m \"$1\" \"$2\" | true; exit ${PIPESTATUS[0]}' " +
-                         testing::quoted(RFSEG_BINARY_DIR "/rfseg") + " " +
-                         testing::quoted(model()) + " " + testing::quoted(demo("images")));
-  EXPECT_EQ(piped.code, 6) << piped.err;
+TEST_F(BadInputTest, AReaderThatHasLeftIsAnOutputErrorWithoutComplaint) {
+  for (const char* words :
+       {"predict -q -m \"$1\" \"$2\"", "convert \"$1\" -", "info \"$1\" --json", "--version"}) {
+    // The shell of std::system has no PIPESTATUS.
+    const auto piped =
+        run({"--version"}, "; bash -c '\"$0\" " + std::string(words) +
+                               " | (exec <&-; sleep 1); exit ${PIPESTATUS[0]}' " +
+                               testing::quoted(RFSEG_BINARY_DIR "/rfseg") + " " +
+                               testing::quoted(model()) + " " + testing::quoted(demo("images")));
+    EXPECT_EQ(piped.code, 6) << words;
+    EXPECT_EQ(piped.err, "") << words;
+  }
+}
+
+TEST_F(BadInputTest, AFolderThatTakesNoFilesIsNamedAsSuch) {
+  for (const char* file : {"/proc/r.jsonl", "/proc/version"}) {
+    expect_failure(run({"predict", "-m", model(), pictures_[0], "--format", "jsonl", "-o", file}),
+                   6, std::string(file) + ": cannot create: the folder /proc takes no files");
+  }
+}
+
+TEST_F(BadInputTest, NamesAndMapsOfAnotherModelAreRefusedByEveryVerb) {
+  write_text(path("two.txt"), "cat\ndog\n");
+  const std::vector<std::vector<std::string>> commands = {
+      {"predict", "-m", model(), pictures_[0]},
+      {"parity", "-m", model(), pictures_[0], "--a", "cpu", "--b", "cpu"},
+      {"capture", "-m", model(), pictures_[0], "-o", "cases"},
+      {"bench", "-m", model(), "--rounds", "1"}};
+  for (std::vector<std::string> words : commands) {
+    words.insert(words.end(), {"--classes", "two.txt"});
+    expect_failure(run(words), 2, "--classes: 2 names, but the model has 91 classes");
+  }
+  const std::vector<float> zeros(12);
+  write_npy(path("boxes.npy"), zeros.data(), {1, 2, 4});
+  write_npy(path("logits.npy"), zeros.data(), {1, 2, 6});
+  const std::vector<std::string> postprocess = {"postprocess", "--boxes",    "boxes.npy",
+                                                "--logits",    "logits.npy", "--image-size",
+                                                "8",           "--classes",  "two.txt"};
+  expect_failure(run(postprocess), 2, "--classes: 2 names, but the model has 6 classes");
+  for (const auto& [map, code] :
+       {std::pair{"[0, 1, 2]", 4}, {"[0, 1, 2, 3, 4, -1]", 0}, {"[0, 1, 2, 3, 4, 5, 6]", 4}}) {
+    write_text(path("map.json"), map);
+    const auto result = run({"postprocess", "--boxes", "boxes.npy", "--logits", "logits.npy",
+                             "--image-size", "8", "--class-map", "map.json"});
+    EXPECT_EQ(result.code, code) << map;
+    if (code != 0) {
+      EXPECT_NE(result.err.find("for 6 logit columns; one for each"), std::string::npos)
+          << result.err;
+    }
+  }
+  write_text(path("map.json"), "[0, 1");
+  expect_failure(run({"postprocess", "--boxes", "boxes.npy", "--logits", "logits.npy",
+                      "--image-size", "8", "--class-map", "map.json"}),
+                 4,
+                 "map.json: not valid JSON: parse error at line 1, column 6: syntax error while "
+                 "parsing array - unexpected end of input; expected ']'");
+}
+
+TEST_F(BadInputTest, ConvertWritesNoCheckpointUnderAnothersName) {
+  for (const char* name : {"m.pth", "m", "m.safetensors.txt"}) {
+    expect_failure(run({"convert", model(), name}), 2, ".safetensors; name the file so");
+  }
+  EXPECT_TRUE(files().empty());
+  EXPECT_EQ(run({"convert", model(), "/dev/null"}).code, 0);
+}
+
+TEST_F(BadInputTest, BenchNamesThePictureThatItCannotTakeIn) {
+  write_text(path("wide.pgm"), "P5 70000 1 255\n" + std::string(70000, 'x'));
+  expect_failure(run({"bench", "-m", model(), "--image", "wide.pgm", "--rounds", "1"}), 4,
+                 "wide.pgm: JPEG encoder: 70000x1");
 }
 
 TEST_F(BadInputTest, AnOutputOverAnInputIsRefused) {

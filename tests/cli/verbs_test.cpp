@@ -31,6 +31,12 @@ TEST_F(VerbsTest, HelpHasAnExampleForEveryVerb) {
         "--class-threshold NAME=T", "--masks {rle,polygon,dense,none}"}) {
     EXPECT_NE(predict.out.find(option), std::string::npos) << option;
   }
+  for (const char* text :
+       {"every Nth frame (1)", "from this second (0)", "up to this second (its end)",
+        "together (1)", "a batch (20)", "auto (default) where it is", "(auto): RFSEG_BACKEND",
+        "on stdout jsonl", "Title of the page (rfseg results)"}) {
+    EXPECT_NE(predict.out.find(text), std::string::npos) << text;
+  }
   // Post-processing resizes nothing and has no weights.
   const auto postprocess = run({"postprocess", "--help"});
   EXPECT_NE(postprocess.out.find("--like"), std::string::npos);
@@ -127,6 +133,41 @@ TEST_F(VerbsTest, InfoAsTextAndJson) {
   ASSERT_FALSE(info["tensors"].empty());
   EXPECT_TRUE(info["tensors"][0].contains("dtype"));
   EXPECT_EQ(info["class_names"][17], "cat");
+}
+
+TEST_F(VerbsTest, InfoTellsWhetherThereIsCuda) {
+  const json cuda = json::parse(run({"info", "--json"}).out)["cuda"];
+  const auto text = run({"info"});
+  EXPECT_EQ(cuda["built_in"].get<bool>(), !cuda["architectures"].empty());
+  EXPECT_EQ(cuda.contains("why_not"), !cuda["usable"].get<bool>());
+  const std::string built =
+      cuda["built_in"].get<bool>()
+          ? "built in for the architectures " + cuda["architectures"][0].get<std::string>()
+          : "not built in";
+  EXPECT_NE(text.out.find("CUDA            " + built), std::string::npos) << text.out;
+}
+
+TEST_F(VerbsTest, EvalSaysWhereBoxesStandForMasks) {
+  write_text(path("gt.json"),
+             R"({"images": [{"id": 1, "width": 9, "height": 9}], "categories": [{"id": 1}],
+                 "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "area": 9, "iscrowd": 0,
+                                  "bbox": [1, 1, 3, 3], "segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]]}]})");
+  write_text(path("boxes.json"),
+             R"([{"image_id": 1, "category_id": 1, "score": 1, "bbox": [1, 1, 3, 3]}])");
+  const auto eval = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"eval", "--gt", "gt.json", "--results", "boxes.json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words);
+  };
+  const auto masks = eval({"--json"});
+  EXPECT_EQ(masks.code, 0);
+  EXPECT_NE(masks.err.find("boxes.json: 1 of 1 results have no mask; their boxes stand for masks"),
+            std::string::npos)
+      << masks.err;
+  EXPECT_EQ(json::parse(masks.out)["boxes_as_masks"], 1);
+  const auto boxes = eval({"--json", "--iou", "bbox"});
+  EXPECT_EQ(boxes.err, "");
+  EXPECT_FALSE(json::parse(boxes.out).contains("boxes_as_masks"));
 }
 
 TEST_F(VerbsTest, InfoOfAFileWhoseNameIsNoUtf8) {

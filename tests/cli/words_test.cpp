@@ -41,6 +41,44 @@ TEST_F(WordsTest, UnknownWordsAreNamedWithTheNearestKnownOne) {
   expect_usage_error(run({"predict", "a.jpg"}), {"--model"});
 }
 
+TEST_F(WordsTest, ValuesAreNamedWithTheNearestKnownOne) {
+  const auto expect = [&](const std::vector<std::string>& words, int code, const char* part) {
+    const RunResult result = run(words, "", "RF_HOME=" + folder_.string());
+    EXPECT_EQ(result.code, code) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err << "lacks: " << part;
+  };
+  expect({"info", "seg-nan"}, 3, "seg-nan: no such file, and no variant; did you mean seg-nano?");
+  expect({"info", "somewhere.pth"}, 3, "somewhere.pth: cannot open");
+  expect({"info", "./seg-nan"}, 3, "./seg-nan: cannot open");
+  expect({"download", "seg-smal"}, 2, "'seg-smal'; did you mean seg-small?; accepted");
+  const std::vector<std::string> predict = {"predict", "-m", model(), pictures_[0]};
+  for (const char* option : {"--keep", "--drop", "--class-threshold"}) {
+    std::vector<std::string> words = predict;
+    words.insert(words.end(), {option, option[2] == 'c' ? "persn=0.5" : "persn"});
+    expect(words, 2, "no class 'persn'; did you mean person?; it has: person, bicycle");
+  }
+}
+
+TEST_F(WordsTest, OptionsWithoutEffectAreRefused) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"predict", "-m", "m", "x.jpg", "--report-title", "T"}, "--report-title: needs --report"},
+      {{"predict", "-m", "m", "x.jpg", "--report-notice", "T"}, "--report-notice: needs --report"},
+      {{"capture", "-m", "m", "x.jpg", "-o", "o", "--weaker", "3"}, "--weaker: needs --survivors"},
+      {{"capture", "-m", "m", "x.jpg", "-o", "o", "--stage", "preprocess", "--half"}, "--half: "},
+      {{"bench", "-m", "m", "--depth", "3"}, "--depth: needs --video"},
+      {{"bench", "-m", "m", "--video-streams", "3"}, "--video-streams: needs --video"},
+      {{"bench", "-m", "m", "--kernels", "--rounds", "3"}, "--rounds: not accepted beside"},
+      {{"bench", "-m", "m", "--image", "x.jpg", "--image-size", "8"}, "--image-size: not accepted"},
+      {{"ablate", "folder", "--queries", "100"}, "--queries: says how scenes are generated"},
+      {{"ablate", "--max-cases", "2"}, "--max-cases: needs folders"},
+      {{"replay", "folder", "--stage", "postprocess", "--max-tensor", "1"}, "--max-tensor: "},
+      {{"replay", "folder", "--stage", "preprocess", "--max-score", "1"}, "--max-score: "},
+      {{"parity", "-m", "m", "x.jpg", "--a", "cpu", "--b", "cpu", "--image-root", "."},
+       "--image-root: needs an instances"},
+      {{"info", "--shape", "300"}, "--shape: needs a MODEL"}};
+  for (const auto& [words, message] : cases) expect_usage_error(run(words), {message});
+}
+
 TEST_F(WordsTest, DashIsStandardOutputOrRefusedAndNeverAFile) {
   const auto tensor = run({"preprocess", pictures_[0], "--size", "24", "-o", "-"});
   EXPECT_EQ(tensor.code, 0) << tensor.err;

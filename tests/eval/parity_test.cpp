@@ -118,11 +118,22 @@ TEST(RunResults, NamesTheLineAndWhatIsWrong) {
            {head + R"({"class_id": 1, "score": 1, "box_xyxy": [1,2,3,4],)"
                    R"("segmentation": [[1,2,3,4]]}]})",
             "at least six numbers"},
-           {"{\"file\": \"a\"", "not valid JSON"},
+           {"{\"file\": \"a\"", "not valid JSON: parse error at line 1, column 13: syntax error"},
            {std::string(100, '[') + "\n", "run.jsonl"},
            {R"({"file": )" + std::string(100, '[') + "}", "nested too deeply"}}) {
     EXPECT_NE(error_of(text).find(message), std::string::npos) << error_of(text);
   }
+}
+
+TEST(RunResults, ALongLineIsReadInTimeLikeItsLength) {
+  std::string line = R"({"file": "a", "detections": [)";
+  for (int i = 0; i < 60000; ++i) {
+    line += R"({"class_id": 1, "score": 0.5, "box_xyxy": [1, 2, 3, 4]},)";
+  }
+  line.back() = ']';
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(read(line + "}").pictures[0].detections.size(), 60000u);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
 }
 
 TEST(Parity, EqualRunsAreEqual) {

@@ -266,9 +266,15 @@ void add_ablate(CLI::App& app, int& exit_code) {
       "Every way's answer is compared first, post-processing bit by bit with the reference\n"
       "implementation, the network with the CPU's detections; one that differs gets no time, and\n"
       "the exit code is 1.");
-  verb->callback([arguments, &exit_code] {
+  verb->callback([arguments, verb, &exit_code] {
     if (arguments->model.empty() != arguments->image.empty()) {
       throw Error(ErrorCode::kUsage, "ablate: --model and --image belong together");
+    }
+    if (arguments->folders.empty()) {
+      refuse_options(*verb, {"--max-cases"}, "needs folders of recorded cases");
+    } else {
+      refuse_options(*verb, {"--queries", "--survivors", "--image-size", "--save"},
+                     "says how scenes are generated; with folders none are");
     }
     Ablate(*arguments).run(exit_code);
   });

@@ -89,6 +89,7 @@ class Bench {
     claims_.write("--stats", arguments_.common.stats);
     if (!arguments_.common.stats.empty()) stats_.emplace(output_path(arguments_.common.stats));
     load_model(arguments_.common.model, arguments_.common.resolved(), model_);
+    check_class_count(arguments_.predict.class_names.size(), model_.config.logits);
     const ResolvedOptions resolved = resolve_options(arguments_.predict, model_.config);
     Image picture;
     if (arguments_.image.empty()) {
@@ -98,7 +99,7 @@ class Bench {
       picture = decode_image(arguments_.image);
     }
     picture_size_ = fmt::format("{}x{}", picture.height, picture.width);
-    const std::vector<uint8_t> jpeg = encode_jpeg(picture.view(), 90);
+    const std::vector<uint8_t> jpeg = as_jpeg(picture);
     const std::size_t plane = std::size_t{3} * model_.config.height * model_.config.width;
     AlignedVector<float> input(plane);
 
@@ -143,6 +144,16 @@ class Bench {
   }
 
  private:
+  // What decoding is timed on.
+  std::vector<uint8_t> as_jpeg(const Image& picture) const {
+    try {
+      return encode_jpeg(picture.view(), 90);
+    } catch (const Error& error) {
+      if (arguments_.image.empty()) throw;
+      throw Error(ErrorCode::kInput, fmt::format("{}: {}", arguments_.image, error.what()));
+    }
+  }
+
   void measure(const char* name, int batch, const std::function<void()>& work) {
     Timing timing{name, batch, 0, {}};
     for (int i = 0; i < arguments_.warmup + arguments_.rounds; ++i) {
@@ -233,7 +244,8 @@ void add_bench(CLI::App& app) {
       ->type_name("HxW")
       ->capture_default_str();
   verb->add_option("--image", arguments->image, "A real picture instead")->type_name("FILE");
-  add_integer(*verb, "--rounds", 1, 100000, arguments->rounds, "Timed calls of each stage (20)");
+  add_integer(*verb, "--rounds", 1, 100000, arguments->rounds,
+              "Timed calls of each stage, with --video runs of each way (20)");
   add_integer(*verb, "--warmup", 0, 100000, arguments->warmup, "Calls before them (3)");
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
@@ -258,11 +270,21 @@ void add_bench(CLI::App& app) {
   verb->footer("Example: rfseg bench -m model.pth --batch 1,8 --image-size 1080x1920");
   verb->callback([arguments, verb] {
     if (!arguments->video.files.empty()) {
-      for (const char* other : {"--kernels", "--image", "--image-size", "--batch", "--warmup"}) {
-        if (verb->count(other) == 0) continue;
-        throw Error(ErrorCode::kUsage,
-                    fmt::format("{} and --video: only one of them is accepted", other));
-      }
+      refuse_options(*verb, {"--kernels", "--image", "--image-size", "--batch", "--warmup"},
+                     "not accepted beside --video");
+    } else {
+      refuse_options(*verb, {"--video-sizes", "--video-frames", "--video-streams", "--depth"},
+                     "needs --video FILE");
+    }
+    if (arguments->kernels) {
+      refuse_options(*verb,
+                     {"--image", "--image-size", "--rounds", "--warmup", "--stats", "--like",
+                      "--resize", "--threshold", "--class-threshold", "--max-detections",
+                      "--num-select", "--classes", "--keep", "--drop"},
+                     "not accepted beside --kernels");
+    }
+    if (!arguments->image.empty()) {
+      refuse_options(*verb, {"--image-size"}, "not accepted beside --image");
     }
     if (!arguments->video.files.empty()) {
       arguments->video.json = arguments->json;

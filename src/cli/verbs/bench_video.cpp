@@ -60,6 +60,7 @@ void run_video_bench(const CommonOptions& common, const PredictOptions& predict,
   refuse_live(arguments.files);
   LoadedModel model;
   load_model(common.model, common.resolved(), model);
+  check_class_count(predict.class_names.size(), model.config.logits);
   PredictOptions options = predict;
   if (!model.config.seg) options.masks = MaskFormat::kNone;
 

@@ -59,6 +59,7 @@ class Capture {
     std::vector<Input> inputs = inputs_of(arguments_.inputs);
     if (inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
     load_model(arguments_.common.model, arguments_.common.resolved(), model_);
+    check_class_count(arguments_.predict.class_names.size(), model_.config.logits);
     if (!model_.config.seg) arguments_.predict.masks = MaskFormat::kNone;
     resolved_ = resolve_options(arguments_.predict, model_.config);
     resolved_.preprocess.backend = Backend::kReference;
@@ -145,8 +146,8 @@ void add_capture(CLI::App& app, int& exit_code) {
       [arguments](const std::string& value) { arguments->stage = value; }, "What to record (both)");
   add_integer(*verb, "--count", 1, 100000, arguments->count, "Frames to record (10)");
   add_integer(*verb, "--every", 1, 1000000000, arguments->input.video.every,
-              "Video: every Nth frame");
-  verb->add_option("--crop", arguments->crop, "Only the middle HxW of every picture")
+              "Video: every Nth frame (1)");
+  verb->add_option("--crop", arguments->crop, "Only the middle HxW of every picture (all of it)")
       ->type_name("HxW");
   verb->add_flag("--survivors", arguments->survivors,
                  "Store only queries with a detection, and a few weaker ones");
@@ -156,7 +157,17 @@ void add_capture(CLI::App& app, int& exit_code) {
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
   verb->footer("Example: rfseg capture -m model.pth clip.mp4 --every 10 --count 20 -o cases");
-  verb->callback([arguments, &exit_code] { Capture(*arguments).run(exit_code); });
+  verb->callback([arguments, verb, &exit_code] {
+    if (arguments->stage == "preprocess") {
+      refuse_options(
+          *verb,
+          {"--survivors", "--weaker", "--half", "--threshold", "--class-threshold",
+           "--max-detections", "--num-select", "--classes", "--keep", "--drop"},
+          "says what to record of post-processing, and --stage preprocess leaves it out");
+    }
+    if (!arguments->survivors) refuse_options(*verb, {"--weaker"}, "needs --survivors");
+    Capture(*arguments).run(exit_code);
+  });
 }
 
 }  // namespace rfseg::cli

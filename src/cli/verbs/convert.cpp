@@ -1,3 +1,6 @@
+#include <fmt/format.h>
+
+#include <filesystem>
 #include <memory>
 
 #include "checkpoint/checkpoint.h"
@@ -5,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "pipeline/loaded_model.h"
+#include "rfseg/error.h"
 
 namespace rfseg::cli {
 namespace {
@@ -13,6 +17,17 @@ struct ConvertArguments {
   std::string model, output, dtype = "f32";
   ModelOptions options;
 };
+
+// Whoever finds a .pth takes it for one.
+void refuse_other_ending(const std::string& output) {
+  namespace fs = std::filesystem;
+  if (output.starts_with("/dev/")) return;  // the standard output may be a file
+  std::error_code ignored;
+  const bool no_file = fs::exists(output, ignored) && !fs::is_regular_file(output, ignored);
+  if (no_file || fs::path(output).extension() == ".safetensors") return;
+  throw Error(ErrorCode::kUsage,
+              fmt::format("output {}: what is written is .safetensors; name the file so", output));
+}
 
 }  // namespace
 
@@ -36,6 +51,7 @@ void add_convert(CLI::App& app) {
   verb->callback([arguments] {
     const std::string path = resolve_model_path(arguments->model);
     const std::string output = output_path(arguments->output);
+    refuse_other_ending(output);
     FileClaims claims;
     claims.read(path);
     claims.write("output", output);

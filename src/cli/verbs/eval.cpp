@@ -1,9 +1,12 @@
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "core/log.h"
 #include "eval/coco_eval.h"
 
 namespace rfseg::cli {
@@ -17,6 +20,12 @@ struct EvalArguments {
 void run_eval(const EvalArguments& arguments) {
   const IouType type = arguments.iou == "bbox" ? IouType::kBbox : IouType::kSegm;
   const CocoSummary summary = evaluate_coco(arguments.ground_truth, arguments.results, type);
+  if (summary.boxes_as_masks > 0) {
+    log_warning(
+        fmt::format("{}: {} of {} results have no mask; their boxes stand for masks, as in "
+                    "pycocotools (--iou bbox compares boxes)",
+                    arguments.results, summary.boxes_as_masks, summary.results));
+  }
   if (!arguments.json) {
     std::fputs(summary.table(type).c_str(), stdout);
     return;
@@ -25,6 +34,7 @@ void run_eval(const EvalArguments& arguments) {
                                            "AP_medium", "AP_large", "AR1",       "AR10",
                                            "AR100",     "AR_small", "AR_medium", "AR_large"};
   nlohmann::ordered_json json = {{"iou", arguments.iou}};
+  if (type == IouType::kSegm) json["boxes_as_masks"] = summary.boxes_as_masks;
   for (std::size_t i = 0; i < summary.stats.size(); ++i) json[kNames[i]] = summary.stats[i];
   std::fputs((json.dump() + "\n").c_str(), stdout);
 }

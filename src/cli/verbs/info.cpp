@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/verbs.h"
 #include "core/cpu.h"
+#include "core/cuda/usable.h"
 #include "engine/engine.h"
 #include "media/video_io.h"
 #include "pipeline/loaded_model.h"
@@ -51,6 +52,23 @@ const char* level_name(Level level) {
   return level == Level::kP3 ? "P3" : level == Level::kP4 ? "P4" : "P5";
 }
 
+nlohmann::ordered_json describe_cuda() {
+  const std::vector<std::string> architectures = cuda::architectures();
+  std::string why;
+  const bool usable = cuda::usable(&why);
+  nlohmann::ordered_json json = {
+      {"built_in", !architectures.empty()}, {"architectures", architectures}, {"usable", usable}};
+  if (!usable) json["why_not"] = why;
+  return json;
+}
+
+std::string cuda_line(const nlohmann::ordered_json& cuda) {
+  if (!cuda["built_in"].get<bool>()) return "not built in";
+  return fmt::format("built in for the architectures {}; {}",
+                     fmt::join(cuda["architectures"].get<std::vector<std::string>>(), ", "),
+                     cuda["usable"].get<bool>() ? "usable" : cuda["why_not"].get<std::string>());
+}
+
 nlohmann::ordered_json describe_program(const DeviceChoice& choice, int threads) {
   ModelInfo runs;
   runs.device = device_name(choice);
@@ -58,6 +76,7 @@ nlohmann::ordered_json describe_program(const DeviceChoice& choice, int threads)
   runs.precision = precision_name(choice.precision);
   nlohmann::ordered_json json = runtime_json(runs, threads);
   json["backends"] = available_engine_backends();
+  json["cuda"] = describe_cuda();
   json["video"] = video_backend_version();
   return json;
 }
@@ -141,6 +160,7 @@ std::string as_text(const nlohmann::ordered_json& info) {
     line("rfseg", info["version"].get<std::string>());
     const std::string video = info["video"].get<std::string>();
     line("video", video.empty() ? "not available" : video);
+    line("CUDA", cuda_line(info["cuda"]));
   }
   line("runs on", fmt::format("{}, {} backend, {}, {} threads", info["device"].get<std::string>(),
                               info["backend"].get<std::string>(),
@@ -178,9 +198,13 @@ void add_info(CLI::App& app) {
                    "Network input HxW other than the checkpoint's")
       ->type_name("HxW");
   add_runtime_options(*verb, arguments->common);
-  verb->add_flag("--json", arguments->json, "Everything, tensors included, as JSON");
+  verb->add_flag("--json", arguments->json,
+                 "Everything as JSON, with name, dtype and shape of every tensor");
   verb->footer("Example: rfseg info checkpoint_best_total.pth --json");
-  verb->callback([arguments] { run_info(*arguments); });
+  verb->callback([arguments, verb] {
+    if (arguments->model.empty()) refuse_options(*verb, {"--variant", "--shape"}, "needs a MODEL");
+    run_info(*arguments);
+  });
 }
 
 }  // namespace rfseg::cli

@@ -61,6 +61,11 @@ Sides read_sides(const ParityArguments& arguments) {
   return sides;
 }
 
+// An instances file.
+bool is_list(const std::string& input) {
+  return std::filesystem::path(input).extension() == ".json";
+}
+
 Sides run_sides(ParityArguments& arguments) {
   if (arguments.a.empty() || arguments.b.empty()) {
     throw Error(ErrorCode::kUsage, "parity -m: needs --a and --b, such as --a cpu --b cuda:fp16");
@@ -86,7 +91,7 @@ Sides run_sides(ParityArguments& arguments) {
 
   std::vector<std::string> words;
   for (const std::string& input : arguments.inputs) {
-    if (std::filesystem::path(input).extension() != ".json") {
+    if (!is_list(input)) {
       words.push_back(input);
       continue;
     }
@@ -283,19 +288,6 @@ void run_parity(ParityArguments& arguments, int& exit_code) {
   if (!broken.empty() || sides.inputs_failed) exit_code = static_cast<int>(ErrorCode::kPartial);
 }
 
-// What says how to run a model says nothing about results that are there already.
-void refuse_run_options(const CLI::App& verb) {
-  for (const char* name :
-       {"--a", "--b", "--variant", "--shape", "--threads", "--batch", "--depth", "--every",
-        "--no-exif", "--image-root", "--like", "--resize", "--class-threshold", "--max-detections",
-        "--num-select", "--classes", "--keep", "--drop"}) {
-    if (verb.count(name) == 0) continue;
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("{}: needs a model to run (-m MODEL INPUT... --a SPEC --b SPEC)", name));
-  }
-}
-
 void add_bound_options(CLI::App& verb, ParityArguments& arguments) {
   ParityBounds& bounds = arguments.bounds;
   const auto bound = [&](const char* name, double high, std::optional<double>& value,
@@ -340,10 +332,11 @@ void add_parity(CLI::App& app, int& exit_code) {
   verb->add_flag("--json", arguments->json, "The report as one JSON object");
   verb->add_option("--variant", arguments->variant, "As predict's")->type_name("NAME");
   verb->add_option("--shape", arguments->shape, "As predict's")->type_name("HxW");
-  add_integer(*verb, "--threads", 1, 1024, arguments->threads, "As predict's");
-  add_integer(*verb, "--batch", 1, 1024, arguments->pipeline.batch, "As predict's");
-  add_integer(*verb, "--depth", 1, 64, arguments->pipeline.depth, "As predict's");
-  add_integer(*verb, "--every", 1, 1000000000, arguments->input.video.every, "As predict's");
+  add_integer(*verb, "--threads", 1, 1024, arguments->threads,
+              "As predict's; default: the cores that this process may use");
+  add_integer(*verb, "--batch", 1, 1024, arguments->pipeline.batch, "As predict's (1)");
+  add_integer(*verb, "--depth", 1, 64, arguments->pipeline.depth, "As predict's (2)");
+  add_integer(*verb, "--every", 1, 1000000000, arguments->input.video.every, "As predict's (1)");
   verb->add_flag("--no-exif", arguments->no_exif, "As predict's");
   verb->add_option("--image-root", arguments->image_root,
                    "Folder of the pictures that an instances .json lists (its own)")
@@ -355,7 +348,17 @@ void add_parity(CLI::App& app, int& exit_code) {
       "Example: rfseg parity -m model.pth photos/ --a cpu --b cuda:fp16 --min-mean-iou 0.99\n"
       "Exit code 1 where a bound does not hold; without bounds it only reports.");
   verb->callback([arguments, verb, &exit_code] {
-    if (arguments->model.empty()) refuse_run_options(*verb);
+    if (arguments->model.empty()) {
+      // What says how to run a model says nothing about results that are there already.
+      refuse_options(
+          *verb,
+          {"--a", "--b", "--variant", "--shape", "--threads", "--batch", "--depth", "--every",
+           "--no-exif", "--image-root", "--like", "--resize", "--class-threshold",
+           "--max-detections", "--num-select", "--classes", "--keep", "--drop"},
+          "needs a model to run (-m MODEL INPUT... --a SPEC --b SPEC)");
+    } else if (std::none_of(arguments->inputs.begin(), arguments->inputs.end(), is_list)) {
+      refuse_options(*verb, {"--image-root"}, "needs an instances .json among the inputs");
+    }
     run_parity(*arguments, exit_code);
   });
 }

@@ -136,16 +136,17 @@ void run_postprocess(const PostprocessArguments& arguments) {
   }
 
   const ModelConfig config = config_of(logits, !masks.empty());
+  check_class_count(arguments.predict.class_names.size(), config.logits);
   const ResolvedOptions resolved = resolve_options(arguments.predict, config);
   PostprocessSpec spec = resolved.postprocess;
   spec.backend = choice.backend;
   spec.cuda_device = choice.cuda_device;
   if (!arguments.class_map.empty()) {
     spec.class_map = parse_class_map(read_text(arguments.class_map), arguments.class_map);
-    if (spec.class_map.size() > static_cast<std::size_t>(config.logits)) {
+    if (spec.class_map.size() != static_cast<std::size_t>(config.logits)) {
       throw Error(ErrorCode::kInput,
-                  fmt::format("{}: {} entries for {} logit columns", arguments.class_map,
-                              spec.class_map.size(), config.logits));
+                  fmt::format("{}: {} entries for {} logit columns; one for each is expected",
+                              arguments.class_map, spec.class_map.size(), config.logits));
     }
   }
   const auto [height, width] = parse_size(arguments.image_size, "--image-size");
@@ -211,11 +212,17 @@ void add_postprocess(CLI::App& app) {
       ->type_name("FILE");
   add_runtime_options(*verb, arguments->common);
   verb->get_option("--device")->description("auto and cpu: the CPU; cuda[:N]: a GPU");
+  verb->get_option("--precision")->description("fp32, the only one here");
+  verb->get_option("--threads")->description("Without effect: one thread is used");
   verb->add_option("--stats", arguments->common.stats,
                    "Write times, backend and counts as JSON to this file")
       ->type_name("FILE");
   add_like_option(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
+  verb->get_option("--num-select")
+      ->description("Pairs of query and class considered; default: the number of queries");
+  verb->get_option("--classes")
+      ->description("File of class names, one a line; default: class_0, class_1, ...");
   verb->add_option("-o,--output", arguments->output, "OUT.jsonl; default: stdout")
       ->type_name("FILE");
   verb->footer(

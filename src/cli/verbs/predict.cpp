@@ -195,17 +195,6 @@ std::unique_ptr<ReportWriter> open_report(const PredictArguments& arguments,
   return create_report(arguments.report, std::move(options));
 }
 
-// A list made for another model would name everything wrongly. The last column of a fine-tune is
-// the background, which lists leave out.
-void check_class_list(const PredictArguments& arguments, const ModelConfig& config) {
-  const auto names = static_cast<int>(arguments.predict.class_names.size());
-  if (names == 0 || names == config.logits || names == config.logits - 1) return;
-  throw Error(ErrorCode::kUsage,
-              fmt::format("--classes: {} names, but the model has {} classes (one name a line, in "
-                          "the order of the class ids, from 0)",
-                          names, config.logits));
-}
-
 // The choice of auto. Where the picture is drawn on, it has to come to the host anyway. A file
 // alone is decoded by one unit of the GPU, which is as fast as eight processors, unless it lets
 // several share the work; several files at once by all units.
@@ -335,7 +324,7 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
     log_debug(fmt::format("{} is a detection model: no masks", model.info.variant));
     arguments.predict.masks = MaskFormat::kNone;
   }
-  check_class_list(arguments, model.config);
+  check_class_count(arguments.predict.class_names.size(), model.config.logits);
   const ResolvedOptions resolved = resolve_options(arguments.predict, model.config);
 
   // Every output is opened before the work starts: a full disk or a typing error shows at once.
@@ -446,26 +435,27 @@ void add_input_options(CLI::App& verb, PredictArguments& arguments) {
       ->type_name("INPUT");
   verb.add_flag("--no-exif", arguments.no_exif, "Do not turn pictures upright");
   add_integer(verb, "--every", 1, 1000000000, arguments.input.video.every,
-              "Video: every Nth frame");
+              "Video: every Nth frame (1)");
   add_number(
       verb, "--start", 0, 1e18, [&](double value) { arguments.input.video.start_s = value; },
-      "Video: from this second");
+      "Video: from this second (0)");
   add_number(
       verb, "--end", 0, 1e18, [&](double value) { arguments.input.video.end_s = value; },
-      "Video: up to this second");
+      "Video: up to this second (its end)");
   add_choice<std::string>(
       verb, "--decoder", {{"auto", "auto"}, {"cpu", "cpu"}, {"nvdec", "nvdec"}},
       [&](const std::string& value) { arguments.decoder = value; },
-      "Video: nvdec decodes on the GPU, cpu on the processors, auto where it is faster");
+      "Video: nvdec decodes on the GPU, cpu on the processors, auto (default) where it is "
+      "faster");
   add_integer(verb, "--batch", 1, 1024, arguments.pipeline.batch,
-              "Pictures that go through the network together");
+              "Pictures that go through the network together (1)");
   add_integer(verb, "--depth", 1, 64, arguments.pipeline.depth,
               "Batches in flight (default 2; 1 = one stage after another)");
   add_integer(verb, "--streams", 0, 1024, arguments.streams,
               "Videos read at once, whose results then come as they are ready, each video's in its "
               "order; default: all live streams, files one after another");
   add_integer(verb, "--max-wait-ms", 0, 1000000, arguments.pipeline.max_wait_ms,
-              "Live streams: longest wait for a batch");
+              "Live streams: longest wait for a batch (20)");
   add_number(
       verb, "--timeout", 0.1, 1e6, [&](double value) { arguments.input.video.timeout_s = value; },
       "Live streams and URLs of videos: seconds without a picture that count as broken off "
@@ -481,7 +471,8 @@ void add_output_options(CLI::App& verb, PredictArguments& arguments) {
       ->type_name("FILE");
   add_choice<std::string>(
       verb, "--format", {{"jsonl", "jsonl"}, {"coco", "coco"}},
-      [&](const std::string& value) { arguments.format = value; }, "Default: by the name of -o");
+      [&](const std::string& value) { arguments.format = value; },
+      "Default: by the name of -o; on stdout jsonl");
   add_choice<MaskFormat>(
       verb, "--masks",
       {{"rle", MaskFormat::kRle},
@@ -491,13 +482,15 @@ void add_output_options(CLI::App& verb, PredictArguments& arguments) {
       [&](MaskFormat value) { arguments.predict.masks = value; },
       "rle (default): COCO run lengths; dense: a PNG for each object, next to the file of -o");
   verb.add_option("--image-ids", arguments.image_ids,
-                  "COCO instances .json whose file names give the image ids")
+                  "COCO instances .json whose file names give the image ids; default: they count "
+                  "from 1, and "
+                  "a list goes to OUT.images.json")
       ->type_name("FILE");
   verb.add_option("--overlay", arguments.overlay, "Folder for annotated pictures and videos")
       ->type_name("DIR");
   verb.add_option("--report", arguments.report, "Self-contained HTML page of the results")
       ->type_name("FILE");
-  verb.add_option("--report-title", arguments.report_title, "Title of the page");
+  verb.add_option("--report-title", arguments.report_title, "Title of the page (rfseg results)");
   verb.add_option("--report-notice", arguments.report_notice,
                   "A statement shown first on the page");
 }
@@ -516,7 +509,14 @@ void add_predict(CLI::App& app, int& exit_code) {
   verb->footer(
       "Example: rfseg predict -m model.pth photos/ clip.mp4 -o results.jsonl --overlay out "
       "--report out/report.html");
-  verb->callback([arguments, &exit_code] { run_predict(*arguments, exit_code); });
+  verb->callback([arguments, verb, &exit_code] {
+    // An empty title, as from a script, says nothing.
+    if (arguments->report.empty() &&
+        !(arguments->report_title + arguments->report_notice).empty()) {
+      refuse_options(*verb, {"--report-title", "--report-notice"}, "needs --report FILE");
+    }
+    run_predict(*arguments, exit_code);
+  });
 }
 
 }  // namespace rfseg::cli

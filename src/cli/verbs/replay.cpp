@@ -221,7 +221,7 @@ void add_replay(CLI::App& app, int& exit_code) {
        {"cpu", Backend::kCpu},
        {"cuda", Backend::kCuda}},
       [arguments](Backend value) { arguments->model_options.backend = value; },
-      "Which implementation; auto: cpu, or cuda with --device cuda");
+      "Which implementation; auto (default): cpu, or cuda with --device cuda");
   verb->add_option("--device", arguments->model_options.device, "auto, cpu or cuda[:N]")
       ->type_name("DEVICE")
       ->capture_default_str();
@@ -229,7 +229,7 @@ void add_replay(CLI::App& app, int& exit_code) {
       *verb, "--stage",
       {{"both", "both"}, {"preprocess", "preprocess"}, {"postprocess", "postprocess"}},
       [arguments](const std::string& value) { arguments->stage = value; }, "What to replay (both)");
-  add_integer(*verb, "--max-cases", 1, 1000000, arguments->max_cases, "The first N only");
+  add_integer(*verb, "--max-cases", 1, 1000000, arguments->max_cases, "The first N only (all)");
   add_integer(*verb, "--warmup", 0, 100000, arguments->warmup, "Rounds before the timed ones (3)");
   add_integer(*verb, "--repeats", 1, 100000, arguments->repeats, "Timed rounds of all cases (20)");
   CaseTolerance& tolerance = arguments->tolerance;
@@ -249,7 +249,16 @@ void add_replay(CLI::App& app, int& exit_code) {
       "on the host, copies to a GPU and back included; with --backend cuda the time of the "
       "kernels,\n"
       "from device memory, stands apart (GPU).");
-  verb->callback([arguments, &exit_code] { Replay(*arguments).run(exit_code); });
+  verb->callback([arguments, verb, &exit_code] {
+    if (arguments->stage == "preprocess") {
+      refuse_options(*verb, {"--max-box-px", "--max-score"},
+                     "--stage preprocess has no detections");
+    }
+    if (arguments->stage == "postprocess") {
+      refuse_options(*verb, {"--max-tensor"}, "--stage postprocess makes no network input");
+    }
+    Replay(*arguments).run(exit_code);
+  });
 }
 
 }  // namespace rfseg::cli

@@ -9,4 +9,6 @@ bool usable(std::string* why) {
   return false;
 }
 
+std::vector<std::string> architectures() { return {}; }
+
 }  // namespace rfseg::cuda

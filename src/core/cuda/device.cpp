@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <string_view>
 #include <vector>
 
 #include "core/cuda/usable.h"
@@ -162,6 +163,18 @@ void Graph::end(cudaStream_t stream) {
 
 void Graph::launch(cudaStream_t stream) const {
   check(cudaGraphLaunch(exec_, stream), "launching a graph");
+}
+
+std::vector<std::string> architectures() {
+  std::vector<std::string> names(1);
+  for (const char c : std::string_view(RFSEG_CUDA_ARCHITECTURES)) {
+    if (c == ',') {
+      names.emplace_back();
+    } else {
+      names.back() += c;
+    }
+  }
+  return names;
 }
 
 bool usable(std::string* why) {
