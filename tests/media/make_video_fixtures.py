@@ -160,6 +160,18 @@ def make_lengths():
     os.remove(video)
 
 
+def make_starts():
+    """Files in starts/ that are hard to begin in the middle."""
+    os.makedirs(path("starts"), exist_ok=True)
+    # Packets of a program stream hold several pictures, of which the first one's time is told.
+    ffmpeg(*source("64x48", 50), "-c:v", "mpeg2video", "-bf", "2", "-g", "12", "-q:v", "6", "-threads", "1",
+           "-pix_fmt", "yuv420p", *EXACT, path("starts/mpeg2.mpg"))
+    # Its last group is open and shorter than what a decoder holds back.
+    ffmpeg(*source("48x32", 19), *x264("bframes=2", "b-adapt=0", "open-gop=1", crf=40), "-pix_fmt", "yuv420p",
+           *EXACT, path("starts/short_open_group.mp4"))
+    ffmpeg("-i", path("starts/short_open_group.mp4"), "-c", "copy", *EXACT, path("starts/short_open_group.mkv"))
+
+
 OUTPUTS = {  # file: (format of the frames, filter that makes it)
     "ten_bit.mkv": ("p010le", "format=p010le"),
     "hevc_ten_bit.mp4": ("p010le", "format=p010le"),
@@ -206,8 +218,9 @@ def golden(name):
 def main():
     make_videos()
     make_lengths()
+    make_starts()
     names = sorted(name for name in os.listdir(HERE)
-                   if name not in ("lengths", "sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "hevc_groups.mp4",
+                   if name not in ("lengths", "starts", "sound.m4a", "cover.m4a", "no_frames.mp4", "size_change.h264", "hevc_groups.mp4",
                                    "early_pictures.ts",
                                    "b_frames.avi",
                                    "goldens.txt"))

@@ -2,6 +2,7 @@ if(RFSEG_VIDEO)
   set(video_tests ${CMAKE_CURRENT_LIST_DIR}/live_reader_test.cpp
                   ${CMAKE_CURRENT_LIST_DIR}/rtsp_test.cpp
                   ${CMAKE_CURRENT_LIST_DIR}/video_reader_test.cpp
+                  ${CMAKE_CURRENT_LIST_DIR}/video_start_test.cpp
                   ${CMAKE_CURRENT_LIST_DIR}/video_writer_test.cpp)
 else()
   set(video_tests ${CMAKE_CURRENT_LIST_DIR}/video_off_test.cpp)

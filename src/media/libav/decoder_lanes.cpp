@@ -220,6 +220,7 @@ void DecoderLanes::decode(Lane& lane, Packet next, AVFrame& frame) {
   if ((packet.flags & AV_PKT_FLAG_DISCARD) == 0) {
     LaneEvent given;
     given.pts = packet.pts;
+    given.key = (packet.flags & AV_PKT_FLAG_KEY) != 0;
     add(lane, next.group, std::move(given));
   }
   mark_packet(*lane.decoder->context, packet, next.group);

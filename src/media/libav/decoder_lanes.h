@@ -24,6 +24,7 @@ struct LaneEvent {
     kFrame     ///< `view` where that is kept, else `host`
   };
   Kind kind = Kind::kPacket;
+  bool key = false;  ///< of a packet
   int64_t pts = AV_NOPTS_VALUE, best_effort = AV_NOPTS_VALUE;
   int64_t dts = AV_NOPTS_VALUE;  ///< of the packet that pushed the frame out
   FrameView view;

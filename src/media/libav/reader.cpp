@@ -17,6 +17,8 @@ namespace {
 constexpr int kMostFailuresInARow = 10000;
 // A step back of a file's times by more seconds is another clock, not disorder.
 constexpr double kClockJump = 0.5;
+// Between the times at which a picture is decoded and shown.
+constexpr double kMostDisorder = 1;
 // A decoder asks where to decode with the first picture that it reads the head of.
 constexpr std::size_t kMostGiven = 64;
 
@@ -70,16 +72,24 @@ void StreamReader::fail_read(const std::string& what, int error) {
 void StreamReader::arm() { watch_->arm(source_ == Source::kFile ? 0 : options_.timeout_s); }
 
 /// Recordings that were put one behind the other, or of a sender that began again: where the clock
-/// jumps back the times go on after those of the packet before, as in the ffmpeg program.
+/// jumps back the times go on after those of the packet before, as in the ffmpeg program. FFmpeg
+/// takes a jump back of MPEG's clock by more than a minute for its overflow.
 void StreamReader::keep_clock(AVPacket& packet) {
   if (packet.dts == AV_NOPTS_VALUE) return;
   const int64_t dts = packet.dts + clock_offset_;
-  if (last_dts_ != AV_NOPTS_VALUE && to_seconds(last_dts_ - dts) > kClockJump) {
+  const int bits = stream_->pts_wrap_bits;
+  const bool overflows = bits > 1 && bits < 63 && dts - last_dts_ > int64_t{1} << (bits - 1);
+  if (last_dts_ != AV_NOPTS_VALUE && (to_seconds(last_dts_ - dts) > kClockJump || overflows)) {
     const int64_t duration = packet.duration > 0 ? packet.duration
                              : frame_rate_ > 0
                                  ? std::llround(1 / (frame_rate_ * av_q2d(stream_->time_base)))
                                  : 0;
     clock_offset_ += last_dts_ + duration - dts;
+    // And after those that were shown before it, of which some may be missing at the cut.
+    const int64_t late = packet.pts == AV_NOPTS_VALUE || latest_ == AV_NOPTS_VALUE
+                             ? 0
+                             : latest_ + duration - (packet.pts + clock_offset_);
+    if (late > 0 && to_seconds(late) < kMostDisorder) clock_offset_ += late;
   }
   packet.dts += clock_offset_;
   if (packet.pts != AV_NOPTS_VALUE) packet.pts += clock_offset_;
@@ -159,7 +169,9 @@ bool StreamReader::feed_decoder() {
     given_.emplace_back(av_packet_clone(packet_.get()));
     if (!given_.back()) throw std::bad_alloc();
   }
-  if (holds_frame(*packet_)) counter_.packet(packet_->pts, packet_->dts);
+  if (holds_frame(*packet_)) {
+    counter_.packet(packet_->pts, packet_->dts, (packet_->flags & AV_PKT_FLAG_KEY) != 0);
+  }
   settle();
   const int result = avcodec_send_packet(decoder_.get(), packet_.get());
   av_packet_unref(packet_.get());

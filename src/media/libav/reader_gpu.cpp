@@ -230,7 +230,7 @@ bool StreamReader::next_of_lanes(LaneEvent& shown) {
   while (lanes_->next(shown)) {
     switch (shown.kind) {
       case LaneEvent::Kind::kPacket:
-        counter_.packet(shown.pts);
+        counter_.packet(shown.pts, FrameCounter::kNoTime, shown.key);
         break;
       case LaneEvent::Kind::kBroken:
         count_broken();

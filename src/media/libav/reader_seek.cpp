@@ -1,6 +1,9 @@
 // StreamReader: going to the first frame wanted.
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <deque>
 #include <new>
 #include <utility>
 #include <vector>
@@ -12,6 +15,39 @@ namespace rfseg::libav {
 namespace {
 
 constexpr std::size_t kMostBytesAhead = std::size_t{256} << 20;
+constexpr std::size_t kMostReordered = 16;  // pictures, of H.264 and HEVC
+// Packets that have to follow the key frame at which decoding begins. FFmpeg's H.264 decoder gives
+// nothing that it decoded before it gave a first frame and that it still holds at the end, if that
+// frame begins an open group; and pictures that are shown before the key frame come in these.
+constexpr std::size_t kFewestBehind = 2 * (kMostReordered + 1);
+
+/// Whether the times of a stream's packets have been in order so far, group of pictures after group
+/// of pictures. From where they are not, a frame's number and time depend on what came before.
+class TimesInOrder {
+ public:
+  bool operator()(const AVPacket& packet) {
+    if ((packet.flags & AV_PKT_FLAG_KEY) != 0) latest_before_group_ = latest_;
+    // AV_NOPTS_VALUE is less than every time.
+    if (packet.dts != AV_NOPTS_VALUE) {
+      in_order_ = in_order_ && packet.dts >= last_dts_;
+      last_dts_ = packet.dts;
+    }
+    if (packet.pts == AV_NOPTS_VALUE) return in_order_;
+    const bool repeats = std::find(recent_.begin(), recent_.end(), packet.pts) != recent_.end();
+    in_order_ =
+        in_order_ && !repeats && packet.pts >= packet.dts && packet.pts > latest_before_group_;
+    latest_ = std::max(latest_, packet.pts);
+    recent_.push_back(packet.pts);
+    if (recent_.size() > kMostReordered) recent_.pop_front();
+    return in_order_;
+  }
+
+ private:
+  bool in_order_ = true;
+  int64_t last_dts_ = AV_NOPTS_VALUE, latest_ = AV_NOPTS_VALUE;
+  int64_t latest_before_group_ = AV_NOPTS_VALUE;
+  std::deque<int64_t> recent_;
+};
 
 }  // namespace
 
@@ -50,6 +86,13 @@ bool StreamReader::seek_by_index(int64_t target) {
     if ((entry->flags & AVINDEX_DISCARD_FRAME) == 0) ++shown;
   }
   if (keys.size() <= 1) return true;  // the beginning, where the reader is
+  if (codec_->id == AV_CODEC_ID_H264) {
+    const auto few_behind = [&](int entry) {
+      return static_cast<std::size_t>(entries - entry) <= kFewestBehind;
+    };
+    while (keys.size() > 1 && few_behind(keys.back().first)) keys.pop_back();
+    if (keys.size() == 1) return true;
+  }
   // The index has decoding times. A key frame that is decoded before the target may be shown after
   // it: then the one before is taken.
   for (; keys.size() > 1; keys.pop_back()) {
@@ -74,8 +117,21 @@ bool StreamReader::seek_by_index(int64_t target) {
   return keys.size() == 1;
 }
 
+// Where the clock jumps, or times are out of order, nothing behind that is a beginning.
 void StreamReader::scan_to(int64_t target) {
-  int64_t before = 0;  // frames before the first packet kept
+  int64_t before = 0;            // frames before the first packet kept
+  std::deque<std::size_t> keys;  // of ahead_, at which decoding may begin
+  const auto begin_at = [&](std::size_t key) {
+    for (std::size_t i = 0; i < key; ++i) before += holds_frame(*ahead_[i]);
+    ahead_.erase(ahead_.begin(), ahead_.begin() + static_cast<std::ptrdiff_t>(key));
+    for (std::size_t& other : keys) other -= key;
+  };
+  const AVCodecDescriptor* codec = avcodec_descriptor_get(codec_->id);
+  const bool reorders = codec == nullptr || (codec->props & AV_CODEC_PROP_INTRA_ONLY) == 0;
+  const std::size_t behind = reorders ? kFewestBehind : 0;
+  const int64_t offset = clock_offset_;
+  TimesInOrder in_order;
+  bool ordered = true;
   std::size_t bytes = 0;
   for (;;) {
     AvPtr<AVPacket> packet(av_packet_alloc());
@@ -85,18 +141,27 @@ void StreamReader::scan_to(int64_t target) {
       input_ended_ = true;
       break;
     }
-    const bool has_time = packet->pts != AV_NOPTS_VALUE;
-    if (has_time && packet->pts <= target && (packet->flags & AV_PKT_FLAG_KEY) != 0 &&
-        !refreshes_gradually(*stream_->codecpar, *packet)) {
-      for (const auto& dropped : ahead_) before += holds_frame(*dropped);
-      ahead_.clear();
-      bytes = 0;
+    if (holds_frame(*packet)) ordered = in_order(*packet) && clock_offset_ == offset;
+    if (!ordered) {
+      keys.clear();
+    } else if (packet->pts != AV_NOPTS_VALUE && packet->pts <= target &&
+               (packet->flags & AV_PKT_FLAG_KEY) != 0 &&
+               !refreshes_gradually(*stream_->codecpar, *packet)) {
+      keys.push_back(ahead_.size());
     }
     const int64_t decoded_at = packet->dts != AV_NOPTS_VALUE ? packet->dts : packet->pts;
     bytes += static_cast<std::size_t>(packet->size);
     ahead_.push_back(std::move(packet));
-    if (decoded_at == AV_NOPTS_VALUE || decoded_at >= target || bytes > kMostBytesAhead) break;
+    while (!keys.empty() && ahead_.size() - keys.front() > behind) {
+      const std::size_t key = keys.front();
+      for (std::size_t i = 0; i < key; ++i) bytes -= static_cast<std::size_t>(ahead_[i]->size);
+      keys.pop_front();
+      begin_at(key);
+    }
+    const bool there = decoded_at == AV_NOPTS_VALUE || decoded_at >= target;
+    if ((there && keys.empty()) || bytes > kMostBytesAhead) break;
   }
+  if (input_ended_ && !keys.empty() && codec_->id != AV_CODEC_ID_H264) begin_at(keys.back());
   counter_.restart(before);
 }
 
