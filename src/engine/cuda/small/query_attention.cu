@@ -147,13 +147,14 @@ RFSEG_DEVICE Pair meet(const float* sums, const Pair* rows) {
     v.x = fused(share, part.x, v.x);
     v.y = fused(share, part.y, v.y);
   }
-  return {v.x / weight, v.y / weight};
+  const float inverse = 1.0f / weight;
+  return {v.x * inverse, v.y * inverse};
 }
 
 /// sample_values() for the block's two heads of the 16 rows; a lane has 8 channels of a head and a
 /// corner of every sample. `sampled` [kRows][6 * samples]: offsets of both heads, then weights.
 RFSEG_DEVICE void sample(const AttentionTask& task, const float* sampled, const float (&box)[4],
-                         int picture, std::byte* rows) {
+                         int picture, std::byte* rows, MailBox* mail) {
   const SampleArguments& a = task.a.samples;
   const int local = thread_index() / 16, head = thread_index() / 8 % 2;
   const int part = thread_index() / 4 % 2, corner = thread_index() % 4, samples = task.samples;
@@ -163,6 +164,7 @@ RFSEG_DEVICE void sample(const AttentionTask& task, const float* sampled, const 
   for (int s = 1; s < samples; ++s) largest = largest > weights[s] ? largest : weights[s];
   float total = 0;
   for (int s = 0; s < samples; ++s) total += expf(weights[s] - largest);
+  const float inverse = 1.0f / total;
   const float reach = 0.5f / static_cast<float>(a.points);
   float sum[8] = {};
   const __half* values = static_cast<const __half*>(a.values) + int64_t{picture} * a.n * a.ldv +
@@ -172,7 +174,7 @@ RFSEG_DEVICE void sample(const AttentionTask& task, const float* sampled, const 
     const int map_rows = a.level_rows[level], cols = a.level_cols[level];
     RFSEG_UNROLL_BY(2)
     for (int point = 0; point < a.points; ++point, ++at_sample) {
-      const float weight = expf(weights[at_sample] - largest) / total;
+      const float weight = expf(weights[at_sample] - largest) * inverse;
       const float px =
           (box[0] + offsets[2 * at_sample] * box[2] * reach) * static_cast<float>(cols) - 0.5f;
       const float py =
@@ -198,11 +200,12 @@ RFSEG_DEVICE void sample(const AttentionTask& task, const float* sampled, const 
     RFSEG_UNROLL
     for (int j = 0; j < 8; ++j) sum[j] += warp_read(sum[j], lane ^ d);
   }
-  if (corner == 0) {
-    write8(reinterpret_cast<__half*>(rows + local * kPitch + cluster_rank() * kOwn * 2) +
-               head * 16 + part * 8,
-           sum);
-  }
+  // All four lanes of a corner have the sums: each tells two blocks.
+  const Quad q = {{pack_halves(sum[0], sum[1]), pack_halves(sum[2], sum[3]),
+                   pack_halves(sum[4], sum[5]), pack_halves(sum[6], sum[7])}};
+  std::byte* to = rows + local * kPitch + cluster_rank() * kOwn * 2 + head * 32 + part * 16;
+  send(to, mail, corner, q);
+  send(to, mail, corner + 4, q);
 }
 
 RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
@@ -210,7 +213,7 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   const int queries = a.samples.queries, rank = cluster_rank(), sampling = task.sampling;
   auto* boxes = static_cast<MailBox*>(shared);
   if (thread_index() == 0) {
-    constexpr int kMail[kAttentionBoxes] = {told_bytes(), kShareMail, told_bytes(), told_bytes(),
+    constexpr int kMail[kAttentionBoxes] = {kHandedBytes, kShareMail, kHandedBytes, kHandedBytes,
                                             kShareMail};
     RFSEG_UNROLL
     for (int i = 0; i < kAttentionBoxes; ++i) open_box(boxes + i, kMail[i]);
@@ -262,6 +265,7 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   const int local = tile * kRows + thread_index() / 16;
   const bool active = local < queries;
   const int row = picture * queries + (active ? local : queries - 1);  // of the thread
+  meet_cluster();
   await_previous_kernel();
   // Only now: two kernels of the decoder shall hold multiprocessors, not three.
   release_next_kernel();
@@ -297,10 +301,7 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
 
   attend(task, own_queries, keys, values, sums, meeting);
   block_sync();
-  put(rows, meet(sums, meeting));
-  meet_cluster();
-  block_sync();
-  tell(rows, boxes);
+  hand_over(rows, boxes, meet(sums, meeting));
   await_mail(boxes);
 
   multiply_tiles(shared_address(rows), out_weights, kOwn / 8, sums);
@@ -308,9 +309,7 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   x = {x.x + out_bias.x + old.x, x.y + out_bias.y + old.y};
   normalise(x, shares, boxes + 1, a.eps, gamma1, beta1);
   // Every block has multiplied the rows.
-  put(rows, {x.x + position.x, x.y + position.y});
-  block_sync();
-  tell(rows, boxes + 2);
+  hand_over(rows, boxes + 2, {x.x + position.x, x.y + position.y});
   await_mail(boxes + 2);
 
   multiply_tiles(shared_address(rows), sampling_weights, sampling / 8, sums);
@@ -325,9 +324,7 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
     sampled[r * sampling + c] = v;
   }
   block_sync();
-  sample(task, sampled, box, picture, more_rows);
-  block_sync();
-  tell(more_rows, boxes + 3);
+  sample(task, sampled, box, picture, more_rows, boxes + 3);
   await_mail(boxes + 3);
 
   multiply_tiles(shared_address(more_rows), sampled_weights, kOwn / 8, sums);

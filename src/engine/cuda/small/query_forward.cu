@@ -38,7 +38,7 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   // or more shares.
   auto* boxes = reinterpret_cast<MailBox*>(base + kForwardBoxesAt);
   if (thread_index() == 0) {
-    const int more = a.next.weight != nullptr ? told_bytes() : kShareMail;
+    const int more = a.next.weight != nullptr ? kHandedBytes : kShareMail;
     const int mail[kForwardBoxes] = {kBlocks * 4 * 512, kShareMail, more, more};
     RFSEG_UNROLL
     for (int i = 0; i < kForwardBoxes; ++i) open_box(boxes + i, mail[i]);
@@ -88,6 +88,7 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   copy_rows(start + kLateAt, kHalfPitch, bytes_of(a.second.weight, rank * kSlice + kHalf),
             kHidden * 2, kWidth, 16);
   if (a.next.weight != nullptr) copy_next(start + kNextAt, a.next.weight);
+  meet_cluster();
   await_previous_kernel();
   release_next_kernel();
 
@@ -125,7 +126,6 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
         start + static_cast<uint32_t>((half == 0 ? kEarlyAt : kLateAt) + warp * 32 * kHalfPitch),
         kHalfPitch, kHalf / 32);
   }
-  meet_cluster();
   RFSEG_UNROLL
   for (int t = 0; t < 4; ++t) {
     send(arrivals + (rank * 4 + t) * 128 + lane * 4, boxes, warp, quad_of(sums[t]));
@@ -150,11 +150,8 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
     if (active) static_cast<uint32_t*>(a.hs_normed)[at / 2] = pack_halves(x.x, x.y);
     return;
   }
-  put(rows, x);
-  put(hidden, {x.x + position.x, x.y + position.y});
-  block_sync();
-  tell(rows, boxes + 2);
-  tell(hidden, boxes + 3);
+  hand_over(rows, boxes + 2, x);
+  hand_over(hidden, boxes + 3, {x.x + position.x, x.y + position.y});
   await_mail(boxes + 2);
   await_mail(boxes + 3);
 

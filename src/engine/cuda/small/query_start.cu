@@ -32,7 +32,9 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   auto* boxes = reinterpret_cast<MailBox*>(base + kStartBoxesAt);
   if (thread_index() == 0) {
     RFSEG_UNROLL
-    for (int i = 0; i < kStartBoxes; ++i) open_box(boxes + i, told_bytes(i == 2 ? kSine : kWidth));
+    for (int i = 0; i < kStartBoxes; ++i) {
+      open_box(boxes + i, i == 2 ? told_bytes(kSine) : kHandedBytes);
+    }
     boxes_are_open();
   }
   warp_sync();
@@ -80,6 +82,7 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   float delta[4];
   RFSEG_UNROLL
   for (int i = 0; i < 4; ++i) delta[i] = a.box[2].bias[i];
+  meet_cluster();
   await_previous_kernel();
 
   RFSEG_UNROLL
@@ -94,13 +97,10 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   const Box proposal = box_at(a.proposals + int64_t{cell < 0 ? 0 : cell} * 4);
   copy_async_wait<0>();
   block_sync();
-  meet_cluster();
 
   const auto hand_on = [&](std::byte* to, MailBox* box, const Pair& bias) {
     const Pair v = own_sums(sums, kOwn / 8, 2);
-    put(to, {relu(v.x + bias.x), relu(v.y + bias.y)});
-    block_sync();
-    tell(to, box);
+    hand_over(to, box, {relu(v.x + bias.x), relu(v.y + bias.y)});
     await_mail(box);
   };
   multiply_tiles(start + kFirstRowsAt, start + kBox0At, kOwn / 8, sums);
@@ -138,9 +138,7 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   multiply_tiles(start + kMoreRowsAt, start + kPosition1At, kOwn / 8, sums);
   Pair position = own_sums(sums, kOwn / 8, 2);
   position = {position.x + bias3.x, position.y + bias3.y};
-  put(rows, {content.x + position.x, content.y + position.y});
-  block_sync();
-  tell(rows, boxes + 4);
+  hand_over(rows, boxes + 4, {content.x + position.x, content.y + position.y});
   if (active) {
     *reinterpret_cast<Pair*>(a.position_out + int64_t{row} * kWidth + col) = position;
     *reinterpret_cast<Pair*>(a.x + int64_t{row} * kWidth + col) = content;
