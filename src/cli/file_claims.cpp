@@ -82,7 +82,16 @@ bool FileClaims::Family::holds(const Place& place) const {
 }
 
 void FileClaims::read(const std::string& path) {
-  if (path == "-" || path.find("://") != std::string::npos || is_no_file(path)) return;
+  if (path == "-") {
+    Place list;
+    struct stat info {};
+    list.name = list.shown = path;
+    list.exists = fstat(STDIN_FILENO, &info) == 0 && S_ISREG(info.st_mode);
+    list.node = {info.st_dev, info.st_ino};
+    if (list.exists) add(reads_, list, "on standard input");
+    return;
+  }
+  if (path.find("://") != std::string::npos || is_no_file(path)) return;
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) add(reads_, place_of(path), path);
 }

@@ -17,7 +17,8 @@ namespace rfseg::cli {
 /// work is done.
 class FileClaims {
  public:
-  /// Something that is read; what is no file (a URL, a device, a folder, "-", "") is none.
+  /// Something that is read, "-" is standard input; what is no file (a URL, a device, a folder, "")
+  /// is none.
   void read(const std::string& path);
   void read(const std::vector<std::string>& paths);
   /// The same for a checkpoint or the name of a downloaded variant.

@@ -152,6 +152,16 @@ void refuse_options(const CLI::App& verb, std::initializer_list<const char*> nam
   }
 }
 
+void refuse_beside(const CLI::App& verb, std::initializer_list<const char*> names,
+                   const char* other) {
+  if (verb.count(other) == 0) return;
+  for (const char* name : names) {
+    if (verb.count(name) == 0) continue;
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{} and {}: only one of them is accepted", name, other));
+  }
+}
+
 CLI::Option* add_number(CLI::App& app, const std::string& name, double low, double high,
                         std::function<void(double)> set, const std::string& description) {
   return app

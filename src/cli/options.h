@@ -31,6 +31,11 @@ void add_selection_options(CLI::App& app, PredictOptions& options, std::vector<s
 void refuse_options(const CLI::App& verb, std::initializer_list<const char*> names,
                     const std::string& why);
 
+/// Throws Error(kUsage) "NAME and OTHER: only one of them is accepted" for the first of the options
+/// that the command line has beside OTHER.
+void refuse_beside(const CLI::App& verb, std::initializer_list<const char*> names,
+                   const char* other);
+
 /// An option that takes one of a few words. Anything else is an Error(kUsage) that lists them.
 template <class T>
 CLI::Option* add_choice(CLI::App& app, const std::string& name,

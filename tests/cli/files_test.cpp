@@ -104,6 +104,14 @@ TEST_F(FilesTest, NoVerbWritesOverWhatItReads) {
       "both would write");
 }
 
+TEST_F(FilesTest, TheListOnStdinIsAnInput) {
+  write_text(path("list.jsonl"), "a.jpg\n");
+  const RunResult result = run(predict({"-", "-o", "list.jsonl"}), "<list.jsonl");
+  EXPECT_EQ(result.code, 2);
+  EXPECT_NE(result.err.find("would overwrite the input on standard input"), std::string::npos)
+      << result.err;
+}
+
 TEST_F(FilesTest, TracedPointsReplaceNoInput) {
   ASSERT_EQ(run({"preprocess", pictures_[0], "--size", "312", "-o", "x.npy"}).code, 0);
   ASSERT_EQ(run({"forward", "-m", model(), "--input", "x.npy", "-o", "t", "--trace"}).code, 0);

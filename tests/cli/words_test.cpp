@@ -67,8 +67,9 @@ TEST_F(WordsTest, OptionsWithoutEffectAreRefused) {
       {{"capture", "-m", "m", "x.jpg", "-o", "o", "--stage", "preprocess", "--half"}, "--half: "},
       {{"bench", "-m", "m", "--depth", "3"}, "--depth: needs --video"},
       {{"bench", "-m", "m", "--video-streams", "3"}, "--video-streams: needs --video"},
-      {{"bench", "-m", "m", "--kernels", "--rounds", "3"}, "--rounds: not accepted beside"},
-      {{"bench", "-m", "m", "--image", "x.jpg", "--image-size", "8"}, "--image-size: not accepted"},
+      {{"bench", "-m", "m", "--kernels", "--rounds", "3"}, "--rounds and --kernels: only one"},
+      {{"bench", "-m", "m", "--image", "x.jpg", "--image-size", "8"},
+       "--image-size and --image: only one"},
       {{"ablate", "folder", "--queries", "100"}, "--queries: says how scenes are generated"},
       {{"ablate", "--max-cases", "2"}, "--max-cases: needs folders"},
       {{"replay", "folder", "--stage", "postprocess", "--max-tensor", "1"}, "--max-tensor: "},
@@ -77,6 +78,24 @@ TEST_F(WordsTest, OptionsWithoutEffectAreRefused) {
        "--image-root: needs an instances"},
       {{"info", "--shape", "300"}, "--shape: needs a MODEL"}};
   for (const auto& [words, message] : cases) expect_usage_error(run(words), {message});
+}
+
+TEST_F(WordsTest, OptionsForVideosWithoutAVideoAreTold) {
+  const std::vector<std::string> predict = {"predict", "-m", model(), "--masks", "none"};
+  for (const char* option : {"--every", "--end", "--streams"}) {
+    std::vector<std::string> words = predict;
+    words.insert(words.end(), {pictures_[0], option, "2"});
+    const RunResult result = run(words);
+    EXPECT_EQ(result.code, 0);
+    EXPECT_NE(result.err.find(std::string(option) + ": without effect, as no input is a video"),
+              std::string::npos)
+        << result.err;
+  }
+  std::vector<std::string> words = predict;
+  words.insert(words.end(), {pictures_[0], demo("clip.mp4"), "--end", "0.05"});
+  const RunResult result = run(words);
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.err.find("without effect"), std::string::npos) << result.err;
 }
 
 TEST_F(WordsTest, DashIsStandardOutputOrRefusedAndNeverAFile) {

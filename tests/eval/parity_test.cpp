@@ -127,13 +127,13 @@ TEST(RunResults, NamesTheLineAndWhatIsWrong) {
 
 TEST(RunResults, ALongLineIsReadInTimeLikeItsLength) {
   std::string line = R"({"file": "a", "detections": [)";
-  for (int i = 0; i < 60000; ++i) {
+  for (int i = 0; i < 150000; ++i) {
     line += R"({"class_id": 1, "score": 0.5, "box_xyxy": [1, 2, 3, 4]},)";
   }
   line.back() = ']';
   const auto start = std::chrono::steady_clock::now();
-  EXPECT_EQ(read(line + "}").pictures[0].detections.size(), 60000u);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+  EXPECT_EQ(read(line + "}").pictures[0].detections.size(), 150000u);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(8));
 }
 
 TEST(Parity, EqualRunsAreEqual) {
@@ -340,7 +340,7 @@ TEST(Parity, ManyDetectionsOfOnePictureTakeNoSquareOfTime) {
   EXPECT_EQ(compare_runs(a, a, options).matched, static_cast<std::size_t>(kMany));
   EXPECT_EQ(compare_runs(a, other_class, options).class_changes.size(),
             static_cast<std::size_t>(kMany));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
 }
 
 TEST(Parity, AChangedClassIsNamedAndUnmatchedOnBothSides) {

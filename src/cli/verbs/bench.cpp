@@ -269,22 +269,17 @@ void add_bench(CLI::App& app) {
   add_integer(*verb, "--depth", 2, 64, video.depth, "--video: batches in flight (2)");
   verb->footer("Example: rfseg bench -m model.pth --batch 1,8 --image-size 1080x1920");
   verb->callback([arguments, verb] {
-    if (!arguments->video.files.empty()) {
-      refuse_options(*verb, {"--kernels", "--image", "--image-size", "--batch", "--warmup"},
-                     "not accepted beside --video");
-    } else {
+    refuse_beside(*verb, {"--kernels", "--image", "--image-size", "--batch", "--warmup"},
+                  "--video");
+    refuse_beside(*verb,
+                  {"--image", "--image-size", "--rounds", "--warmup", "--stats", "--like",
+                   "--resize", "--threshold", "--class-threshold", "--max-detections",
+                   "--num-select", "--classes", "--keep", "--drop"},
+                  "--kernels");
+    refuse_beside(*verb, {"--image-size"}, "--image");
+    if (arguments->video.files.empty()) {
       refuse_options(*verb, {"--video-sizes", "--video-frames", "--video-streams", "--depth"},
                      "needs --video FILE");
-    }
-    if (arguments->kernels) {
-      refuse_options(*verb,
-                     {"--image", "--image-size", "--rounds", "--warmup", "--stats", "--like",
-                      "--resize", "--threshold", "--class-threshold", "--max-detections",
-                      "--num-select", "--classes", "--keep", "--drop"},
-                     "not accepted beside --kernels");
-    }
-    if (!arguments->image.empty()) {
-      refuse_options(*verb, {"--image-size"}, "not accepted beside --image");
     }
     if (!arguments->video.files.empty()) {
       arguments->video.json = arguments->json;

@@ -276,7 +276,19 @@ ImageIds ids_of(const PredictArguments& arguments, const std::vector<Input>& inp
   return ids;
 }
 
-void run_predict(PredictArguments& arguments, int& exit_code) {
+// Scripts give them for whatever comes, so that they are no errors.
+void warn_of_video_options(const CLI::App& verb, const std::vector<Input>& inputs) {
+  const auto is_video = [](const Input& input) { return input.kind == InputKind::kVideo; };
+  if (std::any_of(inputs.begin(), inputs.end(), is_video)) return;
+  for (const char* option : {"--every", "--start", "--end", "--decoder", "--streams",
+                             "--max-wait-ms", "--timeout", "--reconnect"}) {
+    if (verb.count(option) > 0) {
+      log_warning(fmt::format("{}: without effect, as no input is a video", option));
+    }
+  }
+}
+
+void run_predict(PredictArguments& arguments, const CLI::App& verb, int& exit_code) {
   if (arguments.output.empty() || arguments.output == "/dev/stdout") arguments.output = "-";
   refuse_dash(arguments.overlay, "--overlay", "a folder");
   arguments.report = output_path(arguments.report);
@@ -293,6 +305,7 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
       {"--stats", arguments.common.stats}};
   std::vector<Input> inputs = inputs_of(arguments.inputs);
   if (inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
+  warn_of_video_options(verb, inputs);
   if (arguments.input.video.end_s >= 0 &&
       arguments.input.video.start_s >= arguments.input.video.end_s) {
     throw Error(ErrorCode::kUsage, "--start and --end: the start must lie before the end");
@@ -301,6 +314,9 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   claims.read(arguments.read_files);
   claims.read_model(arguments.common.model);
   claims.read(arguments.image_ids);
+  for (const std::string& argument : arguments.inputs) {
+    if (argument == "-") claims.read(argument);
+  }
   for (const Input& input : inputs) claims.read(input.path);
   for (const auto& [option, path] : outputs) claims.write(option, path);
   if (arguments.predict.masks == MaskFormat::kDense) claim_dense_masks(arguments, claims);
@@ -321,7 +337,8 @@ void run_predict(PredictArguments& arguments, int& exit_code) {
   LoadedModel model;
   load_model(arguments.common.model, arguments.common.resolved(), model);
   if (!model.config.seg && arguments.predict.masks != MaskFormat::kNone) {
-    log_debug(fmt::format("{} is a detection model: no masks", model.info.variant));
+    log_message(verb.count("--masks") > 0 ? LogLevel::kWarning : LogLevel::kDebug,
+                fmt::format("{} is a detection model: no masks", model.info.variant));
     arguments.predict.masks = MaskFormat::kNone;
   }
   check_class_count(arguments.predict.class_names.size(), model.config.logits);
@@ -515,7 +532,7 @@ void add_predict(CLI::App& app, int& exit_code) {
         !(arguments->report_title + arguments->report_notice).empty()) {
       refuse_options(*verb, {"--report-title", "--report-notice"}, "needs --report FILE");
     }
-    run_predict(*arguments, exit_code);
+    run_predict(*arguments, *verb, exit_code);
   });
 }
 
