@@ -136,7 +136,8 @@ class Report : public ReportWriter {
     ++left_out_;
   }
 
-  void finish() override {
+  void finish(const std::string& incomplete) override {
+    incomplete_ = incomplete;
     write("</main>\n");
     write_summary();
     write(
@@ -300,6 +301,9 @@ class Report : public ReportWriter {
                             plural(thumbnails_, "picture") + (thumbnails_ == 1 ? " is" : " are"),
                             std::to_string(left_out_) + (left_out_ == 1 ? " is" : " are"));
     }
+    if (!incomplete_.empty()) {
+      counts += fmt::format(" This is not all: {}.", html(incomplete_));
+    }
     write(fmt::format("<p class=\"counts\">{}</p>\n</div></section>\n", counts));
   }
 
@@ -308,6 +312,7 @@ class Report : public ReportWriter {
   uint64_t written_ = 0;
   int64_t pictures_ = 0, instances_ = 0, thumbnails_ = 0, left_out_ = 0;
   bool full_ = false;
+  std::string incomplete_;
   std::map<std::string, std::vector<double>> times_;
   std::vector<std::string> time_order_;
 };

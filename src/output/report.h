@@ -31,7 +31,8 @@ class ReportWriter {
   /// `milliseconds` names what took how long for this picture.
   virtual void add(const Image& image, const ResultRecord& record,
                    const std::vector<std::pair<std::string, double>>& milliseconds) = 0;
-  virtual void finish() = 0;
+  /// `incomplete`: why the page does not show all; empty where it does.
+  virtual void finish(const std::string& incomplete = {}) = 0;
 };
 std::unique_ptr<ReportWriter> create_report(const std::string& path, ReportOptions options);
 

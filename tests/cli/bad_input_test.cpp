@@ -314,16 +314,5 @@ TEST_F(BadInputTest, NothingReadableLeavesAnEarlierResultAlone) {
   EXPECT_EQ(files(), (std::vector<std::string>{"r.json"}));
 }
 
-TEST_F(BadInputTest, InterruptClosesTheOutputsAndExits130) {
-  const auto result =
-      run({"predict", "-m", model(), demo("clip.mp4"), demo("clip.mp4"), "-o", "r.jsonl"}, "",
-          "timeout --preserve-status -s INT 4");
-  EXPECT_EQ(result.code, 130) << result.err;
-  const auto lines = json_lines(read_text(path("r.jsonl")));
-  EXPECT_GE(lines.size(), 1u);
-  EXPECT_LT(lines.size(), 500u);
-  EXPECT_EQ(files(), (std::vector<std::string>{"r.jsonl"}));
-}
-
 }  // namespace
 }  // namespace rfseg

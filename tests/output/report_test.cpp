@@ -234,6 +234,18 @@ TEST(Report, PictureWithoutPixelsHasItsListAlone) {
   EXPECT_EQ(records_of(page).at(0)["items"].size(), 2u);
 }
 
+TEST(Report, SaysWhyItIsNotComplete) {
+  const TemporaryFolder folder;
+  for (const std::string why : {"", "interrupted after 1 of 3 frames"}) {
+    auto report = create_report(folder / "r.html", options());
+    report->add(Image(60, 40), sample("a.jpg"), {});
+    report->finish(why);
+    const std::string page = read_text(folder / "r.html");
+    EXPECT_EQ(count(page, "This is not all"), why.empty() ? 0u : 1u);
+    EXPECT_EQ(count(page, "interrupted after 1 of 3 frames."), why.empty() ? 0u : 1u);
+  }
+}
+
 TEST(ReportPicture, MaskSamplesPixelCentres) {
   std::vector<uint8_t> dense(37 * 53);
   for (std::size_t i = 0; i < dense.size(); ++i) dense[i] = (i * 2654435761u >> 7) % 3 == 0;

@@ -11,6 +11,7 @@
 #include "cli/file_claims.h"
 #include "cli/image_ids.h"
 #include "cli/input_set.h"
+#include "cli/interruption.h"
 #include "cli/options.h"
 #include "cli/overlay_files.h"
 #include "cli/path_list.h"
@@ -124,12 +125,23 @@ std::string slowest_stage(const PipelineStats& stats, double encode_ms) {
   return std::max_element(stages.begin(), stages.end())->second;
 }
 
+/// Where the results go, as one calls it.
+std::vector<std::string> result_names(const PredictArguments& arguments) {
+  std::vector<std::string> names;
+  names.push_back(arguments.output == "-" ? "standard output" : arguments.output);
+  for (const std::string& name : {arguments.overlay, arguments.report}) {
+    if (!name.empty()) names.push_back(name);
+  }
+  return names;
+}
+
 std::string stats_text(const PredictArguments& arguments, const LoadedModel& model,
                        const PipelineStats& stats, int64_t detections, const InputSet& inputs,
-                       const OverlayFiles* overlay) {
+                       const OverlayFiles* overlay, bool ended_early) {
   const double encode_ms = overlay != nullptr ? overlay->encode_ms() : 0;
   nlohmann::json json = runtime_json(model.info, arguments.common.model_options.threads);
   json["command"] = "predict";
+  json["interrupted"] = ended_early;
   json["model"] = {{"variant", model.info.variant},
                    {"height", model.info.height},
                    {"width", model.info.width},
@@ -410,19 +422,30 @@ void run_predict(PredictArguments& arguments, const CLI::App& verb, int& exit_co
         if (overlay) overlay->write(std::move(frame.image), frame.record, frame.stream);
       });
   progress.clear();
+  const bool ended_early = interrupted();  // what comes now is no loss
+  const bool pictures = std::all_of(inputs.begin(), inputs.end(), [](const Input& input) {
+    return input.kind == InputKind::kImage;
+  });
+  Interruption interruption{done, source.estimated_total(), pictures};
   input_set.close();
   stats.frames -= refused;
   stats.failed += refused + input_set.cut_short();
-  if (stats.frames == 0 && stats.failed > 0 && !interrupted()) {
-    // Nothing could be read: what an earlier run left under these names is worth more.
-    exit_code = static_cast<int>(ErrorCode::kInput);
+  if (ended_early) {
+    if (stats.frames == 0) interruption.done = 0;
+    log_warning(tell_interruption(interruption, result_names(arguments)));
+    exit_code = static_cast<int>(ErrorCode::kCancelled);
+  }
+  if (stats.frames == 0 && (stats.failed > 0 || ended_early)) {
+    // What an earlier run left under these names is worth more than nothing.
+    if (!ended_early) exit_code = static_cast<int>(ErrorCode::kInput);
     return;
   }
   if (overlay) overlay->finish();
   writer->finish();
-  if (report) report->finish();
+  if (report) report->finish(ended_early ? tell_interruption(interruption) : "");
   if (stats_file) {
-    stats_file->write(stats_text(arguments, model, stats, detections, input_set, overlay.get()));
+    stats_file->write(
+        stats_text(arguments, model, stats, detections, input_set, overlay.get(), ended_early));
     stats_file->commit();
   }
   if (input_set.broken_frames() > 0) {
@@ -437,11 +460,7 @@ void run_predict(PredictArguments& arguments, const CLI::App& verb, int& exit_co
       human_seconds(stats.wall_ms / 1000),
       stats.wall_ms > 0 ? 1000.0 * static_cast<double>(stats.frames) / stats.wall_ms : 0,
       stats.failed > 0 ? fmt::format(", {} input(s) failed", stats.failed) : ""));
-  if (interrupted()) {
-    exit_code = static_cast<int>(ErrorCode::kCancelled);
-  } else if (stats.failed > 0) {
-    exit_code = static_cast<int>(ErrorCode::kPartial);
-  }
+  if (!ended_early && stats.failed > 0) exit_code = static_cast<int>(ErrorCode::kPartial);
 }
 
 void add_input_options(CLI::App& verb, PredictArguments& arguments) {
