@@ -28,4 +28,7 @@ if(RFSEG_VIDEO)
            ${libav_sources}/group_starts.cpp ${libav_sources}/h264_sps.cpp
            ${libav_sources}/recovery_point.cpp
     SEEDS ${CMAKE_CURRENT_LIST_DIR}/group_starts_seeds DEPENDS rfseg_ffmpeg rfseg_core)
+  rfseg_add_fuzz(whole_file
+    SOURCE ${CMAKE_CURRENT_LIST_DIR}/fuzz_whole_file.cpp ${libav_sources}/whole_file.cpp
+    SEEDS ${CMAKE_CURRENT_LIST_DIR}/video/lengths DEPENDS rfseg_ffmpeg rfseg_core)
 endif()
