@@ -89,6 +89,10 @@ TEST_F(FilesTest, NoVerbWritesOverWhatItReads) {
   expect_refusal(predict({"a.jpg", "-o", "b.jsonl"}), "would overwrite the input a.jpg");
   expect_refusal(predict({"a.jpg", "-o", "gone.pth", "--format", "jsonl"}),
                  "would overwrite the input gone.pth");
+  const RunResult appended = run(predict({"a.jpg"}), ">>a.jpg");
+  EXPECT_EQ(appended.code, 2);
+  EXPECT_NE(appended.err.find("-o -: would overwrite the input a.jpg"), std::string::npos)
+      << appended.err;
   std::filesystem::create_symlink(model(), path("m.safetensors"));
   expect_refusal(predict({"a.jpg", "--stats", "m.safetensors"}, "m.safetensors"),
                  "would overwrite the input m.safetensors");

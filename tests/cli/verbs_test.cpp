@@ -37,6 +37,7 @@ TEST_F(VerbsTest, HelpHasAnExampleForEveryVerb) {
         "on stdout jsonl", "Title of the page (rfseg results)"}) {
     EXPECT_NE(predict.out.find(text), std::string::npos) << text;
   }
+  EXPECT_NE(run({"parity", "--help"}).out.find("of files the lowest score"), std::string::npos);
   // Post-processing resizes nothing and has no weights.
   const auto postprocess = run({"postprocess", "--help"});
   EXPECT_NE(postprocess.out.find("--like"), std::string::npos);

@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cli/options.h"
 #include "cli/path_list.h"
@@ -103,7 +104,9 @@ Sides run_sides(ParityArguments& arguments) {
   if (plans[0].inputs.empty()) throw Error(ErrorCode::kInput, "the list of inputs is empty");
 
   RunOutcome outcomes[2] = {run_in_memory(plans[0], "A"), run_in_memory(plans[1], "B")};
-  for (const std::string& error : outcomes[0].errors) log_message(LogLevel::kError, error);
+  std::set<std::string> errors(outcomes[0].errors.begin(), outcomes[0].errors.end());
+  errors.insert(outcomes[1].errors.begin(), outcomes[1].errors.end());
+  for (const std::string& error : errors) log_message(LogLevel::kError, error);
   const ResolvedOptions& resolved = outcomes[0].resolved;
   arguments.parity.threshold = resolved.postprocess.threshold;
   arguments.parity.class_thresholds = resolved.postprocess.class_thresholds;
@@ -343,6 +346,9 @@ void add_parity(CLI::App& app, int& exit_code) {
       ->type_name("DIR");
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
+  verb->get_option("--threshold")
+      ->description(
+          "The runs' threshold (0..1); default: with -m as predict's, of files the lowest score");
   verb->footer(
       "Example: rfseg parity cpu.jsonl cuda.jsonl --max-box-px 1 --max-unmatched 0\n"
       "Example: rfseg parity -m model.pth photos/ --a cpu --b cuda:fp16 --min-mean-iou 0.99\n"
