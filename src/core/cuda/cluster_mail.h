@@ -24,6 +24,7 @@ struct Pair {
 RFSEG_DEVICE void open_box(MailBox* box, int bytes) {
   const SharedAddress at = shared_address(box);
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(at) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
                : "memory");
 }

@@ -31,23 +31,6 @@ RFSEG_DEVICE void copy_rows(SharedAddress to, int pitch, const void* from, int64
   }
 }
 
-template <int kTiles>
-RFSEG_DEVICE void clear(float (&sums)[kTiles][4]) {
-  RFSEG_UNROLL
-  for (int i = 0; i < kTiles; ++i) sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
-}
-template <int kTiles>
-RFSEG_DEVICE void add(float (&sums)[kTiles][4], const float (&more)[kTiles][4]) {
-  RFSEG_UNROLL
-  for (int i = 0; i < kTiles; ++i) {
-    RFSEG_UNROLL
-    for (int e = 0; e < 4; ++e) sums[i][e] += more[i][e];
-  }
-}
-
-// A product of a tensor core waits for the one before that adds to the same sums: with few tiles
-// the steps of k take turns in sums of their own, added up at the end.
-
 /// sums (+)= A B^T of this warp: A 16 rows at `a`, B 8 * kTiles rows at `b`, `steps` times 32
 /// columns of both.
 template <int kTiles>
@@ -56,10 +39,6 @@ RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitc
   const int lane = thread_index() % kWarp;
   a += static_cast<uint32_t>(lane % 16 * a_pitch + lane / 16 * 16);
   b += static_cast<uint32_t>(lane % 8 * b_pitch + lane / 8 * 16);
-  constexpr bool kTurns = kTiles <= 4;
-  float more[kTiles][4];
-  clear(more);
-  float(&odd)[kTiles][4] = kTurns ? more : sums;
   RFSEG_UNROLL_BY(4)
   for (int step = 0; step < steps; ++step) {
     uint32_t rows[2][4];
@@ -71,10 +50,9 @@ RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitc
       load_matrices(columns, b + static_cast<uint32_t>(tile * 8 * b_pitch + step * 64));
       const uint32_t first[2] = {columns[0], columns[1]}, second[2] = {columns[2], columns[3]};
       mma_f16(sums[tile], rows[0], first);
-      mma_f16(odd[tile], rows[1], second);
+      mma_f16(sums[tile], rows[1], second);
     }
   }
-  if constexpr (kTurns) add(sums, odd);
 }
 /// multiply() with the weights in registers, so that they are read before the rows are there.
 template <int kTiles, int kSteps>
@@ -95,8 +73,6 @@ RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitc
                            const uint32_t (&columns)[kSteps][kTiles][4]) {
   const int lane = thread_index() % kWarp;
   a += static_cast<uint32_t>(lane % 16 * a_pitch + lane / 16 * 16);
-  float odd[kTiles][4];
-  clear(odd);
   RFSEG_UNROLL
   for (int step = 0; step < kSteps; ++step) {
     RFSEG_UNROLL
@@ -107,11 +83,15 @@ RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitc
       for (int tile = 0; tile < kTiles; ++tile) {
         const uint32_t(&four)[4] = columns[step][tile];
         const uint32_t column[2] = {four[2 * half], four[2 * half + 1]};
-        mma_f16(half == 0 ? sums[tile] : odd[tile], rows, column);
+        mma_f16(sums[tile], rows, column);
       }
     }
   }
-  add(sums, odd);
+}
+template <int kTiles>
+RFSEG_DEVICE void clear(float (&sums)[kTiles][4]) {
+  RFSEG_UNROLL
+  for (int i = 0; i < kTiles; ++i) sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0;
 }
 RFSEG_DEVICE Quad quad_of(const float (&v)[4]) {
   return {{float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])}};
@@ -121,8 +101,7 @@ RFSEG_DEVICE void store_sums(float* to, const float (&sums)[4]) {
 }
 
 /// One product of the block's rows at `rows` with `tiles` times 8 rows of weights: each warp has a
-/// tile and a part of k, an even number of steps. `tiles` times parts is at most 8. Ends with a
-/// barrier.
+/// tile and a part of k. `tiles` times parts is at most 8. Ends with a barrier.
 RFSEG_DEVICE int parts_of(int tiles) { return tiles > 4 ? 1 : tiles > 2 ? 2 : 4; }
 template <int kColumns = kWidth>  // of the rows, which lie kColumns * 2 + 16 bytes apart
 RFSEG_DEVICE_CALL void multiply_tiles(SharedAddress rows, SharedAddress weights, int tiles,
@@ -130,32 +109,13 @@ RFSEG_DEVICE_CALL void multiply_tiles(SharedAddress rows, SharedAddress weights,
   const int warp = thread_index() / kWarp, parts = parts_of(tiles);
   const int tile = warp % tiles, part = warp / tiles, steps = kColumns / 32 / parts;
   if (part < parts) {
+    float own[1][4];
+    clear(own);
     constexpr int kStep = kColumns * 2 + 16;
-    const int lane = thread_index() % kWarp;
     const auto at = static_cast<uint32_t>(part * steps * 64);
-    rows += at + static_cast<uint32_t>(lane % 16 * kStep + lane / 16 * 16);
-    weights += at + static_cast<uint32_t>((tile * 8 + lane % 8) * kStep + lane / 8 * 16);
-    float own[2][2][4];
-    clear(own[0]);
-    clear(own[1]);
-    RFSEG_UNROLL_BY(2)
-    for (int step = 0; step < steps; step += 2) {
-      RFSEG_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const auto column = static_cast<uint32_t>((step + i) * 64);
-        uint32_t first[4], second[4], columns[4];
-        load_matrices(first, rows + column);
-        load_matrices(second, rows + column + 32);
-        load_matrices(columns, weights + column);
-        const uint32_t low[2] = {columns[0], columns[1]}, high[2] = {columns[2], columns[3]};
-        mma_f16(own[i][0], first, low);
-        mma_f16(own[i][1], second, high);
-      }
-    }
-    add(own[0], own[1]);
-    RFSEG_UNROLL
-    for (int e = 0; e < 4; ++e) own[0][0][e] += own[0][1][e];
-    store_sums(sums + (part * tiles + tile) * 128, own[0][0]);
+    multiply(own, rows + at, kStep, weights + static_cast<uint32_t>(tile * 8 * kStep) + at, kStep,
+             steps);
+    store_sums(sums + (part * tiles + tile) * 128, own[0]);
   }
   block_sync();
 }
@@ -245,7 +205,9 @@ RFSEG_DEVICE void tell(std::byte* rows, MailBox* box) {
 /// Bytes that hand_over() brings each block.
 constexpr int kHandedBytes = kRows * kWidth * 2;
 /// Tells all blocks, this one too, this thread's two columns of its row as halves. Whoever has got
-/// all of it knows that every warp of the cluster has come this far.
+/// all of it knows that every warp of the cluster has come this far. Ends with a barrier of the
+/// block, which costs nothing while the mail is under way, so that what the block's warps have read
+/// may be written again.
 RFSEG_DEVICE void hand_over(std::byte* rows, MailBox* box, const Pair& v) {
   const int lane = thread_index() % kWarp;
   const uint32_t own = pack_halves(v.x, v.y);
@@ -256,6 +218,7 @@ RFSEG_DEVICE void hand_over(std::byte* rows, MailBox* box, const Pair& v) {
                   thread_index() % 16 / 4 * 16;
   send(to, box, lane % 4, q);
   send(to, box, lane % 4 + 4, q);
+  block_sync();
 }
 
 RFSEG_DEVICE float relu(float v) { return v > 0 ? v : (v <= 0 ? 0.0f : v); }
@@ -290,9 +253,8 @@ RFSEG_DEVICE void project_next(SharedAddress positioned, SharedAddress plain, Sh
   const auto half_of_k = static_cast<uint32_t>(part * kWidth);  // bytes
   const auto in_rows = half_of_k + static_cast<uint32_t>(lane % 16 * kPitch + lane / 16 * 16);
   weights += half_of_k + static_cast<uint32_t>((tile * 8 + lane % 8) * kPitch + lane / 8 * 16);
-  float next[3][4], odd[3][4];
+  float next[3][4];
   clear(next);
-  clear(odd);
   RFSEG_UNROLL_BY(2)
   for (int step = 0; step < kWidth / 64; ++step) {
     const auto at = static_cast<uint32_t>(step * 64);
@@ -308,10 +270,9 @@ RFSEG_DEVICE void project_next(SharedAddress positioned, SharedAddress plain, Sh
       load_matrices(columns, weights + static_cast<uint32_t>(kind * kOwn * kPitch) + at);
       const uint32_t first[2] = {columns[0], columns[1]}, second[2] = {columns[2], columns[3]};
       mma_f16(next[kind], operand[kind / 2][0], first);
-      mma_f16(odd[kind], operand[kind / 2][1], second);
+      mma_f16(next[kind], operand[kind / 2][1], second);
     }
   }
-  add(next, odd);
   RFSEG_UNROLL
   for (int kind = 0; kind < 3; ++kind) {
     store_sums(sums + (part * kTiles + kind * 4 + tile) * 128, next[kind]);
