@@ -1,15 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <iostream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 
-#include "cli/file_claims.h"
-#include "cli/image_ids.h"
 #include "cli/input_set.h"
 #include "cli/interruption.h"
 #include "cli/options.h"
@@ -17,6 +12,7 @@
 #include "cli/path_list.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
+#include "cli/verbs/predict_parts.h"
 #include "core/cpu.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -32,47 +28,6 @@
 
 namespace rfseg::cli {
 namespace {
-
-struct PredictArguments {
-  CommonOptions common;
-  PredictOptions predict;
-  PipelineOptions pipeline;
-  InputOptions input;
-  std::vector<std::string> inputs;
-  std::string output, format, image_ids, overlay, report, report_title, report_notice,
-      decoder = "auto";
-  std::vector<std::string> read_files;  // by options
-  bool no_exif = false;
-  int streams = 0;  // read at once; 0: all live ones
-};
-
-// A .json is always a COCO array and a .jsonl always JSON lines: whoever reads them relies on it.
-bool wants_coco(const PredictArguments& arguments) {
-  const std::string extension = std::filesystem::path(arguments.output).extension().string();
-  const bool array = extension == ".json", lines = extension == ".jsonl";
-  if (!arguments.format.empty()) {
-    const bool coco = arguments.format == "coco";
-    if (coco ? lines : array) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("--format {} and -o {}: the name says {}; leave out --format or name "
-                              "the file {}",
-                              arguments.format, arguments.output, coco ? "JSON lines" : "COCO",
-                              coco ? ".json" : ".jsonl"));
-    }
-    return coco;
-  }
-  if (array) return true;
-  if (lines || arguments.output == "-") return false;
-  std::error_code ignored;
-  if (std::filesystem::exists(arguments.output, ignored) &&
-      !std::filesystem::is_regular_file(arguments.output, ignored)) {
-    return false;  // a pipe or /dev/stdout: as stdout
-  }
-  throw Error(
-      ErrorCode::kUsage,
-      fmt::format("-o {}: the name says neither .jsonl nor .json; choose with --format jsonl|coco",
-                  arguments.output));
-}
 
 std::unique_ptr<ResultWriter> create_writer(const PredictArguments& arguments,
                                             const std::vector<std::string>& class_names,
@@ -236,70 +191,6 @@ void choose_decoder(PredictArguments& arguments, const std::vector<Input>& input
       arguments.decoder == "nvdec" ? VideoDecoder::kNvdec : automatic_decoder(arguments, inputs);
 }
 
-// Their number is not known before the work is done, their names are.
-void claim_dense_masks(const PredictArguments& arguments, FileClaims& claims) {
-  namespace fs = std::filesystem;
-  const std::string& output = arguments.output;
-  std::error_code ignored;
-  if (fs::exists(output, ignored) && !fs::is_regular_file(output, ignored)) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("--masks dense: writes PNG files next to OUT, and -o {} is no file; "
-                            "name one that is",
-                            output));
-  }
-  const std::string folder = fs::path(output).parent_path().string();
-  claims.write_family("--masks dense", folder, dense_mask_pattern(output),
-                      [output](const std::string& name) { return is_dense_mask(output, name); });
-  for (const std::string& input : arguments.inputs) {
-    if (!fs::is_directory(input, ignored) ||
-        !fs::equivalent(input, folder.empty() ? "." : folder, ignored)) {
-      continue;
-    }
-    log_warning(
-        fmt::format("--masks dense: the masks go into the input folder {}; a later run "
-                    "over it takes them for pictures",
-                    input));
-  }
-}
-
-// Two pictures with one id would be evaluated as one. One without an id fails alone, later.
-ImageIds ids_of(const PredictArguments& arguments, const std::vector<Input>& inputs) {
-  if (!wants_coco(arguments)) {
-    throw Error(ErrorCode::kUsage,
-                "--image-ids: belongs to --format coco (an OUT that ends in .json)");
-  }
-  ImageIds ids(read_image_ids(arguments.image_ids));
-  std::map<int64_t, std::string> files;
-  for (const Input& input : inputs) {
-    if (input.kind != InputKind::kImage || !input.error.empty()) continue;
-    int64_t id = 0;
-    try {
-      id = ids.of(input.path);
-    } catch (const Error&) {
-      continue;
-    }
-    const auto [other, is_new] = files.emplace(id, input.path);
-    if (is_new) continue;
-    throw Error(ErrorCode::kUsage,
-                fmt::format("--image-ids {}: {} and {} would both have the image_id {}; name "
-                            "pictures there by as much of their paths as tells them apart",
-                            arguments.image_ids, other->second, input.path, id));
-  }
-  return ids;
-}
-
-// Scripts give them for whatever comes, so that they are no errors.
-void warn_of_video_options(const CLI::App& verb, const std::vector<Input>& inputs) {
-  const auto is_video = [](const Input& input) { return input.kind == InputKind::kVideo; };
-  if (std::any_of(inputs.begin(), inputs.end(), is_video)) return;
-  for (const char* option : {"--every", "--start", "--end", "--decoder", "--streams",
-                             "--max-wait-ms", "--timeout", "--reconnect"}) {
-    if (verb.count(option) > 0) {
-      log_warning(fmt::format("{}: without effect, as no input is a video", option));
-    }
-  }
-}
-
 void run_predict(PredictArguments& arguments, const CLI::App& verb, int& exit_code) {
   if (arguments.output.empty() || arguments.output == "/dev/stdout") arguments.output = "-";
   refuse_dash(arguments.overlay, "--overlay", "a folder");
@@ -344,7 +235,7 @@ void run_predict(PredictArguments& arguments, const CLI::App& verb, int& exit_co
   }
 
   ImageIds ids;
-  if (!arguments.image_ids.empty()) ids = ids_of(arguments, inputs);
+  if (!arguments.image_ids.empty()) ids = image_ids_of(arguments, inputs);
 
   LoadedModel model;
   load_model(arguments.common.model, arguments.common.resolved(), model);
@@ -463,74 +354,6 @@ void run_predict(PredictArguments& arguments, const CLI::App& verb, int& exit_co
   if (!ended_early && stats.failed > 0) exit_code = static_cast<int>(ErrorCode::kPartial);
 }
 
-void add_input_options(CLI::App& verb, PredictArguments& arguments) {
-  verb.add_option(
-          "inputs", arguments.inputs,
-          "Pictures, folders of them, videos, their URLs, /dev/videoN, or - for a list of paths on "
-          "stdin")
-      ->type_name("INPUT");
-  verb.add_flag("--no-exif", arguments.no_exif, "Do not turn pictures upright");
-  add_integer(verb, "--every", 1, 1000000000, arguments.input.video.every,
-              "Video: every Nth frame (1)");
-  add_number(
-      verb, "--start", 0, 1e18, [&](double value) { arguments.input.video.start_s = value; },
-      "Video: from this second (0)");
-  add_number(
-      verb, "--end", 0, 1e18, [&](double value) { arguments.input.video.end_s = value; },
-      "Video: up to this second (its end)");
-  add_choice<std::string>(
-      verb, "--decoder", {{"auto", "auto"}, {"cpu", "cpu"}, {"nvdec", "nvdec"}},
-      [&](const std::string& value) { arguments.decoder = value; },
-      "Video: nvdec decodes on the GPU, cpu on the processors, auto (default) where it is "
-      "faster");
-  add_integer(verb, "--batch", 1, 1024, arguments.pipeline.batch,
-              "Pictures that go through the network together (1)");
-  add_integer(verb, "--depth", 1, 64, arguments.pipeline.depth,
-              "Batches in flight (default 2; 1 = one stage after another)");
-  add_integer(verb, "--streams", 0, 1024, arguments.streams,
-              "Videos read at once, whose results then come as they are ready, each video's in its "
-              "order; default: all live streams, files one after another");
-  add_integer(verb, "--max-wait-ms", 0, 1000000, arguments.pipeline.max_wait_ms,
-              "Live streams: longest wait for a batch (20)");
-  add_number(
-      verb, "--timeout", 0.1, 1e6, [&](double value) { arguments.input.video.timeout_s = value; },
-      "Live streams and URLs of videos: seconds without a picture that count as broken off "
-      "(default 30)");
-  add_number(
-      verb, "--reconnect", 0, 1e6, [&](double value) { arguments.input.video.reconnect_s = value; },
-      "Live streams: seconds without a picture in which to connect again (default 30; 0 = never)");
-}
-
-void add_output_options(CLI::App& verb, PredictArguments& arguments) {
-  verb.add_option("-o,--output", arguments.output,
-                  "Results: .jsonl, or .json for COCO's form; default (-): JSON lines on stdout")
-      ->type_name("FILE");
-  add_choice<std::string>(
-      verb, "--format", {{"jsonl", "jsonl"}, {"coco", "coco"}},
-      [&](const std::string& value) { arguments.format = value; },
-      "Default: by the name of -o; on stdout jsonl");
-  add_choice<MaskFormat>(
-      verb, "--masks",
-      {{"rle", MaskFormat::kRle},
-       {"polygon", MaskFormat::kPolygon},
-       {"dense", MaskFormat::kDense},
-       {"none", MaskFormat::kNone}},
-      [&](MaskFormat value) { arguments.predict.masks = value; },
-      "rle (default): COCO run lengths; dense: a PNG for each object, next to the file of -o");
-  verb.add_option("--image-ids", arguments.image_ids,
-                  "COCO instances .json whose file names give the image ids; default: they count "
-                  "from 1, and "
-                  "a list goes to OUT.images.json")
-      ->type_name("FILE");
-  verb.add_option("--overlay", arguments.overlay, "Folder for annotated pictures and videos")
-      ->type_name("DIR");
-  verb.add_option("--report", arguments.report, "Self-contained HTML page of the results")
-      ->type_name("FILE");
-  verb.add_option("--report-title", arguments.report_title, "Title of the page (rfseg results)");
-  verb.add_option("--report-notice", arguments.report_notice,
-                  "A statement shown first on the page");
-}
-
 }  // namespace
 
 void add_predict(CLI::App& app, int& exit_code) {
@@ -538,10 +361,10 @@ void add_predict(CLI::App& app, int& exit_code) {
   CLI::App* verb =
       app.add_subcommand("predict", "Find objects and their masks in pictures and video");
   add_model_options(*verb, arguments->common);
-  add_input_options(*verb, *arguments);
+  add_predict_input_options(*verb, *arguments);
   add_convention_options(*verb, arguments->predict);
   add_selection_options(*verb, arguments->predict, arguments->read_files);
-  add_output_options(*verb, *arguments);
+  add_predict_output_options(*verb, *arguments);
   verb->footer(
       "Example: rfseg predict -m model.pth photos/ clip.mp4 -o results.jsonl --overlay out "
       "--report out/report.html");
