@@ -354,10 +354,11 @@ bool mask_block(const Queue& queue, const MaskBlockArguments& a) {
   task.tile_cols = (a.cols + kSide - 1) / kSide;
   task.tile_rows = (a.rows + kSide - 1) / kSide;
   task.tiles = task.tile_cols * task.tile_rows * a.batch;
-  // Half of the multiprocessors for a map that takes one round of blocks: other kernels run beside
-  // this one, and a block's second group of warps has a tile, too.
+  // Other kernels run beside this one. Where it has all multiprocessors the decoder waits for them,
+  // whose chain is what a pass of few pictures takes.
   const int all = portable::multiprocessors();
-  const int blocks = task.tiles <= all ? std::min(task.tiles, all / 2 + 1) : all;
+  const int share = task.tiles <= 8 * all ? 6 : task.tiles <= 32 * all ? 8 : 11;  // elevenths
+  const int blocks = std::min(task.tiles, std::max(1, all * share / 11));
   launch<&mask_block_body, kThreads>(queue, {blocks, 1}, kBytes, task);
   return true;
 }
