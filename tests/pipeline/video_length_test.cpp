@@ -122,6 +122,14 @@ TEST_F(VideoLength, OnlyTheFramesAskedForCanBeMissing) {
   EXPECT_EQ(read(path, 0, 50).cut_short, 1);
 }
 
+TEST_F(VideoLength, TheClocksStartIsNoPartOfTheLength) {
+  InputSource source({{kVideos + "lengths/later.mkv", InputKind::kVideo, ""}}, {});
+  SourceFrame frame;
+  ASSERT_TRUE(source.next(frame));
+  EXPECT_GT(source.estimated_total(), 70);  // 3.28 s at 25 frames a second, 100 s after its zero
+  EXPECT_LT(source.estimated_total(), 90);
+}
+
 TEST_F(VideoLength, AStartBehindTheEndIsTold) {
   const Read nothing = read(kVideos + "plain.mkv", 5);
   EXPECT_EQ(nothing.frames, 0);

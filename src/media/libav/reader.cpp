@@ -77,9 +77,11 @@ void StreamReader::arm() { watch_->arm(source_ == Source::kFile ? 0 : options_.t
 void StreamReader::keep_clock(AVPacket& packet) {
   if (packet.dts == AV_NOPTS_VALUE) return;
   const int64_t dts = packet.dts + clock_offset_;
+  const bool first = last_dts_ == AV_NOPTS_VALUE;
   const int bits = stream_->pts_wrap_bits;
-  const bool overflows = bits > 1 && bits < 63 && dts - last_dts_ > int64_t{1} << (bits - 1);
-  if (last_dts_ != AV_NOPTS_VALUE && (to_seconds(last_dts_ - dts) > kClockJump || overflows)) {
+  const bool overflows =
+      !first && bits > 1 && bits < 63 && dts - last_dts_ > int64_t{1} << (bits - 1);
+  if (!first && (to_seconds(last_dts_ - dts) > kClockJump || overflows)) {
     const int64_t duration = packet.duration > 0 ? packet.duration
                              : frame_rate_ > 0
                                  ? std::llround(1 / (frame_rate_ * av_q2d(stream_->time_base)))

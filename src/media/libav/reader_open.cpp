@@ -181,7 +181,10 @@ StreamInfo StreamReader::info() const {
   info.width = width_;
   info.height = height_;
   info.frame_rate = frame_rate_;
-  if (stream_->duration != AV_NOPTS_VALUE && stream_->duration > 0) {
+  const int64_t start = stream_->start_time != AV_NOPTS_VALUE ? stream_->start_time : 0;
+  if (const int64_t end = stated_end(); end != AV_NOPTS_VALUE && end > start) {
+    info.duration_s = to_seconds(end - start);
+  } else if (stream_->duration != AV_NOPTS_VALUE && stream_->duration > 0) {
     info.duration_s = static_cast<double>(stream_->duration) * av_q2d(stream_->time_base);
   } else if (format_->duration != AV_NOPTS_VALUE && format_->duration > 0) {
     info.duration_s = static_cast<double>(format_->duration) / AV_TIME_BASE;
