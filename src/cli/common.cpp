@@ -62,10 +62,15 @@ void end_at_once(int) {
   _exit(static_cast<int>(ErrorCode::kCancelled));
 }
 
+// What the caller has set to be ignored (nohup, a script's background job) stays so.
 void set_handler(void (*handler)(int)) {
   struct sigaction action {};
   action.sa_handler = handler;
-  for (const int number : kEndingSignals) sigaction(number, &action, nullptr);
+  for (const int number : kEndingSignals) {
+    struct sigaction inherited {};
+    if (sigaction(number, nullptr, &inherited) == 0 && inherited.sa_handler == SIG_IGN) continue;
+    sigaction(number, &action, nullptr);
+  }
 }
 
 int64_t monotonic_ms() {

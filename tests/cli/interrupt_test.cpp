@@ -1,5 +1,7 @@
 // What is left, and told, of a run that the user ends.
 
+#include <signal.h>
+
 #include <atomic>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -17,7 +19,14 @@ using testing::json_lines;
 using testing::read_text;
 using testing::write_text;
 
-class InterruptTest : public testing::ProgramTest {};
+class InterruptTest : public testing::ProgramTest {
+ protected:
+  void SetUp() override {
+    ProgramTest::SetUp();
+    // The program inherits them, and whoever runs this may ignore some.
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) signal(number, SIG_DFL);
+  }
+};
 
 TEST_F(InterruptTest, OutputsAreWholeAndTheCodeIs130) {
   const auto result = run({"predict", "-m", model(), demo("clip.mp4"), demo("clip.mp4"), "-o",
@@ -65,6 +74,24 @@ TEST_F(InterruptTest, BeforeTheFirstPictureAnEarlierResultStays) {
   EXPECT_NE(result.err.find("interrupted before the first frame"), std::string::npos) << result.err;
   EXPECT_EQ(read_text(path("r.jsonl")), "earlier");
   EXPECT_EQ(files(), (std::vector<std::string>{"r.jsonl"}));
+}
+
+// As under nohup, and in the background of a script.
+TEST_F(InterruptTest, SignalsThatTheCallerIgnoresEndNothing) {
+  const std::string picture = read_text(pictures_[0]);
+  test::HttpServer server([&](const test::Exchange& exchange) {
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+    exchange.answer(picture);
+  });
+  for (const char* number : {"HUP", "INT", "TERM"}) {
+    const auto result =
+        run({"predict", "-m", model(), server.url("a/photo.jpg"), "-o", "r.jsonl"}, "",
+            std::string("timeout --preserve-status -k 20 -s ") + number + " 2 sh -c 'trap \"\" " +
+                number + "; exec \"$0\" \"$@\"'");
+    EXPECT_EQ(result.code, 0) << number << ": " << result.err;
+    EXPECT_EQ(json_lines(read_text(path("r.jsonl"))).size(), 1u) << number;
+    std::filesystem::remove(path("r.jsonl"));
+  }
 }
 
 }  // namespace
