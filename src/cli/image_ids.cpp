@@ -6,6 +6,7 @@
 
 #include "core/files.h"
 #include "core/json_input.h"
+#include "output/image_ids.h"
 #include "rfseg/error.h"
 
 namespace rfseg::cli {
@@ -23,7 +24,7 @@ std::map<std::string, int64_t> read_image_ids(const std::string& path) {
             fmt::format("{}: images[].id: {} is no whole number of 64 bits", path, id.dump()));
       }
       const auto name = image.at("file_name").get<std::string>();
-      const auto [known, is_new] = ids.emplace(name, id.get<int64_t>());
+      const auto [known, is_new] = ids.emplace(plain_image_name(name), id.get<int64_t>());
       if (!is_new && known->second != id.get<int64_t>()) {
         throw Error(ErrorCode::kInput, fmt::format("{}: images[]: '{}' has the ids {} and {}", path,
                                                    name, known->second, id.dump()));

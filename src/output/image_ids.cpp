@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <string_view>
 
 #include "rfseg/error.h"
@@ -10,12 +11,11 @@
 namespace rfseg {
 namespace {
 
-/// Without "./" in front and without the query of a URL.
-std::string plain(std::string path) {
-  if (path.find("://") != std::string::npos)
-    path.resize(std::min(path.size(), path.find_first_of("?#")));
-  while (path.starts_with("./")) path.erase(0, 2);
-  return path;
+bool is_url(const std::string& name) { return name.find("://") != std::string::npos; }
+
+/// Where the query of a URL begins, else the end.
+std::size_t path_end(const std::string& name) {
+  return is_url(name) ? std::min(name.size(), name.find_first_of("?#")) : name.size();
 }
 
 std::string base_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
@@ -27,15 +27,24 @@ bool ends_with_path(std::string_view path, std::string_view end) {
 
 }  // namespace
 
-ImageIds::ImageIds(std::map<std::string, int64_t> by_name) : by_name_(std::move(by_name)) {
+std::string plain_image_name(const std::string& name) {
+  const std::size_t begin = is_url(name) ? name.find("://") + 3 : 0;
+  const std::size_t end = std::max(begin, path_end(name));
+  const std::filesystem::path path(name.substr(begin, end - begin));
+  return name.substr(0, begin) + path.lexically_normal().string() + name.substr(end);
+}
+
+ImageIds::ImageIds(std::map<std::string, int64_t> by_name) {
+  for (const auto& [name, id] : by_name) by_name_.emplace(plain_image_name(name), id);
   for (const auto& [name, id] : by_name_) {
     if (name.find('/') != std::string::npos) by_base_[base_name(name)].push_back(name);
   }
 }
 
 int64_t ImageIds::of(const std::string& file) const {
-  if (const auto exact = by_name_.find(file); exact != by_name_.end()) return exact->second;
-  const std::string path = plain(file);
+  const std::string name = plain_image_name(file);
+  if (const auto exact = by_name_.find(name); exact != by_name_.end()) return exact->second;
+  const std::string path = name.substr(0, path_end(name));
   for (std::size_t at = 0; at <= path.size();) {
     const auto found = by_name_.find(path.substr(at));
     if (found != by_name_.end()) return found->second;
@@ -47,7 +56,9 @@ int64_t ImageIds::of(const std::string& file) const {
   std::vector<std::string> names;
   if (longer != by_base_.end()) {
     std::copy_if(longer->second.begin(), longer->second.end(), std::back_inserter(names),
-                 [&](const std::string& name) { return ends_with_path(plain(name), path); });
+                 [&](const std::string& known) {
+                   return ends_with_path(std::string_view(known).substr(0, path_end(known)), path);
+                 });
   }
   if (names.size() == 1) return by_name_.at(names.front());
   if (names.empty()) {

@@ -7,7 +7,10 @@
 
 namespace rfseg {
 
-/// COCO image ids by file name.
+/// The same name without "./", "//" and "x/..", by its words alone.
+std::string plain_image_name(const std::string& name);
+
+/// COCO image ids by file name; both as plain_image_name.
 class ImageIds {
  public:
   ImageIds() = default;

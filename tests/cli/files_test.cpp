@@ -161,6 +161,29 @@ TEST_F(FilesTest, PicturesOfOneNameKeepImageIdsOfTheirOwn) {
   EXPECT_NE(twice.err.find("'x.jpg' has the ids 7 and 8"), std::string::npos) << twice.err;
 }
 
+TEST_F(FilesTest, ImageIdsDoNotDependOnHowAPathIsSpelt) {
+  copy(pictures_[0], "val/a.jpg");
+  write_text(
+      path("ids.json"),
+      R"({"images": [{"id": 5, "file_name": "val/a.jpg"}, {"id": 6, "file_name": "a.jpg"}]})");
+  const auto words = [&](const std::string& name) {
+    return predict({name, "-o", "r.json", "--image-ids", "ids.json"}, model());
+  };
+  for (const char* name : {"val//a.jpg", "val/./a.jpg", ".//val/../val/a.jpg"}) {
+    const RunResult result = run(words(name));
+    EXPECT_EQ(result.code, 0) << result.err;
+    const auto entries = nlohmann::json::parse(read_text(path("r.json")));
+    ASSERT_FALSE(entries.empty());
+    EXPECT_EQ(entries[0]["image_id"], 5) << name;
+  }
+  write_text(
+      path("ids.json"),
+      R"({"images": [{"id": 5, "file_name": "val/a.jpg"}, {"id": 6, "file_name": "val//a.jpg"}]})");
+  const RunResult twice = run(words("val/a.jpg"));
+  EXPECT_EQ(twice.code, 4) << twice.err;
+  EXPECT_NE(twice.err.find("'val//a.jpg' has the ids 5 and 6"), std::string::npos) << twice.err;
+}
+
 TEST_F(FilesTest, AListOnStdinEndsPathsByLinesOrByNul) {
   const std::string odd = "two\nlines.jpg";
   copy(pictures_[0], "a.jpg");

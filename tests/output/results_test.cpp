@@ -211,6 +211,25 @@ TEST(Results, ImageIdsAreFoundByTheLongestCommonEndOfThePath) {
             std::string::npos);
 }
 
+TEST(Results, ImageIdsDoNotDependOnHowAPathIsSpelt) {
+  const ImageIds ids({{"val/a.jpg", 5},
+                      {"a.jpg", 6},
+                      {"train//./b.jpg", 7},
+                      {"b.jpg", 8},
+                      {"http://h/i?n=1", 9},
+                      {"http://h//i?n=2/../x", 10}});
+  for (const char* file : {"val//a.jpg", "val/./a.jpg", "/data//val/a.jpg", ".//val/x/../a.jpg",
+                           "http://host//val/./a.jpg?x=1"}) {
+    EXPECT_EQ(ids.of(file), 5) << file;
+  }
+  EXPECT_EQ(ids.of("other//a.jpg"), 6);
+  for (const char* file : {"train/b.jpg", "train//b.jpg", "/data/train/./b.jpg"}) {
+    EXPECT_EQ(ids.of(file), 7) << file;
+  }
+  EXPECT_EQ(ids.of("http://h//i?n=1"), 9) << "of URLs in full the query counts";
+  EXPECT_EQ(ids.of("http://h/i?n=2/../x"), 10);
+}
+
 TEST(Results, TwoPicturesDoNotShareAnImageId) {
   const TemporaryFolder folder;
   auto writer = create_coco_writer(folder / "out.json", ImageIds({{"x.jpg", 1}}), MaskFormat::kRle);
