@@ -170,6 +170,14 @@ def make_starts():
     ffmpeg(*source("48x32", 19), *x264("bframes=2", "b-adapt=0", "open-gop=1", crf=40), "-pix_fmt", "yuv420p",
            *EXACT, path("starts/short_open_group.mp4"))
     ffmpeg("-i", path("starts/short_open_group.mp4"), "-c", "copy", *EXACT, path("starts/short_open_group.mkv"))
+    # Frames 5 s apart: FFmpeg's probe ends before it knows when the first one is shown.
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=48x32:rate=1/5:duration=300", *x264("bframes=2", "b-adapt=0", crf=45),
+           "-pix_fmt", "yuv420p", *EXACT, path("starts/seconds_apart.mkv"))
+    # Begins with an open group, of which the first pictures have no times and cannot be decoded.
+    ffmpeg(*source("48x32", 80), *x264("bframes=3", "b-adapt=0", "open-gop=1", crf=45), "-pix_fmt", "yuv420p", *EXACT,
+           path("starts/whole.mp4"))
+    ffmpeg("-ss", "0.7", "-i", path("starts/whole.mp4"), "-c", "copy", *EXACT, path("starts/cut_open_group.mkv"))
+    os.remove(path("starts/whole.mp4"))
 
 
 OUTPUTS = {  # file: (format of the frames, filter that makes it)

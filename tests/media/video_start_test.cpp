@@ -59,6 +59,24 @@ TEST(VideoStart, GivesTheLastPicturesOfAShortOpenGroup) {
   }
 }
 
+// FFmpeg does not know when such a stream begins: its first frame tells.
+TEST(VideoStart, GoesToATimeAmongFramesThatAreSecondsApart) {
+  const std::string path = kFixtures + "starts/seconds_apart.mkv";
+  const Decoded all = decode(path);
+  expect_numbers(all, 60);
+  EXPECT_EQ(all.times.back(), 295);
+  expect_every_start(path, all);
+}
+
+// Pictures without a time that the decoder drops have no number.
+TEST(VideoStart, CountsNoPicturesThatACutMadeUseless) {
+  const std::string path = kFixtures + "starts/cut_open_group.mkv";
+  const Decoded all = decode(path);
+  ASSERT_GT(all.times.size(), 50u);
+  expect_numbers(all, all.times.size());
+  expect_every_start(path, all);
+}
+
 // Program streams and MPEG-2 transport streams tell times in 33 bits of 90 kHz.
 void add_to_time(uint8_t* p, int64_t ticks) {
   int64_t time = (int64_t{p[0]} >> 1 & 7) << 30 | int64_t{p[1]} << 22 | int64_t{p[2]} >> 1 << 15 |

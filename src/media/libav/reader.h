@@ -41,6 +41,7 @@ class StreamReader {
   void open_input();
   void open_stream();
   void open_decoder();
+  AvPtr<AVCodecContext> open_cpu_decoder(int threads);
   bool open_gpu_decoder();
   static AVPixelFormat choose_format(AVCodecContext* decoder, const AVPixelFormat* offered);
   void tell_fallback(const std::string& why) const;
@@ -56,7 +57,8 @@ class StreamReader {
   void settle();
   void go_to_start();
   bool seek_by_index(int64_t target);
-  void scan_to(int64_t target);
+  int64_t decode_beginning(std::deque<AvPtr<AVPacket>>& packets);
+  void scan_to_start();
 
   void arm();
   void keep_clock(AVPacket& packet);

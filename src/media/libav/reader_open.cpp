@@ -163,17 +163,22 @@ void StreamReader::open_stream() {
 void StreamReader::open_decoder() {
   if (options_.keeper.stream != nullptr && !gpu_refused_ && open_gpu_decoder()) return;
   gpu_.reset();
-  decoder_.reset(avcodec_alloc_context3(codec_));
-  if (!decoder_) throw std::bad_alloc();
-  int result = avcodec_parameters_to_context(decoder_.get(), stream_->codecpar);
-  decoder_->pkt_timebase = stream_->time_base;
-  decoder_->max_pixels = kMaxPixels;
-  decoder_->flags |= AV_CODEC_FLAG_UNALIGNED;  // crop to the pixel
-  decoder_->thread_count = options_.threads;
+  decoder_ = open_cpu_decoder(options_.threads);
+}
+
+AvPtr<AVCodecContext> StreamReader::open_cpu_decoder(int threads) {
+  AvPtr<AVCodecContext> decoder(avcodec_alloc_context3(codec_));
+  if (!decoder) throw std::bad_alloc();
+  int result = avcodec_parameters_to_context(decoder.get(), stream_->codecpar);
+  decoder->pkt_timebase = stream_->time_base;
+  decoder->max_pixels = kMaxPixels;
+  decoder->flags |= AV_CODEC_FLAG_UNALIGNED;  // crop to the pixel
+  decoder->thread_count = threads;
   // Frame threads hold one frame a thread back, which a live picture should not wait for.
-  if (source_ != Source::kFile) decoder_->thread_type = FF_THREAD_SLICE;
-  if (result >= 0) result = avcodec_open2(decoder_.get(), codec_, nullptr);
+  if (source_ != Source::kFile) decoder->thread_type = FF_THREAD_SLICE;
+  if (result >= 0) result = avcodec_open2(decoder.get(), codec_, nullptr);
   if (result < 0) fail_read(std::string("cannot decode ") + codec_->name + " video", result);
+  return decoder;
 }
 
 StreamInfo StreamReader::info() const {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstring>
 #include <deque>
+#include <iterator>
 #include <new>
 #include <utility>
 #include <vector>
@@ -20,6 +21,8 @@ constexpr std::size_t kMostReordered = 16;  // pictures, of H.264 and HEVC
 // nothing that it decoded before it gave a first frame and that it still holds at the end, if that
 // frame begins an open group; and pictures that are shown before the key frame come in these.
 constexpr std::size_t kFewestBehind = 2 * (kMostReordered + 1);
+
+constexpr int kMostFailures = 1000;  // of a decoder at the beginning
 
 /// Whether the times of a stream's packets have been in order so far, group of pictures after group
 /// of pictures. From where they are not, a frame's number and time depend on what came before.
@@ -67,8 +70,7 @@ void StreamReader::go_to_start() {
   if (!(ticks < 9e18)) return;
   const int64_t zero = zero_time_ == AV_NOPTS_VALUE ? 0 : zero_time_;
   const int64_t target = zero + static_cast<int64_t>(ticks);
-  if (seek_by_index(target)) return;
-  scan_to(target);
+  if (!seek_by_index(target)) scan_to_start();
 }
 
 bool StreamReader::seek_by_index(int64_t target) {
@@ -117,8 +119,82 @@ bool StreamReader::seek_by_index(int64_t target) {
   return keys.size() == 1;
 }
 
+/// Sets the time of the first frame from that frame itself, where FFmpeg did not come to know it
+/// (H.264 in Matroska), and returns how many pictures at the beginning are never shown: those in
+/// front of the first key frame, which a cut left without what they refer to, and which have no
+/// times in Matroska. `packets` gets what was read.
+int64_t StreamReader::decode_beginning(std::deque<AvPtr<AVPacket>>& packets) {
+  const AvPtr<AVCodecContext> decoder = open_cpu_decoder(1);
+  const AvPtr<AVFrame> frame(av_frame_alloc());
+  if (!frame) throw std::bad_alloc();
+  FrameCounter counter;
+  int keys = 0, failures = 0;
+  int64_t frames = 0;           // of the packets
+  bool timeless = false;        // is one of the packets up to the second key frame
+  std::vector<int64_t> behind;  // times of the packets behind those
+  int64_t unshown = 0;
+  std::size_t bytes = 0;
+  for (bool ended = false, found = false; !found;) {
+    int result = avcodec_receive_frame(decoder.get(), frame.get());
+    if (result >= 0) {
+      const int64_t pts = frame->pts;
+      const int64_t index = counter.frame(pts);
+      if (!is_damaged(*frame)) last_time_ = stream_time(frame->best_effort_timestamp);
+      // The packets that are shown before a key frame follow it at once.
+      found = zero_time_ != AV_NOPTS_VALUE && frames > 1 &&
+              (!timeless || std::find(behind.begin(), behind.end(), pts) != behind.end());
+      if (!found || !timeless) continue;
+      const auto read = std::count_if(packets.begin(), packets.end(), [&](const auto& packet) {
+        return holds_frame(*packet) && packet->pts < pts;  // AV_NOPTS_VALUE is less than every time
+      });
+      unshown = std::max<int64_t>(read - index, 0);
+    } else if (result == AVERROR(EAGAIN)) {
+      AvPtr<AVPacket> packet(av_packet_alloc());
+      if (!packet) throw std::bad_alloc();
+      arm();
+      ended = bytes > kMostBytesAhead || !read_packet(*packet);
+      if (!ended && holds_frame(*packet)) {
+        const bool key = (packet->flags & AV_PKT_FLAG_KEY) != 0;
+        keys += key;
+        ++frames;
+        counter.packet(packet->pts, packet->dts, key);
+        if (packet->pts == AV_NOPTS_VALUE && packet->dts == AV_NOPTS_VALUE && keys < 2) {
+          timeless = true;
+          behind.clear();
+        } else if (packet->pts != AV_NOPTS_VALUE) {
+          behind.push_back(packet->pts);
+        }
+      }
+      result = avcodec_send_packet(decoder.get(), ended ? nullptr : packet.get());
+      if (result == AVERROR(ENOMEM)) throw std::bad_alloc();
+      if (result < 0 && ended) break;
+      if (result < 0) counter.broken();
+      if (ended) continue;
+      bytes += static_cast<std::size_t>(packet->size);
+      packets.push_back(std::move(packet));
+    } else if (result == AVERROR(ENOMEM)) {
+      throw std::bad_alloc();
+    } else if (ended || ++failures > kMostFailures) {
+      break;
+    } else {
+      counter.broken();
+    }
+  }
+  last_time_ = -1;
+  return unshown;
+}
+
 // Where the clock jumps, or times are out of order, nothing behind that is a beginning.
-void StreamReader::scan_to(int64_t target) {
+void StreamReader::scan_to_start() {
+  const int64_t offset = clock_offset_;
+  std::deque<AvPtr<AVPacket>> read;  // already
+  const bool matroska = std::strncmp(format_->iformat->name, "matroska", 8) == 0;
+  const AVCodecDescriptor* codec = avcodec_descriptor_get(codec_->id);
+  const bool reorders = codec == nullptr || (codec->props & AV_CODEC_PROP_INTRA_ONLY) == 0;
+  const bool hard = zero_time_ == AV_NOPTS_VALUE || (matroska && reorders);
+  const int64_t unshown = hard ? decode_beginning(read) : 0;
+  const int64_t zero = zero_time_ == AV_NOPTS_VALUE ? 0 : zero_time_;
+  const int64_t target = zero + static_cast<int64_t>(options_.start_s / av_q2d(stream_->time_base));
   int64_t before = 0;            // frames before the first packet kept
   std::deque<std::size_t> keys;  // of ahead_, at which decoding may begin
   const auto begin_at = [&](std::size_t key) {
@@ -126,20 +202,23 @@ void StreamReader::scan_to(int64_t target) {
     ahead_.erase(ahead_.begin(), ahead_.begin() + static_cast<std::ptrdiff_t>(key));
     for (std::size_t& other : keys) other -= key;
   };
-  const AVCodecDescriptor* codec = avcodec_descriptor_get(codec_->id);
-  const bool reorders = codec == nullptr || (codec->props & AV_CODEC_PROP_INTRA_ONLY) == 0;
   const std::size_t behind = reorders ? kFewestBehind : 0;
-  const int64_t offset = clock_offset_;
   TimesInOrder in_order;
   bool ordered = true;
   std::size_t bytes = 0;
   for (;;) {
-    AvPtr<AVPacket> packet(av_packet_alloc());
-    if (!packet) throw std::bad_alloc();
-    arm();
-    if (!read_packet(*packet)) {
-      input_ended_ = true;
-      break;
+    AvPtr<AVPacket> packet;
+    if (!read.empty()) {
+      packet = std::move(read.front());
+      read.pop_front();
+    } else {
+      packet.reset(av_packet_alloc());
+      if (!packet) throw std::bad_alloc();
+      arm();
+      if (!read_packet(*packet)) {
+        input_ended_ = true;
+        break;
+      }
     }
     if (holds_frame(*packet)) ordered = in_order(*packet) && clock_offset_ == offset;
     if (!ordered) {
@@ -161,8 +240,9 @@ void StreamReader::scan_to(int64_t target) {
     const bool there = decoded_at == AV_NOPTS_VALUE || decoded_at >= target;
     if ((there && keys.empty()) || bytes > kMostBytesAhead) break;
   }
+  std::move(read.begin(), read.end(), std::back_inserter(ahead_));
   if (input_ended_ && !keys.empty() && codec_->id != AV_CODEC_ID_H264) begin_at(keys.back());
-  counter_.restart(before);
+  counter_.restart(before > 0 ? before - unshown : 0);
 }
 
 }  // namespace rfseg::libav
