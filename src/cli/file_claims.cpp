@@ -91,8 +91,10 @@ void FileClaims::read(const std::string& path) {
     if (list.exists) add(reads_, list, "on standard input");
     return;
   }
-  if (path.find("://") != std::string::npos || is_no_file(path)) return;
+  if (path.find("://") != std::string::npos) return;
   std::error_code ignored;
+  // An open descriptor, too, may be of a file.
+  if (is_no_file(path) && !fs::is_regular_file(path, ignored)) return;
   if (!fs::is_directory(path, ignored)) add(reads_, place_of(path), path);
 }
 
@@ -101,10 +103,19 @@ void FileClaims::read(const std::vector<std::string>& paths) {
 }
 
 void FileClaims::read_model(const std::string& name) {
+  if (name.empty()) return;
+  fs::path file;
   try {
-    if (!name.empty()) read(resolve_model_path(name));
+    file = resolve_model_path(name);
   } catch (const Error&) {
-    // Not downloaded: nothing to write over.
+    return;  // not downloaded: nothing to write over
+  }
+  std::error_code ignored;
+  if (fs::is_directory(file, ignored)) file /= "model.safetensors";
+  read(file.string());
+  for (const char* beside : {"config.json", "preprocessor_config.json", "class_names.txt"}) {
+    const std::string path = (file.parent_path() / beside).string();
+    if (fs::is_regular_file(path, ignored)) read(path);
   }
 }
 

@@ -21,7 +21,8 @@ class FileClaims {
   /// is none.
   void read(const std::string& path);
   void read(const std::vector<std::string>& paths);
-  /// The same for a checkpoint or the name of a downloaded variant.
+  /// The same for a checkpoint, a folder with one or the name of a downloaded variant, and for the
+  /// files beside it that tell of the model.
   void read_model(const std::string& name);
 
   /// A file that will be written, "-" is standard output. Devices and "" are none. `option` is what

@@ -116,6 +116,35 @@ TEST_F(FilesTest, TheListOnStdinIsAnInput) {
       << result.err;
 }
 
+TEST_F(FilesTest, InputsThatAreOpenDescriptorsAreFiles) {
+  for (const char* name : {"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}) {
+    copy(pictures_[0], "a.json");
+    const RunResult result = run(predict({name, "-o", "a.json"}), "<a.json");
+    EXPECT_EQ(result.code, 2) << result.err;
+    EXPECT_NE(result.err.find(std::string("would overwrite the input ") + name), std::string::npos)
+        << result.err;
+    std::filesystem::remove(path("a.json"));
+  }
+}
+
+TEST_F(FilesTest, WhatTellsOfTheModelIsAnInput) {
+  copy(model(), "hf/model.safetensors");
+  for (const char* name : {"hf/config.json", "hf/preprocessor_config.json", "hf/class_names.txt"}) {
+    write_text(path(name), "{");
+    for (const char* where : {"hf/model.safetensors", "hf", "hf/"}) {
+      expect_refusal({"predict", "-m", where, "x.jpg", "--format", "coco", "-o", name},
+                     std::string("would overwrite the input hf"));
+    }
+    EXPECT_EQ(read_text(path(name)), "{");
+    expect_refusal({"bench", "-m", "hf/model.safetensors", "--stats", name},
+                   "would overwrite the input hf");
+    std::filesystem::remove(path(name));
+  }
+  expect_refusal({"convert", "hf", "hf/model.safetensors"}, "would overwrite the input hf");
+  // Elsewhere the names are as any others.
+  EXPECT_EQ(run({"predict", "-m", "hf", pictures_[0], "-o", "config.json"}).code, 0);
+}
+
 TEST_F(FilesTest, TracedPointsReplaceNoInput) {
   ASSERT_EQ(run({"preprocess", pictures_[0], "--size", "312", "-o", "x.npy"}).code, 0);
   ASSERT_EQ(run({"forward", "-m", model(), "--input", "x.npy", "-o", "t", "--trace"}).code, 0);

@@ -53,7 +53,7 @@ void add_convert(CLI::App& app) {
     const std::string output = output_path(arguments->output);
     refuse_other_ending(output);
     FileClaims claims;
-    claims.read(path);
+    claims.read_model(path);
     claims.write("output", output);
     refuse_missing_folder(output, "output");
     write_safetensors(open_checkpoint(path, arguments->options), output, arguments->dtype == "f16");
