@@ -297,6 +297,32 @@ TEST_F(BadInputTest, APictureWithoutAnImageIdFailsAlone) {
     EXPECT_EQ(entry["image_id"], 7);
 }
 
+// Also where the ids have its name.
+TEST_F(BadInputTest, AVideoBesideImageIdsFailsOnce) {
+  const std::string name = std::filesystem::path(pictures_[0]).filename().string();
+  write_text(path("ids.json"), R"({"images": [{"id": 7, "file_name": ")" + name +
+                                   R"("}, {"id": 8, "file_name": "clip.mp4"}]})");
+  const auto result = run({"predict", "-m", model(), demo("clip.mp4"), pictures_[0], "-o", "r.json",
+                           "--image-ids", "ids.json", "--every", "50", "--stats", "s.json"});
+  EXPECT_EQ(result.code, 1) << result.err;
+  const std::string told = "clip.mp4: --image-ids names pictures";
+  const std::size_t first = result.err.find(told);
+  ASSERT_NE(first, std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find("clip.mp4", first + 1), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("1 input(s) failed"), std::string::npos) << result.err;
+  const auto counts = nlohmann::json::parse(read_text(path("s.json")))["counts"];
+  EXPECT_EQ(counts["frames"], 1);
+  EXPECT_EQ(counts["failed"], 1);
+  EXPECT_EQ(counts["batches"], 1) << "the network ran for the video";
+  const auto entries = nlohmann::json::parse(read_text(path("r.json")));
+  EXPECT_FALSE(entries.empty());
+  for (const auto& entry : entries) EXPECT_EQ(entry["image_id"], 7);
+  expect_failure(
+      run({"predict", "-m", model(), demo("clip.mp4"), "-o", "v.json", "--image-ids", "ids.json"}),
+      4, told);
+  EXPECT_FALSE(std::filesystem::exists(path("v.json")));
+}
+
 TEST_F(BadInputTest, ACutVideoIsReportedAndItsFramesAreKept) {
   const std::string clip = read_text(demo("clip.mp4"));
   write_text(path("cut.mp4"), clip.substr(0, clip.size() / 2));

@@ -66,20 +66,28 @@ void claim_dense_masks(const PredictArguments& arguments, FileClaims& claims) {
   }
 }
 
-// Two pictures with one id would be evaluated as one. One without an id fails alone, later.
-ImageIds image_ids_of(const PredictArguments& arguments, const std::vector<Input>& inputs) {
+// Two pictures with one id would be evaluated as one. What can have none fails alone, without being
+// read.
+ImageIds image_ids_of(const PredictArguments& arguments, std::vector<Input>& inputs) {
   if (!wants_coco(arguments)) {
     throw Error(ErrorCode::kUsage,
                 "--image-ids: belongs to --format coco (an OUT that ends in .json)");
   }
   ImageIds ids(read_image_ids(arguments.image_ids));
   std::map<int64_t, std::string> files;
-  for (const Input& input : inputs) {
-    if (input.kind != InputKind::kImage || !input.error.empty()) continue;
+  for (Input& input : inputs) {
+    if (!input.error.empty()) continue;
+    if (input.kind == InputKind::kVideo) {
+      input = {input.path, InputKind::kImage,
+               fmt::format("{}: --image-ids names pictures; the frames of a video have no ids",
+                           input.path)};
+      continue;
+    }
     int64_t id = 0;
     try {
       id = ids.of(input.path);
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      input.error = error.what();
       continue;
     }
     const auto [other, is_new] = files.emplace(id, input.path);

@@ -39,8 +39,9 @@ bool wants_coco(const PredictArguments& arguments);
 /// Claims the PNG files of --masks dense. Throws Error(kUsage) where they would replace a file of
 /// this call, or have no place.
 void claim_dense_masks(const PredictArguments& arguments, FileClaims& claims);
-/// The ids of --image-ids. Throws Error(kUsage) where two of the inputs would get one.
-ImageIds image_ids_of(const PredictArguments& arguments, const std::vector<Input>& inputs);
+/// The ids of --image-ids. Throws Error(kUsage) where two of the inputs would get one; those that
+/// can have none, as videos, become inputs with `error`.
+ImageIds image_ids_of(const PredictArguments& arguments, std::vector<Input>& inputs);
 /// Tells of options for videos where no input is one.
 void warn_of_video_options(const CLI::App& verb, const std::vector<Input>& inputs);
 
