@@ -182,8 +182,9 @@ void finish_work_on_interrupt() { set_handler(remember_interrupt); }
 void guard_standard_streams() {
   for (int descriptor = 0; descriptor <= 2; ++descriptor) {
     if (fcntl(descriptor, F_GETFD) != -1) continue;
-    // Reading only: what is written to it fails, as it should. open takes the lowest free number.
-    if (open("/dev/null", O_RDONLY) != descriptor) _exit(static_cast<int>(ErrorCode::kOutput));
+    // For the other direction only: its use fails, as it should. open takes the lowest free number.
+    const int direction = descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY;
+    if (open("/dev/null", direction) != descriptor) _exit(static_cast<int>(ErrorCode::kOutput));
   }
 }
 

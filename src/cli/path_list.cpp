@@ -1,13 +1,37 @@
 #include "cli/path_list.h"
 
-#include <iostream>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <iterator>
 #include <sstream>
+#include <string>
 #include <string_view>
 
 #include "rfseg/error.h"
 
 namespace rfseg::cli {
+namespace {
+
+// std::cin would take a failure for the end.
+std::string read_stdin() {
+  std::string bytes;
+  char buffer[1 << 16];
+  while (true) {
+    const ssize_t count = read(STDIN_FILENO, buffer, sizeof(buffer));
+    if (count > 0) bytes.append(buffer, static_cast<std::size_t>(count));
+    if (count == 0) return bytes;
+    if (count < 0 && errno != EINTR) {
+      throw Error(ErrorCode::kInput,
+                  fmt::format("-: cannot read the list of inputs from standard input: {}",
+                              std::strerror(errno)));
+    }
+  }
+}
+
+}  // namespace
 
 std::vector<std::string> read_path_list(std::istream& list) {
   const std::string bytes{std::istreambuf_iterator<char>(list), {}};
@@ -38,7 +62,8 @@ std::vector<Input> inputs_of(const std::vector<std::string>& arguments) {
       continue;
     }
     // In a list it is the name of a file.
-    for (std::string& path : read_path_list(std::cin))
+    std::istringstream list(read_stdin());
+    for (std::string& path : read_path_list(list))
       words.push_back(path == "-" ? "./-" : std::move(path));
   }
   std::istringstream none;

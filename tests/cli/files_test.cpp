@@ -241,5 +241,18 @@ TEST_F(FilesTest, AListOnStdinEndsPathsByLinesOrByNul) {
   EXPECT_NE(wide.err.find("UTF-16"), std::string::npos) << wide.err;
 }
 
+TEST_F(FilesTest, AListThatCannotBeReadIsNoEmptyList) {
+  for (const auto& [shell, why] :
+       {std::pair{"</", "Is a directory"}, std::pair{"<&-", "Bad file descriptor"}}) {
+    const RunResult result = run(predict({"-"}), shell);
+    EXPECT_EQ(result.code, 4) << result.err;
+    const std::string told = "-: cannot read the list of inputs from standard input: ";
+    EXPECT_NE(result.err.find(told + why), std::string::npos) << result.err;
+  }
+  const RunResult empty = run(predict({"-"}), "</dev/null");
+  EXPECT_EQ(empty.code, 4);
+  EXPECT_NE(empty.err.find("the list of inputs is empty"), std::string::npos) << empty.err;
+}
+
 }  // namespace
 }  // namespace rfseg
