@@ -307,7 +307,8 @@ void add_bound_options(CLI::App& verb, ParityArguments& arguments) {
   add_integer(
       verb, "--max-unmatched", 0, std::numeric_limits<int>::max(),
       [&bounds](int value) { bounds.max_unmatched = value; },
-      "Fail past so many detections without a partner, of both runs together");
+      "Fail past so many detections without a partner, of both runs together; with any bound, a "
+      "picture that one run lacks fails too");
   add_number(
       verb, "--score-margin", 0, 1, [&](double value) { arguments.parity.score_margin = value; },
       "Unmatched this close to the threshold is listed apart (0.01)");
