@@ -111,6 +111,27 @@ TEST_F(VideoLength, AFileThatEndsWithZerosIsCut) {
   EXPECT_EQ(part.cut_short, 1);
 }
 
+// The index stands before what is missing, or behind it.
+TEST_F(VideoLength, AnMp4OfWhichSamplesAreZerosIsCut) {
+  const struct {
+    const char* name;
+    double from, to;
+  } files[] = {{"lengths/edited.mp4", 0.9, 1}, {"plain.mp4", 0.5, 0.8655}};
+  for (const auto& file : files) {
+    std::vector<uint8_t> bytes = read_file(kVideos + file.name, std::size_t{1} << 20);
+    const auto at = [&](double part) {
+      return bytes.begin() + static_cast<std::ptrdiff_t>(static_cast<double>(bytes.size()) * part);
+    };
+    std::fill(at(file.from), at(file.to), 0);
+    const std::string path = write(file.name, bytes);
+    const Read part = read(path);
+    EXPECT_GT(part.frames, 0) << file.name;
+    EXPECT_EQ(part.cut_short, 1) << file.name;
+    EXPECT_NE(part.log.find("truncated or damaged"), std::string::npos) << part.log;
+    EXPECT_EQ(read(path, 0, 0.1).cut_short, 0) << file.name;
+  }
+}
+
 // What is asked for is there, or it is not.
 TEST_F(VideoLength, OnlyTheFramesAskedForCanBeMissing) {
   const std::string path = cut("plain.mkv", 0.6);  // 12 of 24 frames, to 0.48 s

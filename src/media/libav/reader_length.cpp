@@ -55,8 +55,18 @@ void StreamReader::check_length() {
   if (whole_end == AV_NOPTS_VALUE || whole_end <= zero) return;
   const double length = to_seconds(whole_end - zero);
   const double stated = options_.end_s >= 0 ? std::min(length, options_.end_s) : length;
-  const double end = until_ != AV_NOPTS_VALUE ? std::max(to_seconds(until_ - zero), 0.0) : 0;
+  double end = until_ != AV_NOPTS_VALUE ? std::max(to_seconds(until_ - zero), 0.0) : 0;
+  // Black pictures that are stored as they are may be zeros.
+  const AVCodecDescriptor* codec = avcodec_descriptor_get(codec_->id);
+  const bool lossy = codec != nullptr && (codec->props & AV_CODEC_PROP_LOSSY) != 0;
+  const bool may_lack = source_ == Source::kFile && (lossy || broken_ > 0);
+  const int64_t lost = may_lack ? zeros_from(*format_, *stream_) : AV_NOPTS_VALUE;
+  if (lost != AV_NOPTS_VALUE) end = std::min(end, std::max(to_seconds(lost - zero), 0.0));
   if (stated - end <= kMostMissing * stated) return;
+  if (lost != AV_NOPTS_VALUE) {
+    shortfall_ = {end, length};
+    return;
+  }
   const Wholeness wholeness = wholeness_of(*format_, *stream_);
   if (wholeness == Wholeness::kWhole) return;
   if (wholeness == Wholeness::kUnknown) {

@@ -127,6 +127,26 @@ Wholeness wholeness_of(AVFormatContext& input, const AVStream& stream) {
   return found;
 }
 
+int64_t zeros_from(AVFormatContext& input, const AVStream& stream) {
+  Bytes bytes(input.pb);
+  if (bytes.size() <= 0 || !is_format(input, "mov")) return AV_NOPTS_VALUE;
+  auto* const s = const_cast<AVStream*>(&stream);
+  const auto is_zeros = [&](int index) {
+    uint8_t head[16];
+    const AVIndexEntry* entry = avformat_index_get_entry(s, index);
+    const int size = std::min(static_cast<int>(sizeof head), entry->size);
+    return size > 0 && bytes.read(entry->pos, head, size) &&
+           std::all_of(head, head + size, [](uint8_t byte) { return byte == 0; });
+  };
+  int zeros = avformat_index_get_entries_count(s) - 1, whole = -1;
+  if (zeros < 0 || !is_zeros(zeros)) return AV_NOPTS_VALUE;
+  while (zeros - whole > 1) {
+    const int middle = whole + (zeros - whole) / 2;
+    (is_zeros(middle) ? zeros : whole) = middle;
+  }
+  return avformat_index_get_entry(s, zeros)->timestamp;
+}
+
 double last_packet_end(const std::string& name, double near_s, const AVIOInterruptCB& watch) {
   double end = -std::numeric_limits<double>::infinity();
   AVFormatContext* context = avformat_alloc_context();

@@ -14,6 +14,11 @@ enum class Wholeness { kUnknown, kWhole, kCut };
 /// are zeros, as of a download that stopped. Moves `input`'s position: after its last packet.
 Wholeness wholeness_of(AVFormatContext& input, const AVStream& stream);
 
+/// Of an MP4 that was to be downloaded whole: the decoding time of its first sample of zeros, where
+/// all behind are such too; AV_NOPTS_VALUE where the last one is none. No compressed picture begins
+/// so. Moves `input`'s position as well.
+int64_t zeros_from(AVFormatContext& input, const AVStream& stream);
+
 /// When the last packet of any stream ends, in seconds of the file's clock, from `near_s` on; less
 /// than any time where the file `name` cannot be read again. `watch` is that of an interrupt
 /// callback.
