@@ -35,7 +35,7 @@ int64_t seek(void* opaque, int64_t at, int whence) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   constexpr int kBuffer = 4096;
   const AVStream stream{};
-  for (const char* name : {"matroska", "avi", "flv"}) {
+  for (const char* name : {"matroska", "avi", "flv", "asf"}) {
     Memory memory{data, static_cast<int64_t>(size), 0};
     AVIOContext* io = avio_alloc_context(static_cast<unsigned char*>(av_malloc(kBuffer)), kBuffer,
                                          0, &memory, read, nullptr, seek);
@@ -45,6 +45,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     input->iformat = av_find_input_format(name);
     if (input->iformat == nullptr) std::abort();
     rfseg::libav::wholeness_of(*input, stream);
+    rfseg::libav::length_of_cut_asf(*input);
     avformat_free_context(input);
     av_freep(&io->buffer);
     avio_context_free(&io);

@@ -152,6 +152,8 @@ def make_lengths():
         form = ["-bsf:v", "h264_mp4toannexb"] if kind == "avi" else []
         ffmpeg("-i", video, *sound, "-c:v", "copy", *form, "-c:a", "mp3", "-b:a", "8k", *EXACT, "-flags:a",
                "+bitexact", path("lengths/sound_longer." + kind))
+    ffmpeg(*source("48x32", 25), "-c:v", "wmv2", "-g", "8", "-q:v", "25", "-threads", "1", "-pix_fmt", "yuv420p",
+           "-packet_size", "400", *EXACT, path("lengths/plain.wmv"))
     # Begins within a group of pictures, of which an edit list leaves out the first.
     ffmpeg("-i", video, "-c", "copy", *EXACT, path("lengths/whole.mp4"))
     ffmpeg("-ss", "0.6", "-i", path("lengths/whole.mp4"), "-c", "copy", "-movflags", "+faststart", *EXACT,

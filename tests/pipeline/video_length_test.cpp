@@ -70,8 +70,8 @@ TEST_F(VideoLength, WholeFilesAreNotSaidToBeCut) {
   for (const char* name :
        {"lengths/sparse.mkv", "lengths/sparse.flv", "lengths/sparse.ts", "lengths/later.mkv",
         "lengths/edited.mp4", "lengths/sound_longer.mkv", "lengths/sound_longer.flv",
-        "lengths/sound_longer.avi", "b_frames.avi", "plain.mp4", "plain.mkv", "variable_rate.mp4",
-        "stream.ts", "mpeg4.avi", "vp8.webm"}) {
+        "lengths/sound_longer.avi", "lengths/plain.wmv", "b_frames.avi", "plain.mp4", "plain.mkv",
+        "variable_rate.mp4", "stream.ts", "mpeg4.avi", "vp8.webm"}) {
     for (const double start : {0.0, 0.2}) {
       for (const double end : {-1.0, 0.3, 50.0}) {
         const Read whole = read(kVideos + name, start, end);
@@ -91,7 +91,8 @@ TEST_F(VideoLength, CutFilesAreSaidToBe) {
     double part;
   } files[] = {{"plain.mkv", 0.6},          {"vp8.webm", 0.6},
                {"lengths/edited.mp4", 0.9}, {"lengths/sparse.flv", 0.85},
-               {"lengths/later.mkv", 0.9},  {"b_frames.avi", 0.8}};
+               {"lengths/later.mkv", 0.9},  {"b_frames.avi", 0.8},
+               {"lengths/plain.wmv", 0.6}};
   for (const auto& file : files) {
     const std::string path = cut(file.name, file.part);
     const Read part = read(path);

@@ -52,8 +52,11 @@ void StreamReader::check_length() {
                        : stream_->start_time != AV_NOPTS_VALUE ? stream_->start_time
                                                                : 0;
   const int64_t whole_end = stated_end();
-  if (whole_end == AV_NOPTS_VALUE || whole_end <= zero) return;
-  const double length = to_seconds(whole_end - zero);
+  const bool tells_end = whole_end != AV_NOPTS_VALUE && whole_end > zero;
+  const double length = tells_end                  ? to_seconds(whole_end - zero)
+                        : source_ == Source::kFile ? length_of_cut_asf(*format_)
+                                                   : -1;
+  if (!(length > 0)) return;
   const double stated = options_.end_s >= 0 ? std::min(length, options_.end_s) : length;
   double end = until_ != AV_NOPTS_VALUE ? std::max(to_seconds(until_ - zero), 0.0) : 0;
   // Black pictures that are stored as they are may be zeros.
@@ -63,7 +66,7 @@ void StreamReader::check_length() {
   const int64_t lost = may_lack ? zeros_from(*format_, *stream_) : AV_NOPTS_VALUE;
   if (lost != AV_NOPTS_VALUE) end = std::min(end, std::max(to_seconds(lost - zero), 0.0));
   if (stated - end <= kMostMissing * stated) return;
-  if (lost != AV_NOPTS_VALUE) {
+  if (lost != AV_NOPTS_VALUE || !tells_end) {
     shortfall_ = {end, length};
     return;
   }

@@ -147,6 +147,37 @@ int64_t zeros_from(AVFormatContext& input, const AVStream& stream) {
   return avformat_index_get_entry(s, zeros)->timestamp;
 }
 
+double length_of_cut_asf(AVFormatContext& input) {
+  constexpr uint8_t kHead[16] = {0x30, 0x26, 0xb2, 0x75, 0x8e, 0x66, 0xcf, 0x11,
+                                 0xa6, 0xd9, 0x00, 0xaa, 0x00, 0x62, 0xce, 0x6c};
+  constexpr uint8_t kFile[16] = {0xa1, 0xdc, 0xab, 0x8c, 0x47, 0xa9, 0xcf, 0x11,
+                                 0x8e, 0xe4, 0x00, 0xc0, 0x0c, 0x20, 0x53, 0x65};
+  constexpr int kName = 16, kMostObjects = 1000;
+  Bytes bytes(input.pb);
+  uint8_t object[92];
+  const auto number = [&](int at, int size) {
+    uint64_t value = 0;
+    for (int i = size - 1; i >= 0; --i) value = value << 8 | object[at + i];
+    return value;
+  };
+  if (!is_format(input, "asf") || !bytes.read(0, object, kName) ||
+      std::memcmp(object, kHead, kName) != 0) {
+    return -1;
+  }
+  int64_t at = 30;
+  for (int i = 0; i < kMostObjects && bytes.read(at, object, sizeof object); ++i) {
+    const uint64_t size = number(kName, 8);
+    if (std::memcmp(object, kFile, kName) == 0) {
+      const bool is_broadcast = (number(88, 4) & 1) != 0;  // and no number is valid
+      if (is_broadcast || number(40, 8) <= static_cast<uint64_t>(bytes.size())) return -1;
+      return static_cast<double>(number(64, 8)) * 1e-7 - static_cast<double>(number(80, 8)) * 1e-3;
+    }
+    if (size < 24 || size > static_cast<uint64_t>(bytes.size() - at)) break;
+    at += static_cast<int64_t>(size);
+  }
+  return -1;
+}
+
 double last_packet_end(const std::string& name, double near_s, const AVIOInterruptCB& watch) {
   double end = -std::numeric_limits<double>::infinity();
   AVFormatContext* context = avformat_alloc_context();

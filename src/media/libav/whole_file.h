@@ -19,6 +19,10 @@ Wholeness wholeness_of(AVFormatContext& input, const AVStream& stream);
 /// so. Moves `input`'s position as well.
 int64_t zeros_from(AVFormatContext& input, const AVStream& stream);
 
+/// Seconds of an ASF (WMV) that is shorter than its header says, of which FFmpeg does not tell how
+/// long it was to be; -1 for others. Moves `input`'s position as well.
+double length_of_cut_asf(AVFormatContext& input);
+
 /// When the last packet of any stream ends, in seconds of the file's clock, from `near_s` on; less
 /// than any time where the file `name` cannot be read again. `watch` is that of an interrupt
 /// callback.
