@@ -5,10 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "core/cpu.h"
 #include "core/cuda/device.h"
@@ -354,6 +357,100 @@ TEST(CudaEngine, SeveralModelsWorkSideBySide) {
     EXPECT_TRUE(same(b1, out));
     a->forward(x.data.data(), 1, out);
     EXPECT_TRUE(same(a1, out));
+  }
+}
+
+/// Passes over one picture on a stream of their own, and how often which output was another one.
+class Repeated {
+ public:
+  Repeated(std::unique_ptr<CudaEngine> engine, const Golden& golden, const Tensor& input)
+      : engine_(std::move(engine)) {
+    const ModelConfig& c = golden.config;
+    const std::size_t queries = static_cast<std::size_t>(c.queries);
+    bytes_[0] = queries * 4 * sizeof(float);
+    bytes_[1] = queries * static_cast<std::size_t>(c.logits) * sizeof(float);
+    bytes_[2] = queries * static_cast<std::size_t>(c.mask_rows()) *
+                static_cast<std::size_t>(c.mask_cols()) * 2;
+    engine_->prepare(1);
+    cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    cuda::check(cudaMemcpy(engine_->input(), input.data.data(), input.data.size() * sizeof(float),
+                           cudaMemcpyHostToDevice),
+                "copying a picture");
+    for (std::size_t i = 0; i < 3; ++i) {
+      cuda::check(cudaMallocHost(&first_[i], bytes_[i]), "pinned memory");
+      cuda::check(cudaMallocHost(&now_[i], bytes_[i]), "pinned memory");
+    }
+    pass(first_);
+  }
+  ~Repeated() {
+    for (std::size_t i = 0; i < 3; ++i) {
+      cudaFreeHost(first_[i]);
+      cudaFreeHost(now_[i]);
+    }
+    cudaStreamDestroy(stream_);
+  }
+  Repeated(const Repeated&) = delete;
+  Repeated& operator=(const Repeated&) = delete;
+
+  void run(int passes) {
+    for (int n = 0; n < passes; ++n) {
+      pass(now_);
+      for (std::size_t i = 0; i < 3; ++i) {
+        if (std::memcmp(first_[i], now_[i], bytes_[i]) != 0) ++others[i];
+      }
+    }
+  }
+  bool starts_as(const Repeated& other) const {
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (std::memcmp(first_[i], other.first_[i], bytes_[i]) != 0) return false;
+    }
+    return true;
+  }
+
+  int others[3] = {};  ///< of boxes, logits, masks
+
+ private:
+  void pass(const std::array<void*, 3>& to) {
+    engine_->begin(stream_);
+    const DeviceHeads heads = engine_->enqueue(1, stream_);
+    const void* from[] = {heads.boxes, heads.logits, heads.masks};
+    for (std::size_t i = 0; i < 3; ++i) {
+      cuda::check(cudaMemcpyAsync(to[i], from[i], bytes_[i], cudaMemcpyDeviceToHost, stream_),
+                  "copying results");
+    }
+    engine_->end(stream_);
+    cuda::check(cudaStreamSynchronize(stream_), "waiting for a pass");
+  }
+
+  std::unique_ptr<CudaEngine> engine_;
+  cudaStream_t stream_ = nullptr;
+  std::size_t bytes_[3] = {};
+  std::array<void*, 3> first_ = {}, now_ = {};
+};
+
+/// What a kernel reads before it was written shows only when others keep its predecessors waiting.
+TEST(CudaEngine, PassesBesideEachOtherGiveTheSameBytes) {
+  RFSEG_NEED_GPU();
+  const char* wanted = std::getenv("RFSEG_CUDA_PASSES");
+  const int passes = wanted != nullptr ? std::atoi(wanted) : 1000;
+  const Golden golden = load_golden("seg-nano");
+  const Tensor input = golden.input();
+  std::vector<std::unique_ptr<Repeated>> all;
+  auto first = engine_of(golden.config, golden.weights(), Precision::kFp16);
+  for (int i = 1; i < 4; ++i) {
+    all.push_back(std::make_unique<Repeated>(first->share(), golden, input));
+  }
+  all.push_back(std::make_unique<Repeated>(std::move(first), golden, input));
+  std::vector<std::thread> threads;
+  for (const auto& one : all) {
+    EXPECT_TRUE(one->starts_as(*all[0]));
+    threads.emplace_back([&one, passes] { one->run(passes); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& one : all) {
+    EXPECT_EQ(one->others[0], 0) << "boxes of " << passes << " passes";
+    EXPECT_EQ(one->others[1], 0) << "logits of " << passes << " passes";
+    EXPECT_EQ(one->others[2], 0) << "masks of " << passes << " passes";
   }
 }
 
