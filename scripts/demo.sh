@@ -4,6 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+if [[ $# -gt 1 || "${1:-}" == -* ]]; then
+  echo "Usage: scripts/demo.sh [FOLDER]   (results go to FOLDER, default out/demo)" >&2
+  exit 2
+fi
 out="${1:-out/demo}"
 # The program and its video module, without tests and benchmarks.
 echo "== Building: the first time about 7 minutes on 2 idle cores, 3 where nvcc is not installed"

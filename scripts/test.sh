@@ -6,6 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+if [[ $# -gt 1 || ( $# -eq 1 && "$1" != "--quick" ) ]]; then
+  echo "Usage: scripts/test.sh [--quick]   (--quick: the release build alone)" >&2
+  exit 2
+fi
 jobs=$(nproc)
 failed=()
 results=()
