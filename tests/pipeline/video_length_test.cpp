@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <mutex>
 #include <string>
 
@@ -101,6 +102,19 @@ TEST_F(VideoLength, CutFilesAreSaidToBe) {
     EXPECT_NE(part.log.find(path), std::string::npos) << part.log;
     EXPECT_NE(part.log.find("truncated or damaged"), std::string::npos) << part.log;
   }
+}
+
+// An AVI that was written to a pipe has neither its size nor its number of frames.
+TEST_F(VideoLength, AnAviThatTellsNoLengthIsNotSaidToBeCut) {
+  std::vector<uint8_t> bytes = read_file(kVideos + "mpeg4.avi", std::size_t{1} << 20);
+  std::fill(bytes.begin() + 4, bytes.begin() + 8, 0xff);
+  const std::string head = "strh";
+  const auto found = std::search(bytes.begin(), bytes.end(), head.begin(), head.end());
+  ASSERT_GT(bytes.end() - found, 44);
+  for (int i = 0; i < 4; ++i) found[40 + i] = i < 3 ? 0 : 0x40;
+  const Read whole = read(write("mpeg4.avi", bytes));
+  EXPECT_EQ(whole.frames, 10);
+  EXPECT_EQ(whole.cut_short, 0) << whole.log;
 }
 
 // As long as the whole, as of a download that reserves its place first.

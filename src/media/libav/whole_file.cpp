@@ -77,7 +77,8 @@ Wholeness matroska_wholeness(Bytes& bytes) {
 
 /// One RIFF chunk, and others behind it in files of more than 1 GB (OpenDML).
 Wholeness avi_wholeness(Bytes& bytes) {
-  constexpr int64_t kHead = 8, kCareless = 16;  // bytes by which writers err
+  constexpr int64_t kHead = 8, kUnset = 0xffffffff;
+  constexpr int64_t kCareless = 16;  // bytes by which writers err
   Wholeness found = Wholeness::kUnknown;
   uint8_t head[kHead + 4];
   for (int64_t at = 0; bytes.read(at, head, sizeof head);) {
@@ -85,6 +86,8 @@ Wholeness avi_wholeness(Bytes& bytes) {
     const int64_t length =
         head[4] | head[5] << 8 | head[6] << 16 | static_cast<int64_t>(head[7]) << 24;
     if (length == 0) return Wholeness::kUnknown;
+    // Written to a pipe: the number of frames is made up as well.
+    if (length == kUnset) return Wholeness::kWhole;
     at += kHead + length + length % 2;
     if (at > bytes.size() + kCareless) return Wholeness::kCut;
     found = Wholeness::kWhole;
