@@ -1,7 +1,5 @@
 // What is left, and told, of a run that the user ends.
 
-#include <signal.h>
-
 #include <atomic>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -19,14 +17,7 @@ using testing::json_lines;
 using testing::read_text;
 using testing::write_text;
 
-class InterruptTest : public testing::ProgramTest {
- protected:
-  void SetUp() override {
-    ProgramTest::SetUp();
-    // The program inherits them, and whoever runs this may ignore some.
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) signal(number, SIG_DFL);
-  }
-};
+class InterruptTest : public testing::ProgramTest {};
 
 TEST_F(InterruptTest, OutputsAreWholeAndTheCodeIs130) {
   const auto result = run({"predict", "-m", model(), demo("clip.mp4"), demo("clip.mp4"), "-o",
