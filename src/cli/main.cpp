@@ -34,13 +34,18 @@ std::vector<std::string> words_of(int argc, char** argv) {
   return words;
 }
 
-// "-o $OUT" with nothing in OUT must not write to another place than was meant.
-void refuse_empty_names(CLI::App& app) {
+// "-o $OUT" with nothing in OUT must not write to another place than was meant, nor "--overlay $OUT
+// --quiet" to a folder called --quiet.
+void refuse_missing_values(CLI::App& app) {
   static constexpr const char* kTexts[] = {"--report-title", "--report-notice"};
-  const auto check = [](const std::string& value) {
-    return value.empty() ? std::string("empty; is a variable of the shell not set?") : "";
-  };
   for (CLI::App* verb : app.get_subcommands({})) {
+    const auto check = [&app, verb](const std::string& value) -> std::string {
+      if (value.empty()) return "empty; is a variable of the shell not set?";
+      if (value.size() < 2 || value[0] != '-') return "";
+      if (!verb->get_option_no_throw(value) && !app.get_option_no_throw(value)) return "";
+      return "'" + value + "' is an option, so the value is missing (./" + value +
+             " for a file of that name)";
+    };
     for (CLI::Option* option : verb->get_options()) {
       const bool text = std::any_of(std::begin(kTexts), std::end(kTexts),
                                     [&](const char* name) { return option->check_name(name); });
@@ -89,7 +94,7 @@ int run(int argc, char** argv) {
   rfseg::cli::add_replay(app, exit_code);
   rfseg::cli::add_ablate(app, exit_code);
   rfseg::cli::add_completion(app);
-  refuse_empty_names(app);
+  refuse_missing_values(app);
   try {
     std::vector<std::string> words = words_of(argc, argv);
     std::reverse(words.begin(), words.end());  // as CLI11 wants them

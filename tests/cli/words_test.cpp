@@ -41,6 +41,17 @@ TEST_F(WordsTest, UnknownWordsAreNamedWithTheNearestKnownOne) {
   expect_usage_error(run({"predict", "a.jpg"}), {"--model"});
 }
 
+TEST_F(WordsTest, AnOptionIsNoValueOfTheOneBeforeIt) {
+  for (const char* option : {"--overlay", "--report", "-o"}) {
+    expect_usage_error(run({"predict", "-m", model(), pictures_[0], option, "--masks", "none"}),
+                       {"'--masks' is an option, so the value is missing"});
+    expect_usage_error(run({"predict", "-m", model(), pictures_[0], option, "--quiet"}),
+                       {"'--quiet' is an option, so the value is missing"});
+  }
+  expect_usage_error(run({"predict", "-m", "--masks", "none", pictures_[0]}),
+                     {"--model: '--masks' is an option"});
+}
+
 TEST_F(WordsTest, ValuesAreNamedWithTheNearestKnownOne) {
   const auto expect = [&](const std::vector<std::string>& words, int code, const char* part) {
     const RunResult result = run(words, "", "RF_HOME=" + folder_.string());
