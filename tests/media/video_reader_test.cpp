@@ -208,15 +208,7 @@ void move_picture(std::vector<char>& stream, int which, int64_t ticks) {
       continue;
     }
     if ((pes[7] & 0x80) == 0 || which-- > 0) continue;
-    uint8_t* const p = pes + 9;
-    int64_t time = (int64_t{p[0]} >> 1 & 7) << 30 | int64_t{p[1]} << 22 | int64_t{p[2]} >> 1 << 15 |
-                   int64_t{p[3]} << 7 | p[4] >> 1;
-    time += ticks;
-    p[0] = static_cast<uint8_t>((p[0] & 0xf0) | (time >> 30 & 7) << 1 | 1);
-    p[1] = static_cast<uint8_t>(time >> 22);
-    p[2] = static_cast<uint8_t>((time >> 15 & 0x7f) << 1 | 1);
-    p[3] = static_cast<uint8_t>(time >> 7);
-    p[4] = static_cast<uint8_t>((time & 0x7f) << 1 | 1);
+    add_to_time(pes + 9, ticks);
     return;
   }
   FAIL() << "no such picture";

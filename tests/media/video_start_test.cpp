@@ -77,18 +77,6 @@ TEST(VideoStart, CountsNoPicturesThatACutMadeUseless) {
   expect_every_start(path, all);
 }
 
-// Program streams and MPEG-2 transport streams tell times in 33 bits of 90 kHz.
-void add_to_time(uint8_t* p, int64_t ticks) {
-  int64_t time = (int64_t{p[0]} >> 1 & 7) << 30 | int64_t{p[1]} << 22 | int64_t{p[2]} >> 1 << 15 |
-                 int64_t{p[3]} << 7 | p[4] >> 1;
-  time += ticks;
-  p[0] = static_cast<uint8_t>((p[0] & 0xf0) | (time >> 30 & 7) << 1 | 1);
-  p[1] = static_cast<uint8_t>(time >> 22);
-  p[2] = static_cast<uint8_t>((time >> 15 & 0x7f) << 1 | 1);
-  p[3] = static_cast<uint8_t>(time >> 7);
-  p[4] = static_cast<uint8_t>((time & 0x7f) << 1 | 1);
-}
-
 constexpr std::size_t kPacket = 188;
 
 /// Where the pictures of a transport stream begin, each with a packet.

@@ -113,4 +113,16 @@ inline Decoded decode(const std::string& path, VideoOptions options = {}) {
   return result;
 }
 
+/// Adds `ticks` of 90 kHz to the 33-bit time stamp at `p`, as a PES header has it.
+inline void add_to_time(uint8_t* p, int64_t ticks) {
+  int64_t time = (int64_t{p[0]} >> 1 & 7) << 30 | int64_t{p[1]} << 22 | int64_t{p[2]} >> 1 << 15 |
+                 int64_t{p[3]} << 7 | p[4] >> 1;
+  time += ticks;
+  p[0] = static_cast<uint8_t>((p[0] & 0xf0) | (time >> 30 & 7) << 1 | 1);
+  p[1] = static_cast<uint8_t>(time >> 22);
+  p[2] = static_cast<uint8_t>((time >> 15 & 0x7f) << 1 | 1);
+  p[3] = static_cast<uint8_t>(time >> 7);
+  p[4] = static_cast<uint8_t>((time & 0x7f) << 1 | 1);
+}
+
 }  // namespace rfseg
