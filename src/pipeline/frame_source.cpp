@@ -7,6 +7,8 @@
 #include <cmath>
 #include <filesystem>
 #include <istream>
+#include <iterator>
+#include <string_view>
 #include <system_error>
 
 #include "core/cpu.h"
@@ -94,6 +96,27 @@ void add_argument(const std::string& path, std::vector<Input>& out) {
 
 }  // namespace
 
+std::vector<std::string> read_path_list(std::istream& list) {
+  const std::string bytes{std::istreambuf_iterator<char>(list), {}};
+  std::string_view rest = bytes;
+  if (rest.starts_with("\xff\xfe") || rest.starts_with("\xfe\xff")) {
+    throw Error(ErrorCode::kInput,
+                "-: the list of paths is UTF-16 text; bytes as the file system has them, one path "
+                "a line or ended by NUL, are accepted");
+  }
+  if (rest.starts_with("\xef\xbb\xbf")) rest.remove_prefix(3);
+  const bool zero = rest.find('\0') != std::string_view::npos;
+  std::vector<std::string> paths;
+  while (!rest.empty()) {
+    const std::size_t end = std::min(rest.find(zero ? '\0' : '\n'), rest.size());
+    std::string_view path = rest.substr(0, end);
+    if (!zero && path.ends_with('\r')) path.remove_suffix(1);
+    if (!path.empty()) paths.emplace_back(path);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return paths;
+}
+
 std::vector<Input> expand_inputs(const std::vector<std::string>& arguments, std::istream& list) {
   std::vector<Input> inputs;
   for (const std::string& argument : arguments) {
@@ -101,9 +124,9 @@ std::vector<Input> expand_inputs(const std::vector<std::string>& arguments, std:
       add_argument(argument, inputs);
       continue;
     }
-    for (std::string line; std::getline(list, line);) {
-      if (!line.empty() && line.back() == '\r') line.pop_back();
-      if (!line.empty()) add_argument(line, inputs);
+    // In a list "-" is the name of a file.
+    for (const std::string& path : read_path_list(list)) {
+      add_argument(path == "-" ? "./-" : path, inputs);
     }
   }
   return inputs;

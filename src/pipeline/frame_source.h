@@ -66,9 +66,13 @@ struct Input {
   std::string error;  ///< an input that cannot be used, reported in its place in the order
 };
 
+/// The paths of a list, one a line, or each ended by a NUL byte (find -print0) where the list has
+/// one; names may hold anything else then. Throws Error(kInput) for text in UTF-16.
+std::vector<std::string> read_path_list(std::istream& list);
+
 /// Expands the user's arguments: files as they are, directories into their pictures sorted by name
 /// (neither hidden ones nor those of folders in it; videos are left out with a warning), "-" into
-/// the paths on `list` (one a line), URLs named as pictures as such, others and /dev/video* as
+/// the paths of read_path_list(`list`), URLs named as pictures as such, others and /dev/video* as
 /// videos. What does not exist, holds no picture or is a pipe, socket or other
 /// device becomes an Input with `error`.
 std::vector<Input> expand_inputs(const std::vector<std::string>& arguments, std::istream& list);
