@@ -73,6 +73,18 @@ RFSEG_DEVICE void await_mail(MailBox* box) {
   }
 }
 
+/// Waits until what `v` has been computed from is loaded from shared memory. A load that is merely
+/// issued may still wait for its turn when a barrier has been passed, of the block or of the
+/// cluster, and mail that comes to its place overtakes it.
+RFSEG_DEVICE void await_loads(uint32_t v) {
+  // Needs the value, and does nothing whatever it is.
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.eq.u32 p, %0, 0xffffffff;\n"
+      "@p nanosleep.u32 0;\n}\n" ::"r"(v)
+      : "memory");
+}
+
 #else  // every wait is one for the whole cluster; without clusters for the block
 
 RFSEG_DEVICE void open_box(MailBox*, int) {}
@@ -84,6 +96,7 @@ RFSEG_DEVICE void send(void* to, MailBox*, int rank, const T& v) {
   *cluster_peer(static_cast<T*>(to), rank) = v;
 }
 RFSEG_DEVICE void await_mail(MailBox*) { cluster_sync(); }
+RFSEG_DEVICE void await_loads(uint32_t) {}
 
 #endif
 

@@ -89,7 +89,7 @@ inline void row_started(RowBarrier& barrier) {
   warp_sync();
   if (thread_index() % 32 == 0) ++barrier.word;
 }
-inline void row_written() {}
+inline void row_accessed() {}
 inline void wait_row(RowBarrier& barrier, uint32_t phase) {
   const auto pending = [&] {
     return ((barrier.word & 0xffffffffu) / (barrier.word >> 32) & 1) == phase;
@@ -177,8 +177,10 @@ RFSEG_DEVICE void copy_row(void* to, const void* from, uint32_t bytes, RowBarrie
       : "memory");
 }
 RFSEG_DEVICE void row_started(RowBarrier&) {}
-/// After ordinary stores to where copies will be made, too.
-RFSEG_DEVICE void row_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/// Between this thread's ordinary stores to or loads from a place and the barrier after which
+/// copies may be made there, too: such a load may still wait for its turn when the barrier is
+/// passed, and a copy overtakes it.
+RFSEG_DEVICE void row_accessed() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 RFSEG_DEVICE void wait_row(RowBarrier& barrier, uint32_t phase) {
   uint32_t done = 0;
   while (done == 0) {
@@ -211,7 +213,7 @@ RFSEG_DEVICE void row_started(RowBarrier& barrier) {
                  : "memory");
   }
 }
-RFSEG_DEVICE void row_written() {}
+RFSEG_DEVICE void row_accessed() {}
 RFSEG_DEVICE void wait_row(RowBarrier& barrier, uint32_t phase) {
   uint32_t done = 0;
   while (done == 0) {

@@ -95,6 +95,7 @@ class PilTile {
       its_share = its_share + 1 < kShares ? its_share + 1 : 0;
       phases ^= 1u << (first_bit + slot);
       if (!all_have_room && rounds_ > depth) {
+        row_accessed();
         block_sync();
         if (round + depth < rounds_) start_rounds(round + depth, round + depth + 1, slot);
       }
@@ -123,7 +124,7 @@ class PilTile {
     } else {
       run_strips(in);
     }
-    row_written();  // copies of the next tile may come to the same place
+    row_accessed();  // copies of the next tile may come to the same place
     return phases;
   }
 

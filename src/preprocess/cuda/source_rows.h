@@ -228,7 +228,7 @@ class StagedReader {
     for (int i = tail + lane; i < s.needed; i += kWarp) {
       place[past + i] = load_constant(s.first + i);
     }
-    row_written();
+    row_accessed();
   }
 
   /// 4 pixels of four bytes.

@@ -189,6 +189,8 @@ RFSEG_DEVICE void attend(const AttentionTask& task, void* shared) {
           load_matrices(queries + box * kBoxBytes + row_in_tile * 128 + piece * 16, q[4 * i],
                         q[4 * i + 1], q[4 * i + 2], q[4 * i + 3]);
         }
+        fence_async();
+        warp_sync();
         if (lane == 0) barrier_arrive(query_empty + 8 * box);
       }
 

@@ -174,7 +174,9 @@ RFSEG_DEVICE void store_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 RFSEG_DEVICE void store_wait_all() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-/// Orders this thread's writes to shared memory before what the copy engine and wgmma read later.
+/// Orders this thread's accesses to shared memory before what the copy engine and wgmma do there
+/// later: before they read what it has written, and before they write where it has read. A load
+/// that has been issued may still wait for its turn, and a barrier does not wait with it.
 RFSEG_DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // ---- Matrices of 8x8 halves between registers and shared memory

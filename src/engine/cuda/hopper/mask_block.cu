@@ -258,6 +258,8 @@ RFSEG_DEVICE void mask_block_body(const MaskBlockTask& task, void* shared) {
       barrier_wait(full + 8 * at, parity);
       convolve(base + kSlabsAt + at * kSlabPitch, rows, taps + s * kSlabChannels * 32,
                start_at + s * kSlabChannels, diagonal, v + kLast, old + kLast, sum, squares);
+      fence_async();
+      warp_sync();
       if (leader) barrier_arrive(empty + 8 * at);
       if (++slot == kSlots) slot = 0, parity ^= 1;
     }

@@ -55,6 +55,7 @@ RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitc
   }
 }
 /// multiply() with the weights in registers, so that they are read before the rows are there.
+/// Behind the next barrier their places may be written by other blocks.
 template <int kTiles, int kSteps>
 RFSEG_DEVICE void load_columns(uint32_t (&columns)[kSteps][kTiles][4], SharedAddress b,
                                int b_pitch) {
@@ -67,6 +68,12 @@ RFSEG_DEVICE void load_columns(uint32_t (&columns)[kSteps][kTiles][4], SharedAdd
       load_matrices(columns[step][tile], b + static_cast<uint32_t>(tile * 8 * b_pitch + step * 64));
     }
   }
+  uint32_t all = 0;
+  RFSEG_UNROLL
+  for (int i = 0; i < kSteps * kTiles * 4; ++i) {
+    all |= columns[i / (kTiles * 4)][i / 4 % kTiles][i % 4];
+  }
+  await_loads(all);
 }
 template <int kTiles, int kSteps>
 RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitch,
