@@ -293,6 +293,14 @@ CocoSummary evaluate_coco(const std::string& ground_truth_json, const std::strin
   CocoSummary summary = evaluate(truth, results, type);
   summary.boxes_as_masks = boxes_as_masks;
   summary.results = results.size();
+  std::vector<bool> annotated(truth.image_ids.size()), found(truth.image_ids.size());
+  for (const TruthEntry& entry : truth.entries)
+    annotated[static_cast<std::size_t>(entry.image)] = true;
+  for (const ResultEntry& entry : results) found[static_cast<std::size_t>(entry.image)] = true;
+  for (std::size_t i = 0; i < annotated.size(); ++i) {
+    summary.annotated += annotated[i];
+    summary.without_results += annotated[i] && !found[i];
+  }
   return summary;
 }
 

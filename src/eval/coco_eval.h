@@ -13,6 +13,8 @@ struct CocoSummary {
   std::array<double, 12> stats{};
   /// kSegm: results without a mask, whose boxes stood for one, and how many results there are.
   std::size_t boxes_as_masks = 0, results = 0;
+  /// Pictures with annotations, and those of them for which there is no result at all.
+  std::size_t annotated = 0, without_results = 0;
   /// The table that pycocotools prints.
   std::string table(IouType type) const;
 };

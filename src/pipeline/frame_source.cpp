@@ -94,11 +94,29 @@ void add_argument(const std::string& path, std::vector<Input>& out) {
   }
 }
 
+/// Whether a file of pictures begins like this: JPEG, PNG, GIF, TIFF, WebP or AVI, MP4, Matroska.
+bool looks_like_pictures(std::string_view bytes) {
+  using namespace std::string_view_literals;
+  for (const std::string_view first :
+       {"\xff\xd8\xff"sv, "\x89PNG\r\n"sv, "GIF8"sv, "II*\0"sv, "MM\0*"sv, "\x1a\x45\xdf\xa3"sv}) {
+    if (bytes.starts_with(first)) return true;
+  }
+  if (bytes.size() < 12) return false;
+  const std::string_view kind = bytes.substr(8, 4);
+  return bytes.substr(4, 4) == "ftyp" ||
+         (bytes.starts_with("RIFF") && (kind == "WEBP" || kind == "AVI "));
+}
+
 }  // namespace
 
 std::vector<std::string> read_path_list(std::istream& list) {
   const std::string bytes{std::istreambuf_iterator<char>(list), {}};
   std::string_view rest = bytes;
+  if (looks_like_pictures(rest)) {
+    throw Error(ErrorCode::kInput,
+                "-: a list of paths is read from standard input, and this is a picture or a video; "
+                "name the file");
+  }
   if (rest.starts_with("\xff\xfe") || rest.starts_with("\xfe\xff")) {
     throw Error(ErrorCode::kInput,
                 "-: the list of paths is UTF-16 text; bytes as the file system has them, one path "

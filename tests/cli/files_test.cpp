@@ -239,6 +239,11 @@ TEST_F(FilesTest, AListOnStdinEndsPathsByLinesOrByNul) {
   const RunResult wide = run(predict({"-"}, model()), "", "cat list |");
   EXPECT_EQ(wide.code, 4) << wide.err;
   EXPECT_NE(wide.err.find("UTF-16"), std::string::npos) << wide.err;
+  const RunResult picture = run(predict({"-"}, model()), "<" + testing::quoted(pictures_[0]));
+  EXPECT_EQ(picture.code, 4);
+  EXPECT_EQ(picture.err,
+            "rfseg: error: -: a list of paths is read from standard input, and this is "
+            "a picture or a video; name the file\n");
 }
 
 TEST_F(FilesTest, AListThatCannotBeReadIsNoEmptyList) {

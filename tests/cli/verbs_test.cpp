@@ -171,6 +171,29 @@ TEST_F(VerbsTest, EvalSaysWhereBoxesStandForMasks) {
   EXPECT_FALSE(json::parse(boxes.out).contains("boxes_as_masks"));
 }
 
+TEST_F(VerbsTest, EvalSaysForHowManyPicturesThereIsNoResult) {
+  write_text(path("gt.json"),
+             R"({"images": [{"id": 1, "width": 9, "height": 9}, {"id": 2, "width": 9, "height": 9},
+                            {"id": 3, "width": 9, "height": 9}], "categories": [{"id": 1}],
+                 "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "area": 9, "iscrowd": 0,
+                                  "bbox": [1, 1, 3, 3]},
+                                 {"id": 2, "image_id": 3, "category_id": 1, "area": 9, "iscrowd": 0,
+                                  "bbox": [1, 1, 3, 3]}]})");
+  const auto eval = [&](const std::string& results) {
+    write_text(path("boxes.json"), results);
+    return run({"eval", "--gt", "gt.json", "--results", "boxes.json", "--iou", "bbox", "--json"});
+  };
+  const std::string first =
+      R"({"image_id": 1, "category_id": 1, "score": 1, "bbox": [1, 1, 3, 3]})";
+  const auto one = eval("[" + first + "]");
+  EXPECT_EQ(one.code, 0);
+  EXPECT_NE(one.err.find("boxes.json: no result for 1 of 2 annotated pictures"), std::string::npos)
+      << one.err;
+  const auto all = eval("[" + first + ", " +
+                        R"({"image_id": 3, "category_id": 1, "score": 1, "bbox": [1, 1, 3, 3]}])");
+  EXPECT_EQ(all.err, "");
+}
+
 TEST_F(VerbsTest, InfoOfAFileWhoseNameIsNoUtf8) {
   std::filesystem::create_symlink(model(), path("m\xe9.safetensors"));
   const auto result = run({"info", "m\xe9.safetensors", "--json"});

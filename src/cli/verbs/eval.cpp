@@ -26,6 +26,12 @@ void run_eval(const EvalArguments& arguments) {
                     "pycocotools (--iou bbox compares boxes)",
                     arguments.results, summary.boxes_as_masks, summary.results));
   }
+  if (summary.without_results > 0) {
+    log_warning(
+        fmt::format("{}: no result for {} of {} annotated pictures; what they show counts as "
+                    "missed",
+                    arguments.results, summary.without_results, summary.annotated));
+  }
   if (!arguments.json) {
     std::fputs(summary.table(type).c_str(), stdout);
     return;
