@@ -4,8 +4,8 @@
 // on a barrier there, for which that block waits. A barrier of the whole cluster would first wait
 // for everything that each thread has under way in any memory; this waits for what is sent alone.
 //
-// A box receives once. One thread opens the block's boxes, saying how many bytes will come, and
-// calls boxes_are_open(); every thread calls meet_cluster() before it sends. That a place may be
+// A box receives once. One thread opens the block's boxes, saying how many bytes will come; then
+// every thread calls greet_cluster(), and meet_cluster() before it sends. That a place may be
 // written again is the sender's business: whoever has sent something has read all that he had to
 // read before.
 
@@ -27,9 +27,6 @@ RFSEG_DEVICE void open_box(MailBox* box, int bytes) {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
                : "memory");
-}
-RFSEG_DEVICE void boxes_are_open() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 /// Tells the cluster that this thread has begun; meet_cluster() waits for all.
 RFSEG_DEVICE void greet_cluster() {
@@ -88,7 +85,6 @@ RFSEG_DEVICE void await_loads(uint32_t v) {
 #else  // every wait is one for the whole cluster; without clusters for the block
 
 RFSEG_DEVICE void open_box(MailBox*, int) {}
-RFSEG_DEVICE void boxes_are_open() {}
 RFSEG_DEVICE void greet_cluster() {}
 RFSEG_DEVICE void meet_cluster() { cluster_sync(); }
 template <class T>

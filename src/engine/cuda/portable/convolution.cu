@@ -74,10 +74,7 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   const int group = lane / 4, t = lane % 4, rank = cluster_rank();
   auto* base = static_cast<std::byte*>(shared);
   auto* box = reinterpret_cast<MailBox*>(base + At::kBox);
-  if (thread == 0) {
-    open_box(box, At::kShareBytes);
-    boxes_are_open();
-  }
+  if (thread == 0) open_box(box, At::kShareBytes);
   warp_sync();
   greet_cluster();
   release_next_kernel();

@@ -213,11 +213,10 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   const int queries = a.samples.queries, rank = cluster_rank(), sampling = task.sampling;
   auto* boxes = static_cast<MailBox*>(shared);
   if (thread_index() == 0) {
-    constexpr int kMail[kAttentionBoxes] = {kHandedBytes, kShareMail, kHandedBytes, kHandedBytes,
-                                            kShareMail};
+    constexpr int kMail[kAttentionBoxes] = {handed_bytes(), kShareMail, handed_bytes(),
+                                            handed_bytes(), kShareMail};
     RFSEG_UNROLL
     for (int i = 0; i < kAttentionBoxes; ++i) open_box(boxes + i, kMail[i]);
-    boxes_are_open();
   }
   warp_sync();
   greet_cluster();

@@ -183,49 +183,32 @@ RFSEG_DEVICE void normalise(Pair& v, Pair* shares, MailBox* box, float eps, cons
   v.y = fused((v.y - share.x) * scale, gamma.y, beta.y);
 }
 
-/// Puts this thread's two columns of its row as halves into the block's own `rows`.
-RFSEG_DEVICE void put(std::byte* rows, const Pair& v) {
-  *reinterpret_cast<uint32_t*>(rows + thread_index() / 16 * kPitch + cluster_rank() * kOwn * 2 +
-                               thread_index() % 16 * 4) = pack_halves(v.x, v.y);
-}
-/// Bytes that tell() brings each block.
-RFSEG_HOST_DEVICE constexpr int told_bytes(int columns = kWidth) {
-  return (kBlocks - 1) * kRows * columns * 2 / kBlocks;
-}
-/// Tells the other blocks this block's eighth of the rows, which all threads have put. `rows` of
-/// theirs must be done with.
-template <int kColumns = kWidth>
-RFSEG_DEVICE void tell(std::byte* rows, MailBox* box) {
-  constexpr int kSlice = kColumns * 2 / kBlocks, kPieces = kRows * kSlice / 16;
-  constexpr int kGroups = kThreads / kPieces;
-  const int piece = thread_index() % kPieces;
-  std::byte* at = rows + piece / (kSlice / 16) * (kColumns * 2 + 16) + cluster_rank() * kSlice +
-                  piece % (kSlice / 16) * 16;
-  const Quad v = load_quad(at);
-  RFSEG_UNROLL
-  for (int i = 0; i < kBlocks / kGroups; ++i) {
-    const int peer = (cluster_rank() + 1 + thread_index() / kPieces + kGroups * i) % kBlocks;
-    if (peer != cluster_rank()) send(at, box, peer, v);
-  }
-}
-
-/// Bytes that hand_over() brings each block.
-constexpr int kHandedBytes = kRows * kWidth * 2;
-/// Tells all blocks, this one too, this thread's two columns of its row as halves. Whoever has got
-/// all of it knows that every warp of the cluster has come this far. Ends with a barrier of the
-/// block, which costs nothing while the mail is under way, so that what the block's warps have read
-/// may be written again.
-RFSEG_DEVICE void hand_over(std::byte* rows, MailBox* box, const Pair& v) {
+/// Bytes that hand_over_words() brings each block, of rows with `columns` columns.
+RFSEG_HOST_DEVICE constexpr int handed_bytes(int columns = kWidth) { return kRows * columns * 2; }
+/// Tells all blocks, this one too, this thread's kWords * 2 columns of its row as halves; rows of
+/// kWords * 256 columns lie 16 bytes further apart than they are long. Whoever has got all of it
+/// knows that every warp of the cluster has come this far. Ends with a barrier of the block, which
+/// costs nothing while the mail is under way, so that what the block's warps have read may be
+/// written again.
+template <int kWords>
+RFSEG_DEVICE void hand_over_words(std::byte* rows, MailBox* box, const uint32_t (&own)[kWords]) {
+  constexpr int kLanes = 4 / kWords;  // have a quad together; each sends it to its share of blocks
   const int lane = thread_index() % kWarp;
-  const uint32_t own = pack_halves(v.x, v.y);
   Quad q;
   RFSEG_UNROLL
-  for (int i = 0; i < 4; ++i) q.word[i] = warp_read(own, lane / 4 * 4 + i);
-  std::byte* to = rows + thread_index() / 16 * kPitch + cluster_rank() * kOwn * 2 +
-                  thread_index() % 16 / 4 * 16;
-  send(to, box, lane % 4, q);
-  send(to, box, lane % 4 + 4, q);
+  for (int i = 0; i < 4; ++i) {
+    q.word[i] = warp_read(own[i % kWords], lane / kLanes * kLanes + i / kWords);
+  }
+  std::byte* to = rows + thread_index() / 16 * (kWidth * kWords * 2 + 16) +
+                  cluster_rank() * kOwn * kWords * 2 + thread_index() % 16 / kLanes * 16;
+  RFSEG_UNROLL
+  for (int i = 0; i < kBlocks / kLanes; ++i) send(to, box, lane % kLanes + i * kLanes, q);
   block_sync();
+}
+/// The same of rows of 256 columns.
+RFSEG_DEVICE void hand_over(std::byte* rows, MailBox* box, const Pair& v) {
+  const uint32_t own[1] = {pack_halves(v.x, v.y)};
+  hand_over_words(rows, box, own);
 }
 
 RFSEG_DEVICE float relu(float v) { return v > 0 ? v : (v <= 0 ? 0.0f : v); }

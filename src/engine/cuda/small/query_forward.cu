@@ -38,11 +38,10 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   // or more shares.
   auto* boxes = reinterpret_cast<MailBox*>(base + kForwardBoxesAt);
   if (thread_index() == 0) {
-    const int more = a.next.weight != nullptr ? kHandedBytes : kShareMail;
+    const int more = a.next.weight != nullptr ? handed_bytes() : kShareMail;
     const int mail[kForwardBoxes] = {kBlocks * 4 * 512, kShareMail, more, more};
     RFSEG_UNROLL
     for (int i = 0; i < kForwardBoxes; ++i) open_box(boxes + i, mail[i]);
-    boxes_are_open();
   }
   const SharedAddress start = shared_address(shared);
   std::byte* rows = base + kRowsAt;

@@ -25,8 +25,7 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
   auto* boxes = reinterpret_cast<MailBox*>(base + kHeadBoxesAt);
   if (thread_index() == 0) {
     RFSEG_UNROLL
-    for (int i = 0; i < kHeadBoxes; ++i) open_box(boxes + i, told_bytes());
-    boxes_are_open();
+    for (int i = 0; i < kHeadBoxes; ++i) open_box(boxes + i, handed_bytes());
   }
   warp_sync();
   greet_cluster();
@@ -74,9 +73,7 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
   const auto rows_at = [](int i) { return kHeadRowsAt + i * kRowBytes; };
   const auto hand_on = [&](int to, MailBox* box, const Pair& bias) {
     const Pair v = own_sums(sums, kOwn / 8, 2);
-    put(base + to, {relu(v.x + bias.x), relu(v.y + bias.y)});
-    block_sync();
-    tell(base + to, box);
+    hand_over(base + to, box, {relu(v.x + bias.x), relu(v.y + bias.y)});
   };
   const auto weights = [&](int at) { return start + static_cast<uint32_t>(at); };
   multiply_tiles(weights(rows_at(0)), weights(kHeadBox0At), kOwn / 8, sums);

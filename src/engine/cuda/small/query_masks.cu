@@ -27,10 +27,7 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
   const int rank = cluster_rank(), warp = thread_index() / kWarp, lane = thread_index() % kWarp;
   auto* base = static_cast<std::byte*>(shared);
   auto* box = reinterpret_cast<MailBox*>(base + kMaskBoxAt);
-  if (thread_index() == 0) {
-    open_box(box, kBlocks * 4 * 512 + (rank == 0 ? kBlocks * 64 : 0));
-    boxes_are_open();
-  }
+  if (thread_index() == 0) open_box(box, kBlocks * 4 * 512 + (rank == 0 ? kBlocks * 64 : 0));
   const SharedAddress start = shared_address(shared);
   copy_rows(
       start + kMaskFirstAt, kPitch,

@@ -33,9 +33,8 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   if (thread_index() == 0) {
     RFSEG_UNROLL
     for (int i = 0; i < kStartBoxes; ++i) {
-      open_box(boxes + i, i == 2 ? told_bytes(kSine) : kHandedBytes);
+      open_box(boxes + i, handed_bytes(i == 2 ? kSine : kWidth));
     }
-    boxes_are_open();
   }
   warp_sync();
   greet_cluster();
@@ -122,16 +121,14 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
   }
   {
     const float number = embedded(box, rank / 2);
-    auto* to = reinterpret_cast<uint32_t*>(base + kSineAt + local * kSinePitch + rank * 128 +
-                                           thread_index() % 16 * 8);
+    uint32_t sines[2];
     RFSEG_UNROLL
     for (int i = 0; i < 2; ++i) {
       const float angle = angle_of(number, periods[i]);
-      to[i] = pack_halves(sinf(angle), cosf(angle));
+      sines[i] = pack_halves(sinf(angle), cosf(angle));
     }
+    hand_over_words(base + kSineAt, boxes + 2, sines);
   }
-  block_sync();
-  tell<kSine>(base + kSineAt, boxes + 2);
   await_mail(boxes + 2);
   multiply_tiles<kSine>(start + kSineAt, start + kPosition0At, kOwn / 8, sums);
   hand_on(more_rows, boxes + 3, bias2);
