@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "core/thread.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
@@ -11,7 +12,7 @@ namespace rfseg {
 AsyncVideoWriter::AsyncVideoWriter(std::unique_ptr<VideoWriter> writer, int capacity)
     : writer_(std::move(writer)),
       capacity_(static_cast<std::size_t>(std::max(capacity, 1))),
-      thread_([this] { run(); }) {}
+      thread_(start_thread([this] { run(); })) {}
 
 AsyncVideoWriter::~AsyncVideoWriter() {
   {

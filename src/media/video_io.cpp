@@ -142,7 +142,10 @@ class Closer {
       closer.threads_.front().join();
       closer.threads_.pop_front();
     }
-    closer.threads_.emplace_back([s = std::move(session)]() mutable { s.reset(); });
+    try {
+      closer.threads_.emplace_back([s = std::move(session)]() mutable { s.reset(); });
+    } catch (const std::system_error&) {  // no more threads: it has been closed here
+    }
   }
 
  private:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/thread.h"
+
 namespace rfseg {
 
 MultiSource::MultiSource(std::vector<std::unique_ptr<FrameSource>> sources, PicturePool pool,
@@ -13,7 +15,14 @@ MultiSource::MultiSource(std::vector<std::unique_ptr<FrameSource>> sources, Pict
       streams_(sources_.size()) {
   const std::size_t threads =
       std::min(sources_.size(), static_cast<std::size_t>(std::max(1, options_.at_once)));
-  for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  try {
+    for (std::size_t i = 0; i < threads; ++i) {
+      threads_.push_back(start_thread([this] { work(); }));
+    }
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
 MultiSource::~MultiSource() { stop(); }

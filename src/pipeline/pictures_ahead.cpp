@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/thread.h"
 #include "media/image_io.h"
 #include "rfseg/error.h"
 
@@ -32,7 +33,11 @@ void PicturesAhead::ask(const std::string& path) {
   const std::lock_guard lock(mutex_);
   pictures_.push_back(std::move(picture));
   if (threads_.size() < std::min(most_threads_, pictures_.size())) {
-    threads_.emplace_back([this] { work(); });
+    try {
+      threads_.push_back(start_thread([this] { work(); }));
+    } catch (const Error&) {  // the others go on alone
+      if (threads_.empty()) throw;
+    }
   }
   asked_.notify_one();
 }

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/thread.h"
 #include "pipeline/batch_runner.h"
 #include "pipeline/bounded_queue.h"
 #include "rfseg/error.h"
@@ -235,7 +236,7 @@ void run_overlapped(Stages& stages, int depth, Runners runners) {
     free_batches.abort();
   };
 
-  std::thread reader([&] {
+  std::thread reader = start_thread([&] {
     try {
       while (auto batch = free_batches.pop()) {
         if (!stages.prepare(**batch) || !ready.push(std::move(*batch))) break;
@@ -245,16 +246,23 @@ void run_overlapped(Stages& stages, int depth, Runners runners) {
     }
     ready.close();
   });
-  std::thread finisher([&] {
-    try {
-      while (auto batch = done.pop()) {
-        stages.finish(**batch);
-        free_batches.push(std::move(*batch));
+  std::thread finisher;
+  try {
+    finisher = start_thread([&] {
+      try {
+        while (auto batch = done.pop()) {
+          stages.finish(**batch);
+          free_batches.push(std::move(*batch));
+        }
+      } catch (...) {
+        fail();
       }
-    } catch (...) {
-      fail();
-    }
-  });
+    });
+  } catch (...) {
+    fail();
+    reader.join();
+    throw;
+  }
   try {
     while (auto batch = ready.pop()) {
       stages.infer(**batch);

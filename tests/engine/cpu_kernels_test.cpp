@@ -1,4 +1,6 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -332,6 +334,29 @@ TEST(CpuGemm, PackedColumnsCarryOnes) {
   for (int p = 0; p < 5; ++p) {
     for (int c = 0; c < 24; ++c) EXPECT_EQ(panels[c * kPanel + p], rows[p * 24 + c]);
     EXPECT_EQ(panels[24 * kPanel + p], 1.0f);
+  }
+}
+
+/// What becomes of a team of four where there may be `processes` of the user (another one than
+/// root, whom no limit holds): the code of the error, 0 for none.
+int team_with_at_most(unsigned processes) {
+  alarm(20);  // it must not wait for ever
+  if (geteuid() == 0 && setuid(65534) != 0) return -1;
+  const rlimit limit = {processes, processes};
+  if (setrlimit(RLIMIT_NPROC, &limit) != 0) return -1;
+  try {
+    ThreadTeam team(4);
+    return 0;
+  } catch (const Error& error) {
+    const bool told = std::string(error.what()).starts_with("cannot start another thread: ");
+    return told ? static_cast<int>(error.code()) : -1;
+  }
+}
+
+TEST(ThreadTeam, ThatCannotBeCompleteIsAnErrorOfTheDevice) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (const unsigned processes : {1u, 2u, 3u}) {
+    EXPECT_EXIT(_exit(team_with_at_most(processes)), testing::ExitedWithCode(5), "") << processes;
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "core/thread.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -22,10 +24,19 @@ void pause_core() {
 }  // namespace
 
 ThreadTeam::ThreadTeam(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < threads; ++i) {
+      workers_.push_back(start_thread([this, i] { work(i); }));
+    }
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { stop(); }
+
+void ThreadTeam::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;

@@ -41,6 +41,7 @@ class ThreadTeam {
   using Call = void (*)(const void* body, int task, int worker);
   void run_erased(int tasks, const void* body, Call call);
   void work(int worker);
+  void stop();
   void claim_tasks(int worker);
 
   std::vector<std::thread> workers_;
