@@ -87,6 +87,11 @@ void remember_interrupt(int number) {
   const int64_t now = monotonic_ms();
   if (!g_interrupted.exchange(true)) {
     g_interrupt_ms.store(now);
+    if (!is_quiet()) {
+      static constexpr char kText[] =
+          "\nrfseg: stopping when what is under way is done; asked again, at once\n";
+      [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, kText, sizeof(kText) - 1);
+    }
   } else if (now - g_interrupt_ms.load() > 500) {
     end_at_once(number);
   }

@@ -24,6 +24,10 @@ std::map<std::string, int64_t> read_image_ids(const std::string& path) {
             fmt::format("{}: images[].id: {} is no whole number of 64 bits", path, id.dump()));
       }
       const auto name = image.at("file_name").get<std::string>();
+      if (name.empty()) {
+        throw Error(ErrorCode::kInput,
+                    fmt::format("{}: images[]: the file_name of id {} is empty", path, id.dump()));
+      }
       const auto [known, is_new] = ids.emplace(plain_image_name(name), id.get<int64_t>());
       if (!is_new && known->second != id.get<int64_t>()) {
         throw Error(ErrorCode::kInput, fmt::format("{}: images[]: '{}' has the ids {} and {}", path,

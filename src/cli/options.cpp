@@ -119,7 +119,11 @@ void add_selection_options(CLI::App& app, PredictOptions& options,
                refuse_value("--class-threshold", pair,
                             "NAME=T with T in 0..1, for example cat=0.3");
              }
-             options.class_thresholds[pair.substr(0, equals)] = static_cast<float>(*value);
+             const std::string name = pair.substr(0, equals);
+             if (!options.class_thresholds.emplace(name, static_cast<float>(*value)).second) {
+               throw Error(ErrorCode::kUsage,
+                           fmt::format("--class-threshold: '{}' is given twice", name));
+             }
            }
          },
          "Threshold of one class, NAME=T (repeatable)")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "rfseg/error.h"
@@ -13,6 +14,7 @@ namespace {
 constexpr uint64_t kMaxPixels = uint64_t{1} << 30;
 /// Polygon coordinates beyond this would overflow the up-sampled grid.
 constexpr double kMaxCoordinate = 1e8;
+constexpr std::size_t kMostCrossings = std::size_t{1} << 26;  // 256 MiB
 /// frPoly walks the border on a grid this many times finer than the pixels.
 constexpr int kPolygonScale = 5;
 
@@ -319,6 +321,10 @@ Rle rle_from_polygon(const std::vector<double>& xy, int height, int width) {
       if (t == 0) continue;
       double y = (std::min(edge.v(t - 1), edge.v(t)) + .5) / kPolygonScale - .5;
       y = std::ceil(std::clamp(y, 0., static_cast<double>(height)));
+      if (changes.size() == kMostCrossings) {
+        fail("the edges of a polygon cross more than " + std::to_string(kMostCrossings) +
+             " pixel columns");
+      }
       changes.push_back(static_cast<uint32_t>(column) * static_cast<uint32_t>(height) +
                         static_cast<uint32_t>(y));
     }

@@ -290,7 +290,15 @@ CaseManifest read_manifest(const std::string& folder) {
 RecordedCase read_case(const std::string& folder, const CaseEntry& entry) {
   RecordedCase recorded;
   recorded.entry = entry;
-  const auto path = [&](const std::string& name) { return folder + "/" + name; };
+  const auto path = [&](const std::string& name) {
+    std::string path = folder + "/" + name;
+    std::error_code ignored;
+    if (std::filesystem::exists(path, ignored) &&
+        !std::filesystem::is_regular_file(path, ignored)) {  // a pipe may never end
+      throw Error(ErrorCode::kInput, path + ": is no regular file, which a case's files are");
+    }
+    return path;
+  };
   const auto fail = [&](const std::string& name, const Shape& shape, const std::string& expected) {
     throw Error(ErrorCode::kInput,
                 fmt::format("{}: shape {}, expected {}", path(name), to_string(shape), expected));

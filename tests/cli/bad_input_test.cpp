@@ -275,6 +275,9 @@ TEST_F(BadInputTest, ValuesThatWouldMeanSomethingElse) {
                  "a number from 0 to 1");
   expect_failure(run({"predict", "-m", model(), pictures_[0], "--class-threshold", "cat=1e50"}), 2,
                  "cat=1e50");
+  expect_failure(run({"predict", "-m", model(), pictures_[0], "--class-threshold", "cat=0.5",
+                      "--class-threshold", "cat=0.9"}),
+                 2, "--class-threshold: 'cat' is given twice");
   expect_failure(run({"predict", "-m", model(), pictures_[0], "--keep", ""}), 2, "--keep");
   expect_failure(run({"predict", "-m", model(), pictures_[0], "--masks", "bla"}), 2,
                  "one of rle, polygon, dense, none");

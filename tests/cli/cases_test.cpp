@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <cmath>
 #include <limits>
 
@@ -194,6 +196,7 @@ TEST_F(CasesTest, FramesOfAVideoKeepTheirPixelFormat) {
 TEST_F(CasesTest, SaysWhatIsWrongWithAFolder) {
   const std::string folder = copy("inference");
   const std::string good = read_text(folder + "/manifest.json");
+  ASSERT_EQ(mkfifo((folder + "/pipe.npy").c_str(), 0600), 0);
   const auto replaced = [&](const std::string& from, const std::string& to) {
     std::string text = good;
     const std::size_t at = text.find(from);
@@ -209,6 +212,7 @@ TEST_F(CasesTest, SaysWhatIsWrongWithAFolder) {
            {replaced("\"original_height\": ", "\"original_height\": 99999999"), "original_height"},
            {replaced("0000-postprocess.boxes.npy", "0000-postprocess.logits.npy"), "expected ["},
            {replaced("0000-postprocess.masks.npy", "none.npy"), "none.npy"},
+           {replaced("0000-postprocess.masks.npy", "pipe.npy"), "pipe.npy: is no regular file"},
            {std::string("{\"format\": "), "not valid JSON"}}) {
     write_text(folder + "/manifest.json", text);
     const auto result = replay({folder});

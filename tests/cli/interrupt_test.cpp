@@ -32,6 +32,9 @@ TEST_F(InterruptTest, OutputsAreWholeAndTheCodeIs130) {
   EXPECT_NE(result.err.find("warning: " + told), std::string::npos) << result.err;
   EXPECT_NE(result.err.find(": r.jsonl and r.html hold no more than these"), std::string::npos)
       << result.err;
+  EXPECT_NE(result.err.find("rfseg: stopping when what is under way is done; asked again, at once"),
+            std::string::npos)
+      << result.err;
   EXPECT_NE(read_text(path("r.html")).find("This is not all: " + told), std::string::npos);
   EXPECT_EQ(nlohmann::json::parse(read_text(path("s.json")))["interrupted"], true);
 }

@@ -125,6 +125,13 @@ TEST_F(ParityTest, AnInstancesFileListsThePictures) {
                            "--a", "cpu", "--b", "cpu", "--json", "--min-identical", "1"});
   ASSERT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(json::parse(result.out)["pictures"], 1);
+  write_text(path("list.json"), R"({"images": [{"id": 7, "file_name": ""}]})");
+  const auto empty = run({"parity", "-m", model(), "list.json", "--image-root", demo("images"),
+                          "--a", "cpu", "--b", "cpu"});
+  EXPECT_EQ(empty.code, 4);
+  EXPECT_NE(empty.err.find("list.json: images[]: the file_name of id 7 is empty"),
+            std::string::npos)
+      << empty.err;
 }
 
 TEST_F(ParityTest, ADeviceThatIsNotThereIsExitCode5) {

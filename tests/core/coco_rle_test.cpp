@@ -107,6 +107,8 @@ TEST(CocoRle, PolygonFarOutsideTakesNoTimeOrMemory) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   EXPECT_THROW(rle_from_polygon({0, 0, nan, 0, 5, 5}, 10, 10), Error);
   EXPECT_THROW(rle_from_polygon({0, 0, 1e300, 0, 5, 5}, 10, 10), Error);
+  // Four edges across 2^25 columns each.
+  EXPECT_THROW(rle_from_polygon({0, 0, 9e7, 1, 0, 0, 9e7, 1}, 1, 1 << 25), Error);
   EXPECT_EQ(rle_from_polygon({}, 3, 3).counts, std::vector<uint32_t>{9});
   EXPECT_EQ(rle_from_polygon({1, 1}, 3, 3).counts, std::vector<uint32_t>{9});
 }

@@ -119,8 +119,8 @@ void run_postprocess(const PostprocessArguments& arguments) {
   }
   const Tensor logits = read_npy(arguments.logits);
   if (logits.shape.size() != 3 || logits.empty()) {
-    throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected [B, Q, K]", arguments.logits,
-                                               to_string(logits.shape)));
+    throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected [B, Q, K], each 1 or more",
+                                               arguments.logits, to_string(logits.shape)));
   }
   const int64_t batch = logits.dim(0), queries = logits.dim(1);
   const Tensor boxes = read_npy(arguments.boxes);
