@@ -27,7 +27,7 @@ constexpr int kSharedNormRows = 2048;
 constexpr int kApartRows = 2048;
 
 /// Up to this many rows the kernels with a norm of hopper/block.h are the faster ones. Beyond,
-/// their clusters of 8 blocks do not find room on an H200 at once.
+/// their clusters do not find room on an H200 at once.
 constexpr int kBlockRows = 1920;
 
 bool on_hopper(const Queue& queue, Math math, int rows) {

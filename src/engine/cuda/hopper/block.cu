@@ -15,6 +15,9 @@ namespace {
 
 using namespace block;
 
+template <int kValue>
+using Constant = std::integral_constant<int, kValue>;
+
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Shared memory of a block. Blocks of two successive kernels fit on a multiprocessor, also
@@ -23,22 +26,19 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 // would come to lie on those in pairs, with the others at rest, and take twice as long.
 constexpr int kPlainRoom = 114 * 1024, kNormRoom = 110 * 1024;
 constexpr int kAloneBytes = 114 * 1024;
-// Two tiles of rows a block: it has a multiprocessor to itself.
-constexpr int kTallRoom = 227 * 1024;
-/// Up to this many rows products of short k with a norm, and a map's, are quicker with one tile a
-/// block, even if some blocks share a multiprocessor.
-constexpr int kPairedRows = 1100;
+// Of a block that has a multiprocessor to itself.
+constexpr int kWholeRoom = 227 * 1024;
 
-template <Form kForm, int kHalf, int kTiles, Activation kActivation = Activation::kNone,
-          Use kUse = Use::kStream>
+template <Form kForm, int kHalf, bool kWhole, Activation kActivation = Activation::kNone,
+          Use kUse = Use::kStream, int kTiles = 1>
 bool run(const Queue& queue, BlockTask& task, const GemmArguments& g) {
   constexpr int kColumns = columns_of(kForm, kHalf);
   constexpr int kStageBytes = stage_bytes(kForm, kHalf, kTiles), kRowBytes = kTiles * kBoxBytes;
-  constexpr int kRoom = kTiles > 1 ? kTallRoom : kForm == Form::kPlain ? kPlainRoom : kNormRoom;
+  constexpr int kRoom = kWhole ? kWholeRoom : kForm == Form::kPlain ? kPlainRoom : kNormRoom;
   constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
   constexpr int kLeast =  // boxes or stages
       kForm == Form::kShort ? kMostRowBoxes * (kRowBytes + kStageBytes) : 3 * kStageBytes;
-  static_assert(1024 + rows_at(kForm, kHalf, kUse, kTiles) + kLeast <= kRoom);
+  static_assert(1024 + rows_at(kForm, kHalf, kUse) + kLeast <= kRoom);
   task.m = g.m;
   task.n_tiles = g.n / kColumns;
   task.k_blocks = g.k / 64 / kBlocksInRow;
@@ -47,23 +47,23 @@ bool run(const Queue& queue, BlockTask& task, const GemmArguments& g) {
       !matrix_map(&task.b, g.b, g.k, g.n, g.ldb, 1, 0, 64, kColumns)) {
     return false;
   }
-  const int fixed = 1024 + rows_at(kForm, kHalf, kUse, kTiles) +
-                    (keeps_rows(kForm) ? task.k_blocks * kRowBytes : 0);
+  const int fixed =
+      1024 + rows_at(kForm, kHalf, kUse) + (keeps_rows(kForm) ? task.k_blocks * kRowBytes : 0);
   task.stages = std::min((kRoom - fixed) / kStageBytes, task.k_blocks);
   if (task.stages < (kForm == Form::kShort ? task.k_blocks : std::min(task.k_blocks, 2)))
     return false;
   const int blocks = (g.m + 64 * kTiles - 1) / (64 * kTiles) * task.n_tiles * kBlocksInRow;
-  const int bytes =
-      std::max(fixed + task.stages * kStageBytes, kForm == Form::kPlain ? kAloneBytes : 0);
+  constexpr bool kAlone = kWhole || kForm == Form::kPlain;
+  const int bytes = std::max(fixed + task.stages * kStageBytes, kAlone ? kAloneBytes : 0);
   constexpr auto kBody = &multiply<kForm, kHalf, kActivation, kUse, kTiles>;
   if constexpr (kForm == Form::kPlain) {
-    launch<kBody, threads_of(kForm, kTiles), 2 / kTiles>(queue, {blocks, 1},
-                                                         static_cast<std::size_t>(bytes), task);
+    launch<kBody, threads_of(kForm, kTiles), kWhole ? 1 : 2>(queue, {blocks, 1},
+                                                             static_cast<std::size_t>(bytes), task);
   } else {
-    // So few registers that attention's blocks may still be there.
-    constexpr bool kBesideAttention = kForm == Form::kShort && kUse == Use::kStream && kTiles == 1;
-    launch_cluster<kBody, threads_of(kForm, kTiles), kBesideAttention ? 4 : 2 / kTiles>(
-        queue, {blocks, 1}, kCluster, bytes, task);
+    // Without kWhole kShort has so few registers that attention's blocks may still be there.
+    constexpr int kTogether = kWhole ? 1 : kForm == Form::kShort && kUse == Use::kStream ? 4 : 2;
+    launch_cluster<kBody, threads_of(kForm, kTiles), kTogether>(
+        queue, {blocks, 1}, cluster_of(kHalf, kUse), bytes, task);
   }
   return true;
 }
@@ -75,10 +75,12 @@ bool one_round(const GemmArguments& g, int tiles, int columns) {
          (g.m + rows - 1) / rows * (g.n / columns) <= portable::multiprocessors();
 }
 
-/// The same of clusters, which find room on 120 of an H200's 132 multiprocessors.
-bool one_round_of_clusters(const GemmArguments& g, int tiles) {
-  const int rows = 64 * tiles;
-  return (g.m + rows - 1) / rows * kCluster <= portable::multiprocessors() * 10 / 11;
+/// The same of clusters of 8, 6 or 4 blocks, one for 64 rows. Of the multiprocessors of a
+/// processing cluster (16 or 18 on an H200) a remainder is left over: 15, 17 and 30 clusters find
+/// room on 132 if a block has one to itself (cudaOccupancyMaxActiveClusters).
+bool one_round_of_clusters(const GemmArguments& g, int cluster) {
+  const int all = portable::multiprocessors();
+  return (g.m + 63) / 64 * cluster <= (cluster == 6 ? all * 17 / 22 : all * 10 / 11);
 }
 
 bool readable(const GemmArguments& g) {
@@ -100,31 +102,20 @@ bool block_gemm(const Queue& queue, const GemmArguments& g) {
   task.out = static_cast<__half*>(g.out);
   task.ldo = g.ldo;
   if (g.activation == Activation::kNone) {
-    if (one_round(g, 1, 96)) return run<Form::kPlain, 48, 1>(queue, task, g);
-    if (g.n % kStreamColumns) return false;
-    if (one_round(g, 2, 96)) return run<Form::kPlain, 48, 2>(queue, task, g);
-    if (one_round(g, 2, 128)) return run<Form::kPlain, 64, 2>(queue, task, g);
+    if (one_round(g, 1, 96)) return run<Form::kPlain, 48, false>(queue, task, g);
+    if (one_round(g, 1, 192)) return run<Form::kPlain, 96, false>(queue, task, g);
+    if (g.n % kStreamColumns == 0 && one_round(g, 2, 128)) {
+      return run<Form::kPlain, 64, true, Activation::kNone, Use::kStream, 2>(queue, task, g);
+    }
   } else if (g.activation == Activation::kGelu) {
     constexpr Activation kGelu = Activation::kGelu;
-    if (one_round(g, 1, 128)) return run<Form::kPlain, 64, 1, kGelu>(queue, task, g);
-    if (g.n % kStreamColumns == 0 && one_round(g, 2, 128)) {
-      return run<Form::kPlain, 64, 2, kGelu>(queue, task, g);
-    }
+    if (one_round(g, 1, 128)) return run<Form::kPlain, 64, false, kGelu>(queue, task, g);
+    if (one_round(g, 1, 256)) return run<Form::kPlain, 128, true, kGelu>(queue, task, g);
   }
   return false;
 }
 
 namespace {
-
-/// Calls `run` with the number of tiles of a block; false if that is more than one round.
-template <class Run>
-bool by_tiles(const GemmArguments& g, Run&& run) {
-  const bool long_stream = g.n == kStreamColumns && g.k > 64 * kMostRowBoxes;
-  if (one_round_of_clusters(g, 1) || (!long_stream && g.m <= kPairedRows)) {
-    return run(std::integral_constant<int, 1>());
-  }
-  return one_round_of_clusters(g, 2) && run(std::integral_constant<int, 2>());
-}
 
 /// block_gemm_norm() for a map of 256 columns.
 bool map_norm(const Queue& queue, const GemmNormArguments& n) {
@@ -149,16 +140,19 @@ bool map_norm(const Queue& queue, const GemmNormArguments& n) {
   task.eps = n.eps;
   const bool short_k = g.k <= 64 * kMostRowBoxes;
   if (!short_k && g.k % 128) return false;
-  const auto run_for = [&](auto tiles) {
-    constexpr int kTiles = tiles.value;
+  const auto run_with = [&](auto half, auto whole) {
+    constexpr int kHalf = half.value;
+    constexpr bool kWhole = whole.value;
     if (!twice && n.activation == Activation::kNone && short_k) {
-      return run<Form::kShort, 32, kTiles, Activation::kNone, Use::kMap>(queue, task, g);
+      return run<Form::kShort, kHalf, kWhole, Activation::kNone, Use::kMap>(queue, task, g);
     }
     if (n.activation != Activation::kSilu || short_k) return false;
-    return twice ? run<Form::kLong, 32, kTiles, Activation::kSilu, Use::kMapTwice>(queue, task, g)
-                 : run<Form::kLong, 32, kTiles, Activation::kSilu, Use::kMap>(queue, task, g);
+    return twice
+               ? run<Form::kLong, kHalf, kWhole, Activation::kSilu, Use::kMapTwice>(queue, task, g)
+               : run<Form::kLong, kHalf, kWhole, Activation::kSilu, Use::kMap>(queue, task, g);
   };
-  return by_tiles(g, run_for);
+  if (one_round_of_clusters(g, 8)) return run_with(Constant<32>(), std::false_type());
+  return one_round_of_clusters(g, 4) && run_with(Constant<64>(), std::true_type());
 }
 
 }  // namespace
@@ -199,11 +193,15 @@ bool block_gemm_norm(const Queue& queue, const GemmNormArguments& n) {
     task.ld_tap = n.ld_tap;
   }
   if (g.k < 128) return false;  // each warpgroup has a share of k
-  return by_tiles(g, [&](auto tiles) {
-    constexpr int kTiles = tiles.value;
-    if (g.k <= 64 * kMostRowBoxes) return run<Form::kShort, 48, kTiles>(queue, task, g);
-    return g.k % 128 == 0 && run<Form::kLong, 48, kTiles>(queue, task, g);
-  });
+  const auto run_with = [&](auto half, auto whole) {
+    constexpr int kHalf = half.value;
+    constexpr bool kWhole = whole.value;
+    if (g.k <= 64 * kMostRowBoxes) return run<Form::kShort, kHalf, kWhole>(queue, task, g);
+    return g.k % 128 == 0 && run<Form::kLong, kHalf, kWhole>(queue, task, g);
+  };
+  if (one_round_of_clusters(g, 8)) return run_with(Constant<48>(), std::false_type());
+  if (one_round_of_clusters(g, 6)) return run_with(Constant<64>(), std::true_type());
+  return one_round_of_clusters(g, 4) && run_with(Constant<96>(), std::true_type());
 }
 
 }  // namespace rfseg::cuda::hopper

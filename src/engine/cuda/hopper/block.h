@@ -12,8 +12,9 @@
 namespace rfseg::cuda::hopper {
 
 /// Enqueues gemm() of products.h. False, with nothing enqueued: not a plain product to halves (with
-/// GELU in multiples of 128 columns, else of 96 and without activation), or more tiles (of 64 rows,
-/// where the columns are a multiple of 384 of 128) than there are multiprocessors.
+/// GELU in multiples of 128 columns, else of 96 and without activation), or more tiles than there
+/// are multiprocessors: of 64 rows and up to 192 columns (with GELU 256), or without GELU of 128
+/// and 128 where the columns are a multiple of 384.
 bool block_gemm(const Queue& queue, const GemmArguments& arguments);
 
 /// Enqueues gemm_norm() of products.h for a residual stream of 384 columns (scale, `sum` and `out`

@@ -5,16 +5,18 @@
 
 // The products of an encoder block for few rows. A block has one tile of 64 rows and two
 // warpgroups; its weights are on their way to shared memory before the previous kernel has ended.
-// Where such blocks would share multiprocessors, a block has two tiles (kTiles) with two warpgroups
-// each: they read its weights once.
+// The more tiles, the more columns a block has, so that all blocks are at work at once and none
+// shares a multiprocessor. Where kPlain's columns do not suffice for that, a block has two tiles
+// (kTiles) with two warpgroups each: they read its weights once.
 //
-// Three forms. kPlain: each warpgroup has half of the columns. With a norm, where every warpgroup
-// completes a sixteenth of a row, so that the way out is short: kShort, a block has an eighth of
-// the columns and its warpgroups share k; kLong, it has a quarter and two blocks share k. What a
-// warpgroup does not complete it hands over as it lies in registers. The 8 blocks of a row are the
-// cluster: each warpgroup tells all of them mean and squared deviations of its columns of a row,
-// and everyone merges what arrives (Chan et al. 1979). That goes straight into the other's shared
-// memory and counts on its barrier: no one waits for a barrier of the cluster after the start.
+// Three forms. kPlain: each warpgroup has half of the columns. With a norm the blocks of a row are
+// a cluster, of 8, 6 or 4, and every warpgroup completes an equal part of the row, so that the way
+// out is short: kShort, a block has its columns for all k, which its warpgroups share; kLong, it
+// has twice as many and two blocks share k. What a warpgroup does not complete it hands over as it
+// lies in registers. Each warpgroup tells all blocks of the cluster mean and squared deviations of
+// its columns of a row, and everyone merges what arrives (Chan et al. 1979). That goes straight
+// into the other's shared memory and counts on its barrier: no one waits for a barrier of the
+// cluster after the start.
 
 namespace rfseg::cuda::hopper::block {
 
@@ -50,11 +52,8 @@ struct BlockTask {
 
 constexpr int kBoxBytes = 64 * 128;  // of a tile's rows
 constexpr int kStreamColumns = 384, kMapColumns = 256;
-constexpr int kCluster = 8;           // blocks of a row, with a norm
-constexpr int kParts = 2 * kCluster;  // of a row: what a warpgroup completes, half of kHalf columns
 constexpr int kMostRowBoxes = 6;
 constexpr int kLeadBytes = 1024;  // transaction barriers
-constexpr int kMomentBytes = kParts * 64 * 8;
 RFSEG_HOST_DEVICE constexpr int sum_bytes(int half) { return 64 * (half / 2) * 4; }
 
 /// Whether all of k lies in shared memory; else a warp of its own feeds a ring.
@@ -66,10 +65,18 @@ RFSEG_HOST_DEVICE constexpr int threads_of(Form form, int tiles) {
 RFSEG_HOST_DEVICE constexpr int columns_of(Form form, int half) {
   return form == Form::kShort ? half : 2 * half;
 }
-RFSEG_HOST_DEVICE constexpr int rows_at(Form form, int half, Use use, int tiles) {
+/// With a norm: parts of a row, what a warpgroup completes (half of kHalf columns); two a block.
+RFSEG_HOST_DEVICE constexpr int parts_of(int half, Use use) {
+  return (use == Use::kStream ? kStreamColumns : kMapColumns) / (half / 2);
+}
+RFSEG_HOST_DEVICE constexpr int cluster_of(int half, Use use) { return parts_of(half, use) / 2; }
+RFSEG_HOST_DEVICE constexpr int moment_bytes(int half, Use use) {
+  return parts_of(half, use) * 64 * 8;
+}
+RFSEG_HOST_DEVICE constexpr int rows_at(Form form, int half, Use use) {
   if (form == Form::kPlain) return kLeadBytes;
-  const int of_tile = (use == Use::kMapTwice ? 2 : 1) * kMomentBytes + 2 * sum_bytes(half);
-  return kLeadBytes + tiles * of_tile;
+  const int moments = (use == Use::kMapTwice ? 2 : 1) * moment_bytes(half, use);
+  return kLeadBytes + moments + 2 * sum_bytes(half);
 }
 RFSEG_HOST_DEVICE constexpr int stage_bytes(Form form, int half, int tiles) {
   return columns_of(form, half) * 128 + (keeps_rows(form) ? 0 : tiles * kBoxBytes);
@@ -120,17 +127,19 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
   constexpr int kBlocksInRow = kForm == Form::kLong ? 2 : 1;
   constexpr bool kStream = kUse == Use::kStream;
   constexpr int kOwn = kNorm ? kHalf / 2 : kHalf;  // columns that a warpgroup completes
+  constexpr int kCluster = cluster_of(kHalf, kUse), kParts = parts_of(kHalf, kUse);
+  constexpr int kMomentBytes = moment_bytes(kHalf, kUse);
   constexpr int kGroups = kOwn / 8, kSumBytes = sum_bytes(kHalf);
   const uint32_t base = (shared_address(shared) + 1023) / 1024 * 1024;
   const uint32_t full = base, empty = base + 128, rows_full = base + 256;
   const int thread = thread_index(), warp = uniform(thread / 32);
-  // Of the block's tiles this warp's, and what each has of its own.
-  const int high = kTiles > 1 ? warp / 8 : 0;
+  static_assert(kTiles == 1 || !kNorm);
+  const int high = kTiles > 1 ? warp / 8 : 0;  // of the block's tiles this warp's
   constexpr int kMoments = kUse == Use::kMapTwice ? 2 : 1;
-  const uint32_t sums_full = base + 384 + 16 * high, moments_full = base + 448 + 16 * high;
-  const uint32_t moments = base + kLeadBytes + high * kMoments * kMomentBytes;
-  const uint32_t rows = base + rows_at(kForm, kHalf, kUse, kTiles);
-  const uint32_t sums = rows - 2 * (kTiles - high) * kSumBytes;
+  const uint32_t sums_full = base + 384, moments_full = base + 448;
+  const uint32_t moments = base + kLeadBytes;
+  const uint32_t rows = base + rows_at(kForm, kHalf, kUse);
+  const uint32_t sums = rows - 2 * kSumBytes;
   const uint32_t ring = rows + (kKeeps ? task.k_blocks * kRowBytes : 0);
   const int in_row = task.n_tiles * kBlocksInRow;
   const int first_tile = block_x() / in_row * kTiles, place = block_x() % in_row;
@@ -147,7 +156,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
       for (int k = 0; k < task.k_blocks; ++k) barrier_init(rows_full + 8 * k, 1);
     }
     if constexpr (kNorm) {
-      for (int i = 0; i < 2 * kTiles; ++i) {
+      for (int i = 0; i < 2; ++i) {
         barrier_init(sums_full + 8 * i, 1);
         barrier_init(moments_full + 8 * i, 1);
       }
@@ -157,8 +166,8 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
       for (int k = 0; k < task.k_blocks; ++k) barrier_expect(rows_full + 8 * k, kRowBytes);
     }
     if constexpr (kNorm) {
-      for (int i = 0; i < 2 * kTiles; ++i) {
-        if (i % 2 < kMoments) barrier_expect(moments_full + 8 * i, kMomentBytes);
+      for (int i = 0; i < 2; ++i) {
+        if (i < kMoments) barrier_expect(moments_full + 8 * i, kMomentBytes);
         if constexpr (kForm == Form::kLong) barrier_expect(sums_full + 8 * i, kSumBytes);
       }
     }
@@ -314,7 +323,7 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
     if constexpr (kForm == Form::kLong) {
       barrier_wait(sums_full + 8 * group, 0);
     } else {
-      named_sync(1 + high, 256);
+      named_sync(1, 256);
     }
     RFSEG_UNROLL
     for (int j = 0; j < kGroups; ++j) {
@@ -354,10 +363,11 @@ RFSEG_DEVICE void multiply(const BlockTask& task, void* shared) {
         squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 1);
         squares[h] += __shfl_xor_sync(kAllLanes, squares[h], 2);
       }
-      // Each of the four lanes that share two rows tells two blocks.
+      // Each of the four lanes that share two rows tells two blocks, or one.
       RFSEG_UNROLL
-      for (int i = 0; i < kCluster / 4; ++i) {
+      for (int i = 0; i < (kCluster + 3) / 4; ++i) {
         const int to = lane % 4 + 4 * i;
+        if (kCluster % 4 != 0 && to >= kCluster) continue;
         store_at(address_at(at + own / kOwn * 512, to), mean[0], squares[0], mean[1], squares[1],
                  address_at(full, to));
       }
