@@ -33,9 +33,7 @@ T* allocate(int64_t size, float scale) {
   for (T& v : host) v = static_cast<T>(scale * (static_cast<float>(random()) * 0x1p-31f - 1.0f));
   for (int64_t at = 0; at < size; at += static_cast<int64_t>(host.size())) {
     const int64_t count = std::min<int64_t>(static_cast<int64_t>(host.size()), size - at);
-    check(cudaMemcpy(data + at, host.data(), static_cast<std::size_t>(count) * sizeof(T),
-                     cudaMemcpyHostToDevice),
-          "filling");
+    upload(data + at, host.data(), static_cast<std::size_t>(count) * sizeof(T), "filling");
   }
   return data;
 }

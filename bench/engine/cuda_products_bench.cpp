@@ -71,7 +71,7 @@ void fill(Buffer& buffer, std::size_t count, bool half, uint64_t seed) {
         std::min(period.size(), count - i) * bytes);
   }
   buffer.reserve(host.size());
-  check(cudaMemcpy(buffer.data(), host.data(), host.size(), cudaMemcpyHostToDevice), "copying");
+  upload(buffer.data(), host.data(), host.size(), "copying");
 }
 
 struct Product {

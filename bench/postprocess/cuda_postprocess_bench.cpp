@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "core/coco_rle.h"
+#include "core/cuda/device.h"
 #include "core/npy.h"
 #include "postprocess/cuda/cuda_postprocessor.h"
 
@@ -52,7 +53,7 @@ double percentile(std::vector<double> v, double p) {
 void* to_device(const std::vector<float>& values) {
   void* p = nullptr;
   ok(cudaMalloc(&p, values.size() * sizeof(float)));
-  ok(cudaMemcpy(p, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice));
+  cuda::upload(p, values.data(), values.size() * sizeof(float), "copying a scene");
   return p;
 }
 

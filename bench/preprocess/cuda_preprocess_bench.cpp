@@ -138,7 +138,7 @@ void fill_noise(Buffer& buffer, std::size_t bytes) {
       std::memcpy(noise.data() + i, &word, 8);
     }
   }
-  check(cudaMemcpy(buffer.data(), noise.data(), bytes, cudaMemcpyDefault), "filling a frame");
+  cuda::upload(buffer.data(), noise.data(), bytes, "filling a frame");
 }
 
 /// A call on frames of its own.

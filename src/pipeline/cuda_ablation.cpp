@@ -232,8 +232,7 @@ class NetworkWay final : public Way {
     engine_->prepare(1);
     const std::size_t bytes =
         sizeof(float) * 3 * static_cast<std::size_t>(config.height) * config.width;
-    check(cudaMemcpy(engine_->input(), input, bytes, cudaMemcpyHostToDevice),
-          "uploading a picture");
+    cuda::upload(engine_->input(), input, bytes, "uploading a picture");
     run();  // kernels are loaded when they first run, which a capture does not allow
     // Which kernels a pass has does not depend on how they are launched.
     Graph counted;

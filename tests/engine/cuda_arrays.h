@@ -52,8 +52,7 @@ class Array {
     return host;
   }
   void write(const std::vector<T>& host) {
-    check(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice),
-          "writing");
+    upload(data_, host.data(), host.size() * sizeof(T), "writing");
   }
 
  private:

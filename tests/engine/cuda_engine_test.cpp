@@ -373,9 +373,8 @@ class Repeated {
                 static_cast<std::size_t>(c.mask_cols()) * 2;
     engine_->prepare(1);
     cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
-    cuda::check(cudaMemcpy(engine_->input(), input.data.data(), input.data.size() * sizeof(float),
-                           cudaMemcpyHostToDevice),
-                "copying a picture");
+    cuda::upload(engine_->input(), input.data.data(), input.data.size() * sizeof(float),
+                 "copying a picture");
     for (std::size_t i = 0; i < 3; ++i) {
       cuda::check(cudaMallocHost(&first_[i], bytes_[i]), "pinned memory");
       cuda::check(cudaMallocHost(&now_[i], bytes_[i]), "pinned memory");

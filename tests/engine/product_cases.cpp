@@ -52,9 +52,7 @@ void make_gemm(GemmCase& c, Math math, RowSource source, int m, int n, int k,
       c.index.push_back(static_cast<int32_t>(random() % a_rows));
     }
     c.device_index.reserve(c.index.size() * 4);
-    check(cudaMemcpy(c.device_index.data(), c.index.data(), c.index.size() * 4,
-                     cudaMemcpyHostToDevice),
-          "copying an index");
+    upload(c.device_index.data(), c.index.data(), c.index.size() * 4, "copying an index");
     g.index = c.device_index.as<int32_t>();
   }
   const std::size_t a_size = a_rows * static_cast<std::size_t>(g.lda);

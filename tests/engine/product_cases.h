@@ -58,11 +58,10 @@ class Values {
     if (half_) {
       for (const float v : values_) halves.push_back(float_to_half(v));
     }
-    check(cudaMemcpy(device_.data(),
-                     half_ ? static_cast<const void*>(halves.data())
-                           : static_cast<const void*>(values_.data()),
-                     values_.size() * (half_ ? 2 : 4), cudaMemcpyHostToDevice),
-          "copying inputs");
+    cuda::upload(
+        device_.data(),
+        half_ ? static_cast<const void*>(halves.data()) : static_cast<const void*>(values_.data()),
+        values_.size() * (half_ ? 2 : 4), "copying inputs");
   }
   bool half_ = false;
   std::vector<float> values_;

@@ -148,10 +148,7 @@ class Source : public FrameSource {
     if (!device) {
       std::memcpy(memory->buffer.data(), from, bytes);
     } else if (!handing_.late) {
-      check(cudaMemcpy(memory->buffer.data(), from, bytes, cudaMemcpyHostToDevice), "copying");
-      // Of pageable memory it returns when the bytes have been staged, and readers are on streams
-      // that do not wait for the default one.
-      check(cudaStreamSynchronize(nullptr), "copying");
+      cuda::upload(memory->buffer.data(), from, bytes, "copying");
     } else {
       check(cudaMemsetAsync(memory->buffer.data(), 0x5a, bytes, stream_), "clearing");
       stream_.synchronize("clearing");

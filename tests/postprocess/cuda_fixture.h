@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "core/half.h"
 #include "pixel_results.h"
@@ -73,7 +74,7 @@ class DeviceScenes {
     void* p = nullptr;
     cuda_ok(cudaMalloc(&p, bytes));
     memory_.push_back(p);
-    cuda_ok(cudaMemcpy(p, from, bytes, cudaMemcpyHostToDevice));
+    cuda::upload(p, from, bytes, "copying a scene");
     return p;
   }
   bool half_;

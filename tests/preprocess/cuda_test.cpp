@@ -39,8 +39,7 @@ class PlacedFrames {
       auto buffer = std::make_unique<Buffer>(
           memory == FrameMemory::kDevice ? Buffer::Kind::kDevice : Buffer::Kind::kPinned);
       buffer->reserve(frame.bytes.size());
-      check(cudaMemcpy(buffer->data(), frame.bytes.data(), frame.bytes.size(), cudaMemcpyDefault),
-            "placing a frame");
+      cuda::upload(buffer->data(), frame.bytes.data(), frame.bytes.size(), "placing a frame");
       placed.view = frame.at(buffer->as<const uint8_t>());
       buffers_.push_back(std::move(buffer));
     }

@@ -90,6 +90,11 @@ void Buffer::release() {
   size_ = 0;
 }
 
+void upload(void* to, const void* from, std::size_t bytes, const char* what) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), what);
+  check(cudaStreamSynchronize(nullptr), what);
+}
+
 Stream::Stream() {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
 }

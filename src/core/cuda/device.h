@@ -64,6 +64,11 @@ class Buffer {
   std::size_t size_ = 0;
 };
 
+/// Copies from any memory of the host and waits until the bytes are there, for readers on streams
+/// of every kind: of pageable memory cudaMemcpy returns when they have been staged, and streams
+/// that do not wait for the default one may read what was there before.
+void upload(void* to, const void* from, std::size_t bytes, const char* what);
+
 /// A stream of the current device that does not wait for the default stream.
 class Stream {
  public:

@@ -48,8 +48,7 @@ class Loader {
     for (const auto& set : slots_) set(w_.memory.data());
     image_.resize(size_);
     fill(threads, cache);
-    check(cudaMemcpy(w_.memory.data(), image_.data(), size_, cudaMemcpyHostToDevice),
-          "uploading the weights");
+    upload(w_.memory.data(), image_.data(), size_, "uploading the weights");
   }
 
  private:

@@ -80,9 +80,7 @@ class LibraryTimer {
     }
     const std::size_t size = pattern_.size() * sizeof(pattern_[0]);
     for (std::size_t at = 0; at < bytes; at += size) {
-      check(cudaMemcpy(buffer.data() + at, pattern_.data(), std::min(size, bytes - at),
-                       cudaMemcpyHostToDevice),
-            "uploading operands");
+      upload(buffer.data() + at, pattern_.data(), std::min(size, bytes - at), "uploading operands");
     }
   }
 
