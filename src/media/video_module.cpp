@@ -96,6 +96,11 @@ const libav::Api* load() {
     dlclose(library);
     reason = file.string() + ": is not the module of this version of rfseg";
   }
+  // Libraries that are there and find no room need no installing.
+  for (const char* starved : {"failed to map segment", "annot allocate memory", "Too many open"}) {
+    if (reason.find(starved) == std::string::npos) continue;
+    throw Error(ErrorCode::kDevice, "cannot load the video module: " + reason);
+  }
   throw Error(ErrorCode::kInput, "cannot load the video module: " + reason + kInstallHint);
 }
 #endif

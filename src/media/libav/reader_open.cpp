@@ -177,6 +177,10 @@ AvPtr<AVCodecContext> StreamReader::open_cpu_decoder(int threads) {
   // Frame threads hold one frame a thread back, which a live picture should not wait for.
   if (source_ != Source::kFile) decoder->thread_type = FF_THREAD_SLICE;
   if (result >= 0) result = avcodec_open2(decoder.get(), codec_, nullptr);
+  if (result == AVERROR(EAGAIN)) {  // of pthread_create: not the file's fault
+    throw Error(ErrorCode::kDevice,
+                name_ + ": the system starts no more threads for its decoder (ulimit -u)");
+  }
   if (result < 0) fail_read(std::string("cannot decode ") + codec_->name + " video", result);
   return decoder;
 }
