@@ -36,10 +36,10 @@ void print_steps(CudaEngine& engine, int batch) {
     fmt::print("  {:<26} {:<50} {:>3} x {:>8.2f} us = {:>8.1f} us {:>5.1f} % of peak", step.kind,
                step.shape, step.count, step.ms * 1e3, step.ms * step.count * 1e3,
                100 * share_of_peak(step, peaks));
-    if (std::isnan(step.library_ms)) {
+    if (std::isnan(step.cublaslt_ms)) {
       fmt::print("\n");
     } else {
-      fmt::print(", cuBLASLt {:.2f}\n", step.library_ms * 1e3);
+      fmt::print(", cuBLASLt {:.2f}\n", step.cublaslt_ms * 1e3);
     }
   }
   fmt::print("  {} launches, sum of the steps {:.3f} ms\n", engine.launches(batch), sum);

@@ -5,6 +5,7 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "rfseg/error.h"
 
@@ -22,6 +23,14 @@ std::thread start_thread(Body&& body) {
                     "processes (ulimit -v, -u) limit them, --threads takes fewer",
                     error.code().message()));
   }
+}
+
+/// The same, at the end of `threads`. Throws std::bad_alloc before it starts where there is no
+/// place for it: a running thread without one would end the program.
+template <class Body>
+void start_thread(std::vector<std::thread>& threads, Body&& body) {
+  threads.reserve(threads.size() + 1);
+  threads.push_back(start_thread(std::forward<Body>(body)));
 }
 
 }  // namespace rfseg

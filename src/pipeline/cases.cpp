@@ -290,41 +290,41 @@ CaseManifest read_manifest(const std::string& folder) {
 RecordedCase read_case(const std::string& folder, const CaseEntry& entry) {
   RecordedCase recorded;
   recorded.entry = entry;
-  const auto path = [&](const std::string& name) {
-    std::string path = folder + "/" + name;
+  const auto path = [&](const std::string& name) { return folder + "/" + name; };
+  const auto readable = [&](const std::string& name) {
     std::error_code ignored;
-    if (std::filesystem::exists(path, ignored) &&
-        !std::filesystem::is_regular_file(path, ignored)) {  // a pipe may never end
-      throw Error(ErrorCode::kInput, path + ": is no regular file, which a case's files are");
+    if (std::filesystem::exists(path(name), ignored) &&
+        !std::filesystem::is_regular_file(path(name), ignored)) {  // a pipe may never end
+      throw Error(ErrorCode::kInput, path(name) + ": is no regular file, which a case's files are");
     }
-    return path;
+    return path(name);
   };
   const auto fail = [&](const std::string& name, const Shape& shape, const std::string& expected) {
     throw Error(ErrorCode::kInput,
                 fmt::format("{}: shape {}, expected {}", path(name), to_string(shape), expected));
   };
   if (entry.stage == CaseEntry::Stage::kPreprocess) {
-    ByteArray pixels = read_npy_bytes(path(entry.pixels));
+    ByteArray pixels = read_npy_bytes(readable(entry.pixels));
     if (pixels.data.size() != packed_bytes(entry.picture)) {
       fail(entry.pixels, pixels.shape, fmt::format("{} bytes", packed_bytes(entry.picture)));
     }
     recorded.pixels = std::move(pixels.data);
-    recorded.tensor = read_npy(path(entry.tensor));
+    recorded.tensor = read_npy(readable(entry.tensor));
     const Shape expected = {3, entry.preprocess.network_height, entry.preprocess.network_width};
     if (recorded.tensor.shape != expected) {
       fail(entry.tensor, recorded.tensor.shape, to_string(expected));
     }
     return recorded;
   }
-  recorded.logits = read_npy(path(entry.logits));
+  recorded.logits = read_npy(readable(entry.logits));
   const Shape& logits = recorded.logits.shape;
   if (logits.size() != 2 || recorded.logits.empty()) fail(entry.logits, logits, "[Q, K]");
-  recorded.boxes = read_npy(path(entry.boxes));
+  recorded.boxes = read_npy(readable(entry.boxes));
   if (recorded.boxes.shape != Shape{logits[0], 4}) {
     fail(entry.boxes, recorded.boxes.shape, fmt::format("[{}, 4]", logits[0]));
   }
   if (entry.masks.empty()) return recorded;
-  recorded.masks = read_npy(path(entry.masks));
+  recorded.masks = read_npy(readable(entry.masks));
   const Shape& masks = recorded.masks.shape;
   if (masks.size() != 3 || masks[0] != logits[0] || recorded.masks.empty()) {
     fail(entry.masks, masks, fmt::format("[{}, rows, columns]", logits[0]));

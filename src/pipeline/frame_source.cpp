@@ -95,6 +95,7 @@ void add_argument(const std::string& path, std::vector<Input>& out) {
 }
 
 /// Whether a file of pictures begins like this: JPEG, PNG, GIF, TIFF, WebP or AVI, MP4, Matroska.
+/// Not what read_image() recognises: a path, too, may begin as a BMP or PPM does.
 bool looks_like_pictures(std::string_view bytes) {
   using namespace std::string_view_literals;
   for (const std::string_view first :

@@ -15,11 +15,8 @@ MultiSource::MultiSource(std::vector<std::unique_ptr<FrameSource>> sources, Pict
       streams_(sources_.size()) {
   const std::size_t threads =
       std::min(sources_.size(), static_cast<std::size_t>(std::max(1, options_.at_once)));
-  threads_.reserve(threads);  // a thread must find its place
   try {
-    for (std::size_t i = 0; i < threads; ++i) {
-      threads_.push_back(start_thread([this] { work(); }));
-    }
+    for (std::size_t i = 0; i < threads; ++i) start_thread(threads_, [this] { work(); });
   } catch (...) {
     stop();
     throw;

@@ -33,9 +33,8 @@ void PicturesAhead::ask(const std::string& path) {
   const std::lock_guard lock(mutex_);
   pictures_.push_back(std::move(picture));
   if (threads_.size() < std::min(most_threads_, pictures_.size())) {
-    threads_.reserve(threads_.size() + 1);  // a thread must find its place
     try {
-      threads_.push_back(start_thread([this] { work(); }));
+      start_thread(threads_, [this] { work(); });
     } catch (const Error&) {  // the others go on alone
       if (threads_.empty()) throw;
     }

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -372,59 +371,48 @@ class Repeated {
     bytes_[2] = queries * static_cast<std::size_t>(c.mask_rows()) *
                 static_cast<std::size_t>(c.mask_cols()) * 2;
     engine_->prepare(1);
-    cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     cuda::upload(engine_->input(), input.data.data(), input.data.size() * sizeof(float),
                  "copying a picture");
     for (std::size_t i = 0; i < 3; ++i) {
-      cuda::check(cudaMallocHost(&first_[i], bytes_[i]), "pinned memory");
-      cuda::check(cudaMallocHost(&now_[i], bytes_[i]), "pinned memory");
+      first_.emplace_back(cuda::Buffer::Kind::kPinned).reserve(bytes_[i]);
+      now_.emplace_back(cuda::Buffer::Kind::kPinned).reserve(bytes_[i]);
     }
     pass(first_);
   }
-  ~Repeated() {
-    for (std::size_t i = 0; i < 3; ++i) {
-      cudaFreeHost(first_[i]);
-      cudaFreeHost(now_[i]);
-    }
-    cudaStreamDestroy(stream_);
-  }
-  Repeated(const Repeated&) = delete;
-  Repeated& operator=(const Repeated&) = delete;
 
   void run(int passes) {
     for (int n = 0; n < passes; ++n) {
       pass(now_);
-      for (std::size_t i = 0; i < 3; ++i) {
-        if (std::memcmp(first_[i], now_[i], bytes_[i]) != 0) ++others[i];
-      }
+      for (std::size_t i = 0; i < 3; ++i) others[i] += !equal(i, now_);
     }
   }
   bool starts_as(const Repeated& other) const {
-    for (std::size_t i = 0; i < 3; ++i) {
-      if (std::memcmp(first_[i], other.first_[i], bytes_[i]) != 0) return false;
-    }
-    return true;
+    return equal(0, other.first_) && equal(1, other.first_) && equal(2, other.first_);
   }
 
   int others[3] = {};  ///< of boxes, logits, masks
 
  private:
-  void pass(const std::array<void*, 3>& to) {
+  bool equal(std::size_t i, const std::vector<cuda::Buffer>& other) const {
+    return std::memcmp(first_[i].data(), other[i].data(), bytes_[i]) == 0;
+  }
+  void pass(const std::vector<cuda::Buffer>& to) {
     engine_->begin(stream_);
     const DeviceHeads heads = engine_->enqueue(1, stream_);
     const void* from[] = {heads.boxes, heads.logits, heads.masks};
     for (std::size_t i = 0; i < 3; ++i) {
-      cuda::check(cudaMemcpyAsync(to[i], from[i], bytes_[i], cudaMemcpyDeviceToHost, stream_),
-                  "copying results");
+      cuda::check(
+          cudaMemcpyAsync(to[i].data(), from[i], bytes_[i], cudaMemcpyDeviceToHost, stream_),
+          "copying results");
     }
     engine_->end(stream_);
-    cuda::check(cudaStreamSynchronize(stream_), "waiting for a pass");
+    stream_.synchronize("waiting for a pass");
   }
 
   std::unique_ptr<CudaEngine> engine_;
-  cudaStream_t stream_ = nullptr;
+  cuda::Stream stream_;
   std::size_t bytes_[3] = {};
-  std::array<void*, 3> first_ = {}, now_ = {};
+  std::vector<cuda::Buffer> first_, now_;  // boxes, logits, masks
 };
 
 /// What a kernel reads before it was written shows only when others keep its predecessors waiting.

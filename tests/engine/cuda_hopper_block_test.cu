@@ -16,6 +16,7 @@
 #include "engine/cuda/hopper/block_steps.h"
 #include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda_arrays.h"
+#include "engine/cuda_hopper_plain.h"
 #include "engine/cuda_plain_attention.h"
 
 namespace rfseg::cuda {
@@ -23,32 +24,6 @@ namespace {
 
 double to_double(float v) { return v; }
 double to_double(__half v) { return __half2float(v); }
-
-/// (A B^T + bias), GELU or (with scale) * scale + residual, dense [m, n].
-__global__ void plain_product(GemmArguments g, double* out) {
-  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (i >= static_cast<int64_t>(g.m) * g.n) return;
-  const int64_t row = i / g.n, column = i % g.n;
-  const __half* a = static_cast<const __half*>(g.a) + row * g.lda;
-  const __half* b = static_cast<const __half*>(g.b) + column * g.ldb;
-  double sum = g.bias ? g.bias[column] : 0;
-  if (g.row_bias) sum += g.row_bias[row];
-  for (int k = 0; k < g.k; ++k) {
-    sum += static_cast<double>(__half2float(a[k])) * __half2float(b[k]);
-  }
-  if (g.activation == Activation::kGelu) sum = 0.5 * sum * (1 + erf(sum * 0.70710678118654752));
-  if (g.scale) sum *= g.scale[column];
-  if (g.residual) sum += static_cast<const float*>(g.residual)[row * g.ldr + column];
-  out[i] = sum;
-}
-
-std::vector<double> reference(const GemmArguments& g) {
-  const int64_t size = static_cast<int64_t>(g.m) * g.n;
-  Array<double> out(size);
-  plain_product<<<static_cast<unsigned>((size + 127) / 128), 128>>>(g, out.data());
-  check(cudaGetLastError(), "launching the plain product");
-  return out.read();
-}
 
 /// Compares rows of `n`, `ld` apart, with dense `want`; all else must still be poison.
 template <class T>
@@ -74,12 +49,7 @@ void expect_close(const std::vector<T>& got, const std::vector<double>& want, in
   EXPECT_EQ(beyond, 0) << "elements written that are not the result's";
 }
 
-class CudaHopperBlock : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!hopper::usable()) GTEST_SKIP() << "no GPU of compute capability 9.x";
-  }
-};
+using CudaHopperBlock = CudaHopper;
 
 void try_product(int m, int n, int k, Activation activation) {
   SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k);

@@ -29,6 +29,16 @@ void expect_row(const Row& expected, const float* got, const uint16_t* element, 
   }
 }
 
+Row relu(Row v) {
+  for (double& e : v) e = std::max(e, 0.0);
+  return v;
+}
+/// The box that `delta` makes of `base`.
+Row refined(const Row& delta, const Row& base) {
+  return {delta[0] * base[2] + base[0], delta[1] * base[3] + base[1], std::exp(delta[2]) * base[2],
+          std::exp(delta[3]) * base[3]};
+}
+
 TEST(QueryForward, IsTheLayerAndWhatFollows) {
   for (const int rows : {16, 37}) {
     for (const bool last : {false, true}) {
@@ -135,16 +145,11 @@ TEST(QueryHeads, AreBoxesAndLogits) {
     a.rows = rows;
     a.count = classes;
     query_heads({}, Math::kFp16, a);
-    const auto relu = [](Row v) {
-      for (double& e : v) e = std::max(e, 0.0);
-      return v;
-    };
     const Row wide = widened(hs);
     for (int r = 0; r < rows; ++r) {
       const Row x = row_of(wide, r, kColumns), delta = box2(relu(box1(relu(box0(x)))));
       const Row base = row_of(references, r, 4);
-      const Row box = {delta[0] * base[2] + base[0], delta[1] * base[3] + base[1],
-                       std::exp(delta[2]) * base[2], std::exp(delta[3]) * base[3]};
+      const Row box = refined(delta, base);
       for (int i = 0; i < 4; ++i) {
         ASSERT_TRUE(std::abs(boxes[r * 4 + i] - box[i]) <= 3e-3 * (1 + std::abs(box[i])))
             << r << ", " << i << ": " << boxes[r * 4 + i] << ", " << box[i];
@@ -240,21 +245,12 @@ TEST(QueryStart, IsFromCellsToTheFirstLayer) {
   a.batch = batch;
   a.queries = queries;
   query_start({}, Math::kFp16, a);
-  const auto relu = [](Row v) {
-    for (double& e : v) e = std::max(e, 0.0);
-    return v;
-  };
-  const auto refined = [](const double* d, const Row& base) {
-    return Row{d[0] * base[2] + base[0], d[1] * base[3] + base[1], std::exp(d[2]) * base[2],
-               std::exp(d[3]) * base[3]};
-  };
   const Row wide_map = widened(map);
   for (int r = 0; r < rows; ++r) {
     const int query = r % queries;
     const Row delta = box2(relu(box1(relu(box0(row_of(wide_map, chosen_rows[r], kColumns))))));
     Row box = row_of(learned, query, 4);
-    if (chosen[r] >= 0)
-      box = refined(box.data(), refined(delta.data(), row_of(proposals, chosen[r], 4)));
+    if (chosen[r] >= 0) box = refined(box, refined(delta, row_of(proposals, chosen[r], 4)));
     for (int i = 0; i < 4; ++i)
       ASSERT_TRUE(std::abs(references[r * 4 + i] - box[i]) <= 5e-3 * (1 + std::abs(box[i])))
           << r << ", " << i;

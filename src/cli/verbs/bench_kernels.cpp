@@ -40,11 +40,11 @@ std::string table(const std::vector<StepTime>& steps, const DevicePeaks& peaks) 
                         step.kind, step.shape, step.count, step.ms * 1e3, all * 1e3,
                         step.flops > 0 ? fmt::format("{:.1f}", r.tflops) : "", r.gigabytes,
                         100 * r.of_peak);
-    if (std::isnan(step.library_ms)) {
+    if (std::isnan(step.cublaslt_ms)) {
       text += "\n";
     } else {
       text +=
-          fmt::format(" {:>11.2f} {:>6.2f}\n", step.library_ms * 1e3, step.ms / step.library_ms);
+          fmt::format(" {:>11.2f} {:>6.2f}\n", step.cublaslt_ms * 1e3, step.ms / step.cublaslt_ms);
     }
   }
   return text + fmt::format("  sum of the steps, one after the other: {:.3f} ms\n", sum);
@@ -57,7 +57,7 @@ nlohmann::json to_json(const std::vector<StepTime>& steps, const DevicePeaks& pe
     nlohmann::json one = {{"kind", step.kind},  {"shape", step.shape},     {"count", step.count},
                           {"ms", step.ms},      {"flops", step.flops},     {"bytes", step.bytes},
                           {"tflops", r.tflops}, {"gb_per_s", r.gigabytes}, {"of_peak", r.of_peak}};
-    if (!std::isnan(step.library_ms)) one["cublaslt_ms"] = step.library_ms;
+    if (!std::isnan(step.cublaslt_ms)) one["cublaslt_ms"] = step.cublaslt_ms;
     all.push_back(std::move(one));
   }
   return all;

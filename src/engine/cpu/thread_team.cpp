@@ -1,6 +1,5 @@
 #include "engine/cpu/thread_team.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "core/thread.h"
@@ -25,11 +24,8 @@ void pause_core() {
 }  // namespace
 
 ThreadTeam::ThreadTeam(int threads) {
-  workers_.reserve(static_cast<std::size_t>(std::max(threads, 1)));  // a thread must find its place
   try {
-    for (int i = 1; i < threads; ++i) {
-      workers_.push_back(start_thread([this, i] { work(i); }));
-    }
+    for (int i = 1; i < threads; ++i) start_thread(workers_, [this, i] { work(i); });
   } catch (...) {
     stop();
     throw;

@@ -24,9 +24,9 @@ struct StepTime {
   std::string kind, shape;
   int count = 0;  ///< in a pass
   double ms = 0;
-  double library_ms = 0;  ///< cuBLASLt's for the bare product; NaN: none
-  double flops = 0;       ///< of products; 0 for a step that has none
-  double bytes = 0;       ///< every operand read and every result written once
+  double cublaslt_ms = 0;  ///< for the bare product; NaN: none
+  double flops = 0;        ///< of products; 0 for a step that has none
+  double bytes = 0;        ///< every operand read and every result written once
 };
 
 /// What the device could do at most, by its clocks and units.

@@ -126,7 +126,7 @@ std::vector<StepTime> time_steps(const std::function<void(const StepObserver& ob
       ++at;
     });
     if (library && costs[i].m > 0) {
-      times[i].library_ms = library_timer.time(timer, stream, costs[i]);
+      times[i].cublaslt_ms = library_timer.time(timer, stream, costs[i]);
     }
   }
   check(cudaStreamSynchronize(stream), "timing the network's steps");
