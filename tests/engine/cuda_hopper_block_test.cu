@@ -322,7 +322,12 @@ TEST_F(CudaHopperBlock, Attention) {
   try_attention(1, 384, 2, 6.0f);
   try_attention(1, 677, 6, 3.0f);
   try_attention(1, 700, 6, 1.0f);
+  try_attention(4, 145, 6, 2.0f);
+  try_attention(4, 192, 6, 6.0f);
+  try_attention(4, 193, 6, 3.0f);
   try_attention(4, 257, 6, 3.0f);
+  try_attention(4, 288, 6, 1.0f);
+  try_attention(4, 289, 4, 1.0f);
   try_attention(2, 300, 12, 1.0f);
 }
 

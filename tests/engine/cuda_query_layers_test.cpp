@@ -40,7 +40,7 @@ Row refined(const Row& delta, const Row& base) {
 }
 
 TEST(QueryForward, IsTheLayerAndWhatFollows) {
-  for (const int rows : {16, 37}) {
+  for (const int rows : {16, 37, 117}) {
     for (const bool last : {false, true}) {
       const Linear first(2048, kColumns), second(kColumns, 2048), next(3 * kColumns, kColumns);
       const Affine norm;
@@ -83,12 +83,11 @@ TEST(QueryForward, IsTheLayerAndWhatFollows) {
   }
 }
 
-TEST(QueryForward, NormalisesTheLastRowsTwiceMore) {
-  const int rows = 21;
+void check_last_forward(int rows) {
   const Linear first(2048, kColumns), second(kColumns, 2048);
   const Affine norm, last, then;
   for (const bool twice : {true, false}) {
-    std::vector<float> x = floats(std::size_t{rows} * kColumns, 1);
+    std::vector<float> x = floats(std::size_t(rows) * kColumns, 1);
     const std::vector<float> position = floats(x.size(), 1);
     std::vector<uint16_t> element(x.size());
     std::transform(x.begin(), x.end(), element.begin(), [](float v) { return float_to_half(v); });
@@ -125,13 +124,17 @@ TEST(QueryForward, NormalisesTheLastRowsTwiceMore) {
   }
 }
 
-TEST(QueryHeads, AreBoxesAndLogits) {
-  const int rows = 37;
+TEST(QueryForward, NormalisesTheLastRowsTwiceMore) {
+  check_last_forward(21);
+  check_last_forward(145);
+}
+
+void check_heads(int rows) {
   for (const int classes : {91, 2, 128}) {
     const Linear box0(kColumns, kColumns), box1(kColumns, kColumns), box2(4, kColumns);
     const Linear logits(classes, kColumns);
-    const std::vector<uint16_t> hs = halves(std::size_t{rows} * kColumns, 1);
-    const std::vector<float> references = floats(rows * 4, 0.4f, 0.5f);
+    const std::vector<uint16_t> hs = halves(std::size_t(rows) * kColumns, 1);
+    const std::vector<float> references = floats(std::size_t(rows) * 4, 0.4f, 0.5f);
     std::vector<float> boxes(rows * 4 + 1, NAN), out(std::size_t(rows) * classes + 1, NAN);
     QueryHeadsArguments a;
     a.hs = hs.data();
@@ -164,8 +167,13 @@ TEST(QueryHeads, AreBoxesAndLogits) {
   }
 }
 
-TEST(QueryMasks, AreTheSecondProductOfHiddenColumnsAndRows) {
-  const int rows = 37, hidden = 1024;
+TEST(QueryHeads, AreBoxesAndLogits) {
+  check_heads(37);
+  check_heads(133);
+}
+
+void check_masks(int rows) {
+  const int hidden = 1024;
   const Linear first(hidden, kColumns), second(kColumns + 1, hidden + kColumns);
   constexpr int kSlice = kMaskTailHidden + kMaskTailOwn;
   std::vector<uint16_t> slices(std::size_t{kMaskTailSlices} * kMaskTailRows * kSlice, 0);
@@ -177,7 +185,7 @@ TEST(QueryMasks, AreTheSecondProductOfHiddenColumnsAndRows) {
       std::copy_n(from + hidden + s * kMaskTailOwn, kMaskTailOwn, to + kMaskTailHidden);
     }
   }
-  const std::vector<uint16_t> normed = halves(std::size_t{rows} * kColumns, 2);
+  const std::vector<uint16_t> normed = halves(std::size_t(rows) * kColumns, 2);
   const std::vector<uint16_t> hs = halves(normed.size(), 2);
   std::vector<uint16_t> out(normed.size() + 1, 0x7e00);
   std::vector<float> constants(rows + 1, NAN);
@@ -208,15 +216,20 @@ TEST(QueryMasks, AreTheSecondProductOfHiddenColumnsAndRows) {
   EXPECT_TRUE(std::isnan(constants.back()));
 }
 
-TEST(QueryStart, IsFromCellsToTheFirstLayer) {
-  const int batch = 2, queries = 21, rows = batch * queries, cells = 30;
+TEST(QueryMasks, AreTheSecondProductOfHiddenColumnsAndRows) {
+  check_masks(37);
+  check_masks(133);
+}
+
+void check_start(int batch, int queries) {
+  const int rows = batch * queries, cells = 30;
   const Linear box0(kColumns, kColumns), box1(kColumns, kColumns), box2(4, kColumns);
   const Linear position0(kColumns, 2 * kColumns), position1(kColumns, kColumns);
   const Linear next(3 * kColumns, kColumns);
-  const std::vector<uint16_t> map = halves(std::size_t{batch} * cells * kColumns, 1);
+  const std::vector<uint16_t> map = halves(std::size_t(batch) * cells * kColumns, 1);
   const std::vector<float> proposals = floats(cells * 4, 0.4f, 0.5f);
   const std::vector<float> learned = floats(queries * 4, 0.3f, 0.4f);
-  const std::vector<float> content = floats(std::size_t{queries} * kColumns, 1);
+  const std::vector<float> content = floats(std::size_t(queries) * kColumns, 1);
   std::vector<int32_t> chosen, chosen_rows;
   for (int r = 0; r < rows; ++r) {
     chosen.push_back(r % queries == 20 ? -1 : (r * 7) % cells);
@@ -277,6 +290,11 @@ TEST(QueryStart, IsFromCellsToTheFirstLayer) {
           << r << ", " << i;
     }
   }
+}
+
+TEST(QueryStart, IsFromCellsToTheFirstLayer) {
+  check_start(2, 21);
+  check_start(2, 59);
 }
 
 struct AttentionCase {
@@ -387,6 +405,7 @@ TEST(QueryAttention, IsTheLayersFirstHalf) {
   check_attention({1, 16, 2, 1});
   check_attention({2, 37, 4, 1});
   check_attention({1, 150, 4, 2});
+  check_attention({2, 70, 2, 1});
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ class Loader {
   /// Everything that decides the image's bytes.
   std::string key(const std::string& fingerprint) const {
     // To be raised when the same weights are laid out or folded in another way.
-    constexpr int kLayout = 2;
+    constexpr int kLayout = 3;
     const ModelConfig& c = config_;
     std::string levels;
     for (const Level level : c.levels) levels += std::to_string(static_cast<int>(level));
@@ -230,25 +230,26 @@ class Loader {
     EncoderWeights& e = w_.encoder;
     const int d = config_.enc_dim, side = config_.patch;
     const std::string patch = kEncoderPrefix + "embeddings.patch_embeddings.projection";
-    const Place p = matrix(e.patch, d, 3 * side * side);
+    const Place p = matrix(e.patch, d, (3 * side * side + 127) / 128 * 128, false);
     jobs_.push_back([this, p, patch, d, side] {
       const Tensor t = source_.read(patch + ".weight", {d, 3, side, side});
       put_rows(p, 0, d, 3 * side * side, t.data.data(), patch + ".weight");
-      put_bias(p, 0, source_.read(patch + ".bias", {d}));
     });
     const TokenLayout layout{config_.windows, config_.grid_rows() / config_.windows,
                              config_.grid_cols() / config_.windows};
     const std::size_t start =
         place(e.start, sizeof(float) * static_cast<std::size_t>(layout.tokens()) * d);
-    jobs_.push_back([this, start, layout, d] {
+    jobs_.push_back([this, start, layout, d, patch] {
       const PositionTable table = load_position_table(config_, source_);
+      const Tensor bias = source_.read(patch + ".bias", {d});
       float* to = floats_at(start);
       for (int w = 0; w < layout.windows * layout.windows; ++w) {
         std::copy_n(table.cls.data.data(), d, to + int64_t{w} * layout.window_tokens() * d);
       }
       for (int cell = 0; cell < layout.cells(); ++cell) {
-        std::copy_n(table.patches.data.data() + int64_t{cell} * d, d,
-                    to + int64_t{layout.token_of(cell)} * d);
+        const float* position = table.patches.data.data() + int64_t{cell} * d;
+        std::transform(position, position + d, bias.data.begin(),
+                       to + int64_t{layout.token_of(cell)} * d, std::plus<float>());
       }
     });
     e.blocks.resize(config_.enc_layers);

@@ -36,7 +36,7 @@ struct EncoderBlock {
 };
 
 struct EncoderWeights {
-  Matrix patch;                  ///< columns (channel, y, x)
+  Matrix patch;                  ///< columns (channel, y, x), k rounded up to 128; without bias
   const float* start = nullptr;  ///< [tokens, D] what is added to every token, in token order
   std::vector<EncoderBlock> blocks;
   Norm norm;  ///< of every tap

@@ -22,12 +22,19 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Shared memory of a block. Blocks of two successive kernels fit on a multiprocessor, also
 // attention's 112 KB beside the products': 228 KB in all, of which the system keeps 1 KB a block.
-// Two of a kPlain product do not: where fewer multiprocessors than it has blocks were idle, they
-// would come to lie on those in pairs, with the others at rest, and take twice as long.
+// Two of the same product that have kAloneBytes do not: where fewer multiprocessors than it has
+// blocks were idle, they would come to lie on those in pairs, with the others at rest, and take
+// twice as long. An encoder block's products with a norm do without while the kernels before them
+// leave none idle, since then their blocks start the earlier for it.
 constexpr int kPlainRoom = 114 * 1024, kNormRoom = 110 * 1024;
 constexpr int kAloneBytes = 114 * 1024;
 // Of a block that has a multiprocessor to itself.
 constexpr int kWholeRoom = 227 * 1024;
+
+/// Whether qkv and fc1 of so many rows, 12 blocks for 64 of them, fill all multiprocessors.
+bool plain_fill_all(const GemmArguments& g) {
+  return (g.m + 63) / 64 * 12 >= portable::multiprocessors();
+}
 
 template <Form kForm, int kHalf, bool kWhole, Activation kActivation = Activation::kNone,
           Use kUse = Use::kStream, int kTiles = 1>
@@ -53,8 +60,8 @@ bool run(const Queue& queue, BlockTask& task, const GemmArguments& g) {
   if (task.stages < (kForm == Form::kShort ? task.k_blocks : std::min(task.k_blocks, 2)))
     return false;
   const int blocks = (g.m + 64 * kTiles - 1) / (64 * kTiles) * task.n_tiles * kBlocksInRow;
-  constexpr bool kAlone = kWhole || kForm == Form::kPlain;
-  const int bytes = std::max(fixed + task.stages * kStageBytes, kAlone ? kAloneBytes : 0);
+  const bool alone = kWhole || kForm == Form::kPlain || kUse != Use::kStream || !plain_fill_all(g);
+  const int bytes = std::max(fixed + task.stages * kStageBytes, alone ? kAloneBytes : 0);
   constexpr auto kBody = &multiply<kForm, kHalf, kActivation, kUse, kTiles>;
   if constexpr (kForm == Form::kPlain) {
     launch<kBody, threads_of(kForm, kTiles), kWhole ? 1 : 2>(queue, {blocks, 1},

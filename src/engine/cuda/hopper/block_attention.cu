@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper/block.h"
@@ -9,10 +10,10 @@
 
 // Attention with heads of 64 for few rows and short sequences. A unit of work, 64 queries of one
 // head, is shared by the four warpgroups of a block, or (kPair) by eight of a cluster of two, each
-// with at most 88 keys: one product, one softmax, one product, and no loop, since with one or two
-// warps a scheduler it is the length of a warp's instruction stream that counts. Then each
-// warpgroup completes 16 of the columns for its block, or 8 for the cluster: the sums lie in shared
-// memory as they lay in registers, with the row's maximum and sum of weights.
+// with at most kKeys keys (48, 72 or 88): one product, one softmax, one product, and no loop, since
+// with one or two warps a scheduler it is the length of a warp's instruction stream that counts.
+// Then each warpgroup completes 16 of the columns for its block, or 8 for the cluster: the sums lie
+// in shared memory as they lay in registers, with the row's maximum and sum of weights.
 
 namespace rfseg::cuda::hopper {
 namespace {
@@ -28,15 +29,24 @@ struct UnitTask {
 };
 
 constexpr int kGroups = 4, kThreads = kGroups * 128;
-constexpr int kKeys = 88;
-// In the second product keys count in sixteens.
-constexpr int kKeyBytes = kKeys * 128, kValueRows = 96, kValueBytes = kValueRows * 128;
-constexpr int kQueryBytes = 64 * 128, kRunBytes = kKeyBytes + kValueBytes;
+constexpr int kMostKeys = 88;  // of a warpgroup
+constexpr int kQueryBytes = 64 * 128;
 constexpr int kLeadBytes = 1024;                              // transaction barriers
 constexpr int kHandedBytes = 64 * 8 * 4, kRowBytes = 64 * 8;  // from the other block, a warpgroup
 constexpr int kExchangeBytes = kHandedBytes + kRowBytes;
-constexpr int kSharedBytes =
-    1024 + kLeadBytes + kQueryBytes + kGroups * kRunBytes + kGroups * kExchangeBytes;
+// A warpgroup's sums of 64 columns and its rows' softmax, as its threads have them.
+constexpr int kSumBytes = 9 * 2048;
+
+// In the second product keys count in sixteens.
+RFSEG_HOST_DEVICE constexpr int value_rows(int keys) { return (keys + 15) / 16 * 16; }
+/// Of a warpgroup: its keys and values, then its sums.
+RFSEG_HOST_DEVICE constexpr int run_bytes(int keys) {
+  const int read = (keys + value_rows(keys)) * 128;
+  return read > kSumBytes ? read : kSumBytes;
+}
+constexpr int shared_bytes(int keys) {
+  return 1024 + kLeadBytes + kQueryBytes + kGroups * (run_bytes(keys) + kExchangeBytes);
+}
 
 #if RFSEG_HOPPER
 
@@ -53,9 +63,11 @@ struct Softmax {
 
 #endif
 
-template <bool kPair>
+template <bool kPair, int kKeys>
 RFSEG_DEVICE void attend(const UnitTask& task, void* shared) {
 #if RFSEG_HOPPER
+  constexpr int kValueRows = value_rows(kKeys), kRunBytes = run_bytes(kKeys);
+  constexpr int kKeyBytes = kKeys * 128, kValueBytes = kValueRows * 128;
   const uint32_t base = (shared_address(shared) + 1023) / 1024 * 1024;
   const uint32_t query_full = base + 64, key_full = base, value_full = base + 32;
   const uint32_t queries = base + kLeadBytes;
@@ -290,17 +302,17 @@ RFSEG_DEVICE void attend(const UnitTask& task, void* shared) {
 
 /// launch_cluster() with a bound on registers that lets the blocks of qkv and out-projection be on
 /// the same multiprocessor.
-template <bool kPair>
+template <bool kPair, int kKeys>
 __global__ void __maxnreg__(96) attention_kernel(const __grid_constant__ UnitTask task) {
   extern __shared__ uint4 shared[];
-  attend<kPair>(task, shared);
+  attend<kPair, kKeys>(task, shared);
 }
 
-template <bool kPair>
+template <bool kPair, int kKeys>
 void launch_attention(const Queue& queue, int blocks, const UnitTask& task) {
-  auto* kernel = attention_kernel<kPair>;
-  reserve_shared(kernel, kSharedBytes);
-  const LaunchConfig launch(queue, {blocks, 1}, kThreads, kPair ? 2 : 1, kSharedBytes);
+  auto* kernel = attention_kernel<kPair, kKeys>;
+  reserve_shared(kernel, shared_bytes(kKeys));
+  const LaunchConfig launch(queue, {blocks, 1}, kThreads, kPair ? 2 : 1, shared_bytes(kKeys));
   check(cudaLaunchKernelEx(&launch.config, kernel, task), "launching attention");
 }
 
@@ -320,26 +332,33 @@ bool block_attention(const Queue& queue, const AttentionArguments& a) {
   task.row_tiles = (a.length + 63) / 64;
   const int units = a.sequences * a.heads * task.row_tiles;
   const int resident = portable::multiprocessors();  // blocks at a time, one on each
-  const bool pair = 2 * units <= resident && a.length > kKeys;
+  const bool pair = 2 * units <= resident && a.length > kMostKeys;
   const int blocks = pair ? 2 * units : units, groups = pair ? 2 * kGroups : kGroups;
-  if (blocks > resident || a.length > groups * kKeys) return block_attention_steps(queue, a);
-  const auto map = [&](CUtensorMap* to, const void* data, int64_t ld, int rows) {
-    return matrix_map(to, data, a.heads * 64, a.length, ld, a.sequences, a.length * ld, 64, rows);
-  };
-  if (!map(&task.q, a.q, a.ldq, 64) || !map(&task.k, a.k, a.ldk, kKeys) ||
-      !map(&task.v, a.v, a.ldv, kValueRows)) {
-    return false;
-  }
+  if (blocks > resident || a.length > groups * kMostKeys) return block_attention_steps(queue, a);
   task.out = static_cast<__half*>(a.out);
   task.ldo = a.ldo;
   task.share = (a.length + groups - 1) / groups;
   task.scale = a.scale * 1.4426950408889634f;
-  if (pair) {
-    launch_attention<true>(queue, blocks, task);
-  } else {
-    launch_attention<false>(queue, blocks, task);
-  }
-  return true;
+  const auto run = [&](auto keys) {
+    constexpr int kKeys = keys.value;
+    const auto map = [&](CUtensorMap* to, const void* data, int64_t ld, int rows) {
+      return matrix_map(to, data, a.heads * 64, a.length, ld, a.sequences, a.length * ld, 64, rows);
+    };
+    if (!map(&task.q, a.q, a.ldq, 64) || !map(&task.k, a.k, a.ldk, kKeys) ||
+        !map(&task.v, a.v, a.ldv, value_rows(kKeys))) {
+      return false;
+    }
+    if (pair) {
+      launch_attention<true, kKeys>(queue, blocks, task);
+    } else {
+      launch_attention<false, kKeys>(queue, blocks, task);
+    }
+    return true;
+  };
+  // As few as suffice: in nano's windows, 37 of 88 keys were work for nothing otherwise.
+  if (task.share <= 48) return run(std::integral_constant<int, 48>());
+  if (task.share <= 72) return run(std::integral_constant<int, 72>());
+  return run(std::integral_constant<int, kMostKeys>());
 }
 
 }  // namespace rfseg::cuda::hopper

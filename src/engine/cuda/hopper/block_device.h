@@ -1,7 +1,7 @@
 #pragma once
 
 // What the kernels of an encoder block need beside hopper/device.h: stores into another block's
-// shared memory that count on its barriers, and two more widths of wgmma.
+// shared memory that count on its barriers, and three more widths of wgmma.
 
 #include "engine/cuda/hopper/device.h"
 
@@ -56,6 +56,24 @@ struct Wgmma<48> {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %26, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n48k16.f32.f16.f16 {" RFSEG_NAMES_0 ", " RFSEG_NAMES_1 ", " RFSEG_NAMES_2 "}, %24, %25, p, 1, 1, 0, 0;\n}\n"
                  : RFSEG_OUT8(d, 0), RFSEG_OUT8(d, 8), RFSEG_OUT8(d, 16)
+                 : "l"(a), "l"(b), "r"(accumulate));
+  }
+};
+template <>
+struct Wgmma<56> {
+  RFSEG_DEVICE static void run(float (&d)[28], uint64_t a, uint64_t b, int accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %30, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n56k16.f32.f16.f16 {" RFSEG_NAMES_0 ", " RFSEG_NAMES_1 ", " RFSEG_NAMES_2 ", %24, %25, %26, %27}, %28, %29, p, 1, 1, 0, 0;\n}\n"
+                 : RFSEG_OUT8(d, 0), RFSEG_OUT8(d, 8), RFSEG_OUT8(d, 16), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27])
+                 : "l"(a), "l"(b), "r"(accumulate));
+  }
+};
+template <>
+struct Wgmma<72> {
+  RFSEG_DEVICE static void run(float (&d)[36], uint64_t a, uint64_t b, int accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %38, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n72k16.f32.f16.f16 {" RFSEG_NAMES_0 ", " RFSEG_NAMES_1 ", " RFSEG_NAMES_2 ", " RFSEG_NAMES_3 ", %32, %33, %34, %35}, %36, %37, p, 1, 1, 0, 0;\n}\n"
+                 : RFSEG_OUT8(d, 0), RFSEG_OUT8(d, 8), RFSEG_OUT8(d, 16), RFSEG_OUT8(d, 24), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35])
                  : "l"(a), "l"(b), "r"(accumulate));
   }
 };

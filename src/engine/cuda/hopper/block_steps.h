@@ -12,6 +12,7 @@ struct StepDivision {
   int tiles;   ///< of 64 queries, side by side in a block
   int parts;   ///< warpgroups that share the keys of a tile
   int blocks;  ///< of a cluster, which share the keys of their tiles
+  int keys;    ///< of a step
   bool operator==(const StepDivision&) const = default;
 };
 std::string name(const StepDivision& division);

@@ -359,7 +359,10 @@ bool mask_block(const Queue& queue, const MaskBlockArguments& a) {
   // Other kernels run beside this one. Where it has all multiprocessors the decoder waits for them,
   // whose chain is what a pass of few pictures takes.
   const int all = portable::multiprocessors();
-  const int share = task.tiles <= 8 * all ? 6 : task.tiles <= 32 * all ? 8 : 11;  // elevenths
+  const bool large = a.batch == 1 && task.tiles > 2 * all;  // and many queries: their chain is long
+  const int share = task.tiles > 32 * all           ? 11
+                    : task.tiles > 8 * all || large ? 8
+                                                    : 6;  // elevenths
   const int blocks = std::min(task.tiles, std::max(1, all * share / 11));
   launch<&mask_block_body, kThreads>(queue, {blocks, 1}, kBytes, task);
   return true;

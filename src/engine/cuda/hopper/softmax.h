@@ -39,11 +39,11 @@ RFSEG_DEVICE bool weigh(float (&s)[kCount], Rows& rows, float scale, float (&fac
     other[h] = fmaxf(s[4 + 2 * h], s[5 + 2 * h]);
   }
   RFSEG_UNROLL
-  for (int i = 8; i < kCount; i += 8) {
+  for (int i = 8; i < kCount; i += 4) {
     RFSEG_UNROLL
     for (int h = 0; h < 2; ++h) {
-      highest[h] = fmaxf(highest[h], fmaxf(s[i + 2 * h], s[i + 2 * h + 1]));
-      other[h] = fmaxf(other[h], fmaxf(s[i + 4 + 2 * h], s[i + 5 + 2 * h]));
+      float& chain = i % 8 == 0 ? highest[h] : other[h];
+      chain = fmaxf(chain, fmaxf(s[i + 2 * h], s[i + 2 * h + 1]));
     }
   }
   RFSEG_UNROLL
@@ -78,8 +78,9 @@ RFSEG_DEVICE bool weigh(float (&s)[kCount], Rows& rows, float scale, float (&fac
   return raise;
 }
 
-template <int kKeys>
-RFSEG_DEVICE void pack_weights(const float (&s)[kKeys / 2], uint32_t (&p)[kKeys / 4]) {
+template <int kKeys, int kWords>
+RFSEG_DEVICE void pack_weights(const float (&s)[kKeys / 2], uint32_t (&p)[kWords]) {
+  static_assert(kKeys / 4 <= kWords);
   RFSEG_UNROLL
   for (int i = 0; i < kKeys / 4; ++i) p[i] = pack_halves(s[2 * i], s[2 * i + 1]);
 }

@@ -10,38 +10,14 @@ namespace rfseg::cuda {
 
 void Pass::encode() {
   const int d = c_.enc_dim, cells = layout_.cells();
-  const Matrix& patch = w_.encoder.patch;
-  EmbedArguments e;
-  e.pictures = b_.pictures;
-  e.start = w_.encoder.start;
-  e.patches = b_.patches;
-  e.x = b_.x;
-  e.layout = layout_;
-  e.batch = batch_;
-  e.patch = c_.patch;
-  e.ld = patch.k;
-  e.width = d;
-  embed(main_.next(), math_, e);
-
-  GemmArguments g = product(b_.patches, patch.k, batch_ * cells, patch);
-  g.residual = w_.encoder.start;
-  g.residual_period = layout_.tokens();
-  g.ldr = d;
-  g.out = b_.x;
-  g.out_float = true;
-  g.ldo = d;
-  // Every window's cells come after its CLS token.
-  g.out_group = layout_.window_tokens() - 1;
-  g.out_skip = 1;
-  g.out_first = 1;
-  gemm(main_.next(), math_, g);
-  const Shape shape{layout_.windows * layout_.windows, layout_.window_tokens(), d};
-  trace("embed", shape, b_.x, PointType::kFloat);
-
   norms_sums_ = gemm_norm_takes_stream({nullptr, false, lanes_.portable, lanes_.few_rows}, math_,
                                        batch_ * layout_.tokens(), d);
   hands_on_ =
       gemm_hands_on_norms({nullptr, false, lanes_.portable}, math_, batch_ * layout_.tokens(), d);
+  embed_patches();
+  const Shape shape{layout_.windows * layout_.windows, layout_.window_tokens(), d};
+  trace("embed", shape, b_.x, PointType::kFloat);
+
   int tap = 0;
   for (int i = 0; i < c_.enc_layers; ++i) {
     // A tap is the state after that many blocks.
@@ -71,6 +47,53 @@ void Pass::encode() {
     }
     ++tap;
   }
+}
+
+void Pass::embed_patches() {
+  const Matrix& patch = w_.encoder.patch;
+  const int d = c_.enc_dim;
+  EmbedArguments e;
+  e.pictures = b_.pictures;
+  e.start = w_.encoder.start;
+  e.patches = b_.patches;
+  e.layout = layout_;
+  e.batch = batch_;
+  e.patch = c_.patch;
+  e.width = d;
+  if (norms_sums_ && batch_ == 1) {  // the first block's norm in the product, as the others'
+    e.ld = patch.k;
+    embed(main_.next(), math_, e);
+    GemmNormArguments n;
+    n.product = product(b_.patches, patch.k, layout_.tokens(), patch);
+    n.product.residual = w_.encoder.start;
+    n.product.ldr = d;
+    n.eps = kEncoderEps;
+    n.sum = b_.x;
+    n.ld_sum = d;
+    n.out = b_.rows;
+    n.ldo = d;
+    n.scratch = b_.scratch;
+    n.scratch_size = b_.scratch_size;
+    gemm_norm(main_.next(), math_, n);
+    normed_ = true;
+    return;
+  }
+  e.x = b_.x;
+  e.ld = (3 * c_.patch * c_.patch + 7) / 8 * 8;
+  embed(main_.next(), math_, e);
+  GemmArguments g = product(b_.patches, e.ld, batch_ * layout_.cells(), patch);
+  g.k = e.ld;
+  g.residual = w_.encoder.start;
+  g.residual_period = layout_.tokens();
+  g.ldr = d;
+  g.out = b_.x;
+  g.out_float = true;
+  g.ldo = d;
+  // Every window's cells come after its CLS token.
+  g.out_group = layout_.window_tokens() - 1;
+  g.out_skip = 1;
+  g.out_first = 1;
+  gemm(main_.next(), math_, g);
 }
 
 void Pass::normed_linear(const Matrix& b, void* out, Activation activation) {

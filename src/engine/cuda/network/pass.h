@@ -106,6 +106,8 @@ class Pass : private Steps {
   /// Every kernel begins at the end where the one before it ended, whose last rows may still be in
   /// the cache: 50 of the 66 MB that one writes for 32 pictures.
   bool other_end() { return from_end_ = !from_end_; }
+  /// The tokens before the first block; with norms_sums_, of one picture, normalised too.
+  void embed_patches();
   /// The product of the normalised residual stream.
   void normed_linear(const Matrix& b, void* out, Activation activation);
   /// x += scale * (a B^T + bias); with norms_sums_ also rows = LayerNorm(x). `kept`: what follows

@@ -13,17 +13,17 @@
 // fetched once, not once a tap, to places known before, and no tap asks where the map ends: its
 // cells lie in shared memory with a border of zeros.
 //
-// A cluster of 4 blocks has a tile of 32 cells of a picture in row-major order, or of 64 where
-// tiles of 32 were more than one block a multiprocessor; a block has 32 of the 128 columns. Warp w
-// sums up channels 16 w to 16 w + 15 of all nine taps. The eight sums meet in shared memory, where
-// the weights came through, and warp w completes fragment w of the block's results, of each 32
-// cells. Warps tell all blocks mean and squared distances of their 8 columns of a cell (Chan et al.
-// 1979).
+// A cluster of 4 blocks has a tile of 32 cells of a picture in row-major order, or of 64 by twice
+// the threads where tiles of 32 were more than one block a multiprocessor; a block has 32 of the
+// 128 columns. Warp w of eight sums up channels 16 w to 16 w + 15 of all nine taps. The eight sums
+// meet in shared memory, where the weights came through, and warp w completes fragment w of the
+// block's results. Warps tell all blocks mean and squared distances of their 8 columns of a cell
+// (Chan et al. 1979).
 
 namespace rfseg::cuda::portable {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;  // of 32 cells
 constexpr int kPartCells = 32, kChannels = 128, kBlocks = 4, kOwn = kChannels / kBlocks;
 constexpr int kTaps = 9, kWeightBytes = kTaps * kChannels * 2;  // of a column
 constexpr int kWeightPitch = kWeightBytes + 16, kCellPitch = kChannels * 2 + 16;
@@ -67,10 +67,13 @@ static_assert(kWarps == 2 * kTiles && kWarps * 16 == kChannels);
 template <Activation kActivation, int kTileParts>
 RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   using At = Layout<kTileParts>;
-  constexpr int kCells = At::kCells, kHalves = 2 * kTileParts;  // fragments of 16 cells
+  constexpr int kCells = At::kCells, kHalves = 2;  // fragments of 16 cells
+  constexpr int kAllThreads = kTileParts * kThreads;
   // Turns of the block's threads for which places are computed early.
-  constexpr int kKnown = kTileParts == 1 ? 6 : 10;
-  const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
+  constexpr int kKnown = kTileParts == 1 ? 6 : 5;
+  const int thread = thread_index(), lane = thread % kWarp;
+  const int part = kTileParts == 1 ? 0 : warp_read(thread / kThreads, 0);  // of the tile
+  const int warp = (thread - part * kThreads) / kWarp;
   const int group = lane / 4, t = lane % 4, rank = cluster_rank();
   auto* base = static_cast<std::byte*>(shared);
   auto* box = reinterpret_cast<MailBox*>(base + At::kBox);
@@ -83,7 +86,7 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
     const std::byte* from = static_cast<const std::byte*>(task.weight) + rank * kOwn * kWeightBytes;
     constexpr int kChunks = kWeightBytes / 16;
     RFSEG_UNROLL_BY(6)
-    for (int i = thread; i < kOwn * kChunks; i += kThreads) {
+    for (int i = thread; i < kOwn * kChunks; i += kAllThreads) {
       copy_async_16(start + static_cast<uint32_t>(At::kWeights + i / kChunks * kWeightPitch +
                                                   i % kChunks * 16),
                     from + i * 16);
@@ -107,17 +110,17 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
                           (int64_t{picture} * cells + begin + thread / 16) * task.ld * 2 +
                           thread % 16 * 16;
   const SharedAddress to = start + static_cast<uint32_t>(At::kMap + thread % 16 * 16);
-  const int64_t step = kThreads / 16 * task.ld * 2;
+  const int64_t step = kAllThreads / 16 * task.ld * 2;
   int known[kKnown];
   RFSEG_UNROLL
   for (int i = 0; i < kKnown; ++i) {
-    known[i] = opaque(place_of(begin + thread / 16 + i * (kThreads / 16)));
+    known[i] = opaque(place_of(begin + thread / 16 + i * (kAllThreads / 16)));
   }
   // Of this lane's rows of fragments, the corner of the first tap.
   int corner[kHalves];
   RFSEG_UNROLL
   for (int m = 0; m < kHalves; ++m) {
-    const int cell = first + m * 16 + lane % 16;
+    const int cell = first + part * kPartCells + m * 16 + lane % 16;
     corner[m] = opaque(At::kMap + warp * 32 + lane / 16 * 16 - (cols + 3) * kCellPitch +
                        place_of(cell < cells ? cell : cells - 1));
   }
@@ -142,7 +145,7 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   {
     // Whatever does not arrive is outside of the map.
     const int quads = At::rows(cols) * (cols + 2) * (kCellPitch / 16);
-    for (int i = thread; i < quads; i += kThreads) {
+    for (int i = thread; i < quads; i += kAllThreads) {
       store_quad(base + At::kMap + i * 16, {{0, 0, 0, 0}});
     }
   }
@@ -152,11 +155,11 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   {
     int cell = begin + thread / 16;
     RFSEG_UNROLL
-    for (int i = 0; i < kKnown; ++i, cell += kThreads / 16, from += step) {
+    for (int i = 0; i < kKnown; ++i, cell += kAllThreads / 16, from += step) {
       if (cell < end) copy_async_16(to + static_cast<uint32_t>(known[i]), from);
     }
     RFSEG_ROLLED
-    for (; cell < end; cell += kThreads / 16, from += step) {
+    for (; cell < end; cell += kAllThreads / 16, from += step) {
       copy_async_16(to + static_cast<uint32_t>(place_of(cell)), from);
     }
   }
@@ -186,31 +189,27 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
     }
   }
   // [part of the tile][warp][fragment]
-  auto* sums = reinterpret_cast<float*>(base + At::kWeights);
-  constexpr int kPartSums = kWarps * 8 * 128;
+  auto* sums = reinterpret_cast<float*>(base + At::kWeights) + part * (kWarps * 8 * 128);
   RFSEG_UNROLL
   for (int i = 0; i < kHalves * kTiles; ++i) {
     const float(&v)[4] = d[i / kTiles][i % kTiles];
-    store_quad(sums + i / 8 * kPartSums + (warp * 8 + i % 8) * 128 + lane * 4,
+    store_quad(sums + (warp * 8 + i) * 128 + lane * 4,
                {{float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])}});
   }
   block_sync();
-  // What this thread completes of each part: two columns of cells `local` and `local` + 8.
+  // What this thread completes: two columns of cells `local` and `local` + 8 of its part.
   const int local = warp / kTiles * 16 + group, column = rank * kOwn + warp % kTiles * 8 + t * 2;
   const Pair gamma = *reinterpret_cast<const Pair*>(task.gamma + column);
   const Pair beta = *reinterpret_cast<const Pair*>(task.beta + column);
-  float v[kHalves][2] = {}, mean[kHalves], squares[kHalves];
+  float v[2][2] = {}, mean[2], squares[2];
   RFSEG_UNROLL
-  for (int h = 0; h < kHalves; h += 2) {
+  for (int w = 0; w < kWarps; ++w) {
+    const Quad one = load_quad(sums + (w * 8 + warp) * 128 + lane * 4);
     RFSEG_UNROLL
-    for (int w = 0; w < kWarps; ++w) {
-      const Quad part = load_quad(sums + h / 2 * kPartSums + (w * 8 + warp) * 128 + lane * 4);
-      RFSEG_UNROLL
-      for (int e = 0; e < 4; ++e) v[h + e / 2][e % 2] += float_of_bits(part.word[e]);
-    }
+    for (int e = 0; e < 4; ++e) v[e / 2][e % 2] += float_of_bits(one.word[e]);
   }
   RFSEG_UNROLL
-  for (int h = 0; h < kHalves; ++h) {
+  for (int h = 0; h < 2; ++h) {
     mean[h] = v[h][0] + v[h][1];
     RFSEG_UNROLL
     for (int i = 1; i < 4; i *= 2) mean[h] += warp_read(mean[h], lane ^ i);
@@ -221,51 +220,45 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
     for (int i = 1; i < 4; i *= 2) squares[h] += warp_read(squares[h], lane ^ i);
   }
   // [columns][part of the tile][two halves of that][group]: of a cell and the eighth after it.
-  std::byte* shares = base + At::kShares + (warp / kTiles * 8 + group) * 16;
   constexpr int kPartBytes = kPartCells * 8, kColumnBytes = kTileParts * kPartBytes;
+  std::byte* shares = base + At::kShares + part * kPartBytes + (warp / kTiles * 8 + group) * 16;
   meet_cluster();
   static_assert(kBlocks == 4);  // each of the lanes that share a cell tells a block
-  RFSEG_UNROLL
-  for (int h = 0; h < kHalves; h += 2) {
-    send(shares + (rank * kTiles + warp % kTiles) * kColumnBytes + h / 2 * kPartBytes, box, t,
-         Quad{{float_bits(mean[h]), float_bits(squares[h]), float_bits(mean[h + 1]),
-               float_bits(squares[h + 1])}});
-  }
+  send(shares + (rank * kTiles + warp % kTiles) * kColumnBytes, box, t,
+       Quad{{float_bits(mean[0]), float_bits(squares[0]), float_bits(mean[1]),
+             float_bits(squares[1])}});
   await_mail(box);
+  float part_mean[kParts / 4][2], whole[2] = {0, 0}, all[2] = {0, 0};
   RFSEG_UNROLL
-  for (int h = 0; h < kHalves; h += 2) {
-    float part_mean[kParts / 4][2], whole[2] = {0, 0}, all[2] = {0, 0};
-    RFSEG_UNROLL
-    for (int i = 0; i < kParts / 4; ++i) {
-      const Quad one = load_quad(shares + (t + 4 * i) * kColumnBytes + h / 2 * kPartBytes);
-      RFSEG_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        part_mean[i][e] = float_of_bits(one.word[2 * e]);
-        whole[e] += part_mean[i][e];
-        all[e] += float_of_bits(one.word[2 * e + 1]);
-      }
-    }
+  for (int i = 0; i < kParts / 4; ++i) {
+    const Quad one = load_quad(shares + (t + 4 * i) * kColumnBytes);
     RFSEG_UNROLL
     for (int e = 0; e < 2; ++e) {
-      RFSEG_UNROLL
-      for (int i = 1; i < 4; i *= 2) whole[e] += warp_read(whole[e], lane ^ i);
-      whole[e] *= 1.0f / kParts;
-      RFSEG_UNROLL
-      for (int i = 0; i < kParts / 4; ++i) {
-        const float off = part_mean[i][e] - whole[e];
-        all[e] = fused(off * off, 8.0f, all[e]);
-      }
-      RFSEG_UNROLL
-      for (int i = 1; i < 4; i *= 2) all[e] += warp_read(all[e], lane ^ i);
-      const float scale = 1.0f / exact_sqrt(all[e] * (1.0f / kChannels) + task.eps);
-      const int cell = first + h / 2 * kPartCells + local + 8 * e;
-      if (cell >= cells) continue;
-      const float x = fused((v[h + e][0] - whole[e]) * scale, gamma.x, beta.x);
-      const float y = fused((v[h + e][1] - whole[e]) * scale, gamma.y, beta.y);
-      *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(task.out) +
-                                   (int64_t{picture} * cells + cell) * task.ldo + column) =
-          pack_halves(activate<Math::kFp16>(x, kActivation), activate<Math::kFp16>(y, kActivation));
+      part_mean[i][e] = float_of_bits(one.word[2 * e]);
+      whole[e] += part_mean[i][e];
+      all[e] += float_of_bits(one.word[2 * e + 1]);
     }
+  }
+  RFSEG_UNROLL
+  for (int e = 0; e < 2; ++e) {
+    RFSEG_UNROLL
+    for (int i = 1; i < 4; i *= 2) whole[e] += warp_read(whole[e], lane ^ i);
+    whole[e] *= 1.0f / kParts;
+    RFSEG_UNROLL
+    for (int i = 0; i < kParts / 4; ++i) {
+      const float off = part_mean[i][e] - whole[e];
+      all[e] = fused(off * off, 8.0f, all[e]);
+    }
+    RFSEG_UNROLL
+    for (int i = 1; i < 4; i *= 2) all[e] += warp_read(all[e], lane ^ i);
+    const float scale = 1.0f / exact_sqrt(all[e] * (1.0f / kChannels) + task.eps);
+    const int cell = first + part * kPartCells + local + 8 * e;
+    if (cell >= cells) continue;
+    const float x = fused((v[e][0] - whole[e]) * scale, gamma.x, beta.x);
+    const float y = fused((v[e][1] - whole[e]) * scale, gamma.y, beta.y);
+    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(task.out) +
+                                 (int64_t{picture} * cells + cell) * task.ldo + column) =
+        pack_halves(activate<Math::kFp16>(x, kActivation), activate<Math::kFp16>(y, kActivation));
   }
 }
 
@@ -277,10 +270,10 @@ void launch_convolution(const Queue& queue, int pictures, Activation activation,
   const auto bytes = static_cast<std::size_t>(Layout<kTileParts>::bytes(task.cols));
   constexpr int kBlocksEach = kTileParts == 1 ? 2 : 1;  // on a multiprocessor
   if (activation == Activation::kSilu) {
-    launch_cluster<convolve<Activation::kSilu, kTileParts>, kThreads, kBlocksEach>(
+    launch_cluster<convolve<Activation::kSilu, kTileParts>, kTileParts * kThreads, kBlocksEach>(
         queue, {blocks, 1}, kBlocks, bytes, task);
   } else {
-    launch_cluster<convolve<Activation::kNone, kTileParts>, kThreads, kBlocksEach>(
+    launch_cluster<convolve<Activation::kNone, kTileParts>, kTileParts * kThreads, kBlocksEach>(
         queue, {blocks, 1}, kBlocks, bytes, task);
   }
 }

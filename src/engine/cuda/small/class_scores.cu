@@ -20,7 +20,7 @@ RFSEG_DEVICE void scores_body(const ClassScoresArguments& a, void* shared) {
   release_next_kernel();
   const SharedAddress start = shared_address(shared);
   auto* sums = reinterpret_cast<float*>(static_cast<std::byte*>(shared) + kLogitsAt);
-  copy_rows(start, kPitch, a.classes.weight, kWidth * 2, a.count, 32);
+  copy_rows<1>(start, kPitch, a.classes.weight, kWidth * 2, a.count, 32);
   const int first_row = block_x() * kRows;
   const int warp = thread_index() / kWarp, lane = thread_index() % kWarp;
   float bias[3][2];
@@ -71,7 +71,7 @@ RFSEG_DEVICE void scores_body(const ClassScoresArguments& a, void* shared) {
   RFSEG_UNROLL
   for (int i = 0; i < 3; ++i) {
     const int c = i * 32 + thread_index() % 16 * 2;
-    const Pair v = own_sums(sums + i * 4 * 128, kClassTiles, 2);
+    const Pair v = own_sums<1>(sums + i * 4 * 128, kClassTiles, 2);
     const float pair[2] = {v.x + bias[i][0], v.y + bias[i][1]};
     RFSEG_UNROLL
     for (int e = 0; e < 2; ++e) {

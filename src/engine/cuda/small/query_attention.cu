@@ -26,23 +26,27 @@ constexpr int kAttentionBoxes = 5, kAttentionBoxBytes = 64;
 
 struct AttentionTask {
   QueryAttentionArguments a;
-  int tiles;     // of 16 queries in a picture
+  int tiles;     // of a cluster's queries in a picture
   int samples;   // of a head of cross-attention
   int sampling;  // columns of that product in a block, rounded up to tiles of 8
   int chunks;    // of 16 keys
 };
 
-int attention_bytes(int chunks, int sampling) {
-  return (2 * kOwn + sampling) * kPitch + 2 * kRowBytes + (2 * chunks + 1) * 16 * kHeadPitch +
-         kSumFloats * 4 + kWarps * kRows * 8 + 2 * kStatBytes + kAttentionBoxBytes +
-         kRows * sampling * 4;
+RFSEG_HOST_DEVICE constexpr int attention_team_bytes(int sampling) {
+  return kAttentionBoxBytes + 2 * kRowBytes + 2 * kStatBytes + kSumFloats * 4 + kWarps * kRows * 8 +
+         kRows * sampling * 4 + 16 * kHeadPitch;
+}
+int attention_bytes(int teams, int chunks, int sampling) {
+  return teams * attention_team_bytes(sampling) + (2 * kOwn + sampling) * kPitch +
+         2 * chunks * 16 * kHeadPitch;
 }
 
 /// Attention of a head: this warp's keys are every eighth chunk of 16. Leaves the sums of all warps
 /// in `sums` and maxima and weights in `rows` [kWarps][kRows].
+template <int kTeams>
 RFSEG_DEVICE void attend(const AttentionTask& task, SharedAddress queries, SharedAddress keys,
                          SharedAddress values, float* sums, Pair* rows) {
-  const int lane = thread_index() % kWarp, warp = thread_index() / kWarp;
+  const int lane = thread_index() % kWarp, warp = team_thread<kTeams>() / kWarp;
   const float factor = task.a.scale * 1.44269504f;
   float o[4][4], maximum[2] = {-1e30f, -1e30f}, weight[2] = {0, 0};
   clear(o);
@@ -128,8 +132,9 @@ RFSEG_DEVICE void attend(const AttentionTask& task, SharedAddress queries, Share
 }
 
 /// This thread's two columns of what the warps have left.
+template <int kTeams>
 RFSEG_DEVICE Pair meet(const float* sums, const Pair* rows) {
-  const int row = thread_index() / 16, col = thread_index() % 16 * 2;
+  const int row = team_thread<kTeams>() / 16, col = thread_index() % 16 * 2;
   float highest = rows[row].x;
   RFSEG_UNROLL
   for (int w = 1; w < kWarps; ++w) {
@@ -153,10 +158,11 @@ RFSEG_DEVICE Pair meet(const float* sums, const Pair* rows) {
 
 /// sample_values() for the block's two heads of the 16 rows; a lane has 8 channels of a head and a
 /// corner of every sample. `sampled` [kRows][6 * samples]: offsets of both heads, then weights.
+template <int kTeams>
 RFSEG_DEVICE void sample(const AttentionTask& task, const float* sampled, const float (&box)[4],
                          int picture, std::byte* rows, MailBox* mail) {
   const SampleArguments& a = task.a.samples;
-  const int local = thread_index() / 16, head = thread_index() / 8 % 2;
+  const int local = team_thread<kTeams>() / 16, head = thread_index() / 8 % 2;
   const int part = thread_index() / 4 % 2, corner = thread_index() % 4, samples = task.samples;
   const float* offsets = sampled + local * task.sampling + head * 2 * samples;
   const float* weights = sampled + local * task.sampling + 4 * samples + head * samples;
@@ -208,11 +214,15 @@ RFSEG_DEVICE void sample(const AttentionTask& task, const float* sampled, const 
   send(to, mail, corner + 4, q);
 }
 
+template <int kTeams>
 RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   const QueryAttentionArguments& a = task.a;
   const int queries = a.samples.queries, rank = cluster_rank(), sampling = task.sampling;
-  auto* boxes = static_cast<MailBox*>(shared);
-  if (thread_index() == 0) {
+  const int thread = team_thread<kTeams>();
+  std::byte* base =
+      static_cast<std::byte*>(shared) + team_index<kTeams>() * attention_team_bytes(sampling);
+  auto* boxes = reinterpret_cast<MailBox*>(base);
+  if (thread == 0) {
     constexpr int kMail[kAttentionBoxes] = {handed_bytes(), kShareMail, handed_bytes(),
                                             handed_bytes(), kShareMail};
     RFSEG_UNROLL
@@ -220,32 +230,36 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   }
   warp_sync();
   greet_cluster();
-  auto* rows = static_cast<std::byte*>(shared) + kAttentionBoxBytes;
+  std::byte* rows = base + kAttentionBoxBytes;
   std::byte* more_rows = rows + kRowBytes;
   auto* shares = reinterpret_cast<Pair*>(more_rows + kRowBytes);
   auto* sums = reinterpret_cast<float*>(shares + 2 * kBlocks * kRows);
   auto* meeting = reinterpret_cast<Pair*>(sums + kSumFloats);
   auto* sampled = reinterpret_cast<float*>(meeting + kWarps * kRows);
-  const SharedAddress out_weights = shared_address(sampled + kRows * sampling);
+  const SharedAddress own_queries = shared_address(sampled + kRows * sampling);
+  const SharedAddress out_weights =
+      shared_address(shared) + static_cast<uint32_t>(kTeams * attention_team_bytes(sampling));
   const SharedAddress sampled_weights = out_weights + static_cast<uint32_t>(kOwn * kPitch);
   const SharedAddress sampling_weights = sampled_weights + static_cast<uint32_t>(kOwn * kPitch);
-  const SharedAddress own_queries = sampling_weights + static_cast<uint32_t>(sampling * kPitch);
-  const SharedAddress keys = own_queries + static_cast<uint32_t>(16 * kHeadPitch);
+  const SharedAddress keys = sampling_weights + static_cast<uint32_t>(sampling * kPitch);
   const SharedAddress values = keys + static_cast<uint32_t>(task.chunks * 16 * kHeadPitch);
 
   constexpr int64_t kWeightStep = kWidth * 2;
   const auto weights_of = [&](const QueryProduct& p, int row) {
     return static_cast<const std::byte*>(p.weight) + row * kWeightStep;
   };
-  copy_rows(out_weights, kPitch, weights_of(a.attended, rank * kOwn), kWeightStep, kOwn, 32);
-  copy_rows(sampled_weights, kPitch, weights_of(a.sampled, rank * kOwn), kWeightStep, kOwn, 32);
+  copy_rows<kTeams>(out_weights, kPitch, weights_of(a.attended, rank * kOwn), kWeightStep, kOwn,
+                    32);
+  copy_rows<kTeams>(sampled_weights, kPitch, weights_of(a.sampled, rank * kOwn), kWeightStep, kOwn,
+                    32);
   // Of the product for the samples, offsets of all heads come first, then weights.
   const int samples = task.samples, offsets = 4 * samples, weights = 2 * samples;
   const int heads = a.samples.heads;
-  copy_rows(sampling_weights, kPitch, weights_of(a.sampling, rank * offsets), kWeightStep, offsets,
-            32);
-  copy_rows(sampling_weights + static_cast<uint32_t>(offsets * kPitch), kPitch,
-            weights_of(a.sampling, 2 * heads * samples + rank * weights), kWeightStep, weights, 32);
+  copy_rows<kTeams>(sampling_weights, kPitch, weights_of(a.sampling, rank * offsets), kWeightStep,
+                    offsets, 32);
+  copy_rows<kTeams>(sampling_weights + static_cast<uint32_t>(offsets * kPitch), kPitch,
+                    weights_of(a.sampling, 2 * heads * samples + rank * weights), kWeightStep,
+                    weights, 32);
   const int col = rank * kOwn + thread_index() % 16 * 2;
   const Pair out_bias = load_pair(a.attended.bias + col);
   const Pair sampled_bias = load_pair(a.sampled.bias + col);
@@ -260,8 +274,9 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
         a.sampling.bias[c < offsets ? rank * offsets + c
                                     : 2 * heads * samples + rank * weights + c - offsets];
   }
-  const int tile = block_x() / kBlocks % task.tiles, picture = block_x() / kBlocks / task.tiles;
-  const int local = tile * kRows + thread_index() / 16;
+  const int tile = block_x() / kBlocks % task.tiles * kTeams + team_index<kTeams>();
+  const int picture = block_x() / kBlocks / task.tiles;
+  const int local = tile * kRows + thread / 16;
   const bool active = local < queries;
   const int row = picture * queries + (active ? local : queries - 1);  // of the thread
   meet_cluster();
@@ -281,10 +296,8 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
       copy_async_16(to + static_cast<uint32_t>(r * kHeadPitch) + in_row,
                     from + source * kStep + kind * kWidth * 2);
     };
-    if (thread_index() < 4 * kRows) {
-      copy(own_queries, thread_index() / 4, tile * kRows + thread_index() / 4, 0);
-    }
-    for (int key = thread_index() / 4; key < task.chunks * 16; key += kThreads / 4) {
+    if (thread < 4 * kRows) copy(own_queries, thread / 4, tile * kRows + thread / 4, 0);
+    for (int key = thread_index() / 4; key < task.chunks * 16; key += kTeams * kThreads / 4) {
       copy(keys, key, key, 1);
       copy(values, key, key, 2);
     }
@@ -298,24 +311,24 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
   copy_async_wait<0>();
   block_sync();
 
-  attend(task, own_queries, keys, values, sums, meeting);
+  attend<kTeams>(task, own_queries, keys, values, sums, meeting);
   block_sync();
-  hand_over(rows, boxes, meet(sums, meeting));
+  hand_over<kTeams>(rows, boxes, meet<kTeams>(sums, meeting));
   await_mail(boxes);
 
-  multiply_tiles(shared_address(rows), out_weights, kOwn / 8, sums);
-  Pair x = own_sums(sums, kOwn / 8, 2);
+  multiply_tiles<kTeams>(shared_address(rows), out_weights, kOwn / 8, sums);
+  Pair x = own_sums<kTeams>(sums, kOwn / 8, 2);
   x = {x.x + out_bias.x + old.x, x.y + out_bias.y + old.y};
-  normalise(x, shares, boxes + 1, a.eps, gamma1, beta1);
+  normalise<kTeams>(x, shares, boxes + 1, a.eps, gamma1, beta1);
   // Every block has multiplied the rows.
-  hand_over(rows, boxes + 2, {x.x + position.x, x.y + position.y});
+  hand_over<kTeams>(rows, boxes + 2, {x.x + position.x, x.y + position.y});
   await_mail(boxes + 2);
 
-  multiply_tiles(shared_address(rows), sampling_weights, sampling / 8, sums);
+  multiply_tiles<kTeams>(shared_address(rows), sampling_weights, sampling / 8, sums);
   const int sampling_tiles = sampling / 8, sampling_parts = parts_of(sampling_tiles);
   RFSEG_UNROLL
   for (int i = 0; i < kMostTurns; ++i) {
-    const int c = i * 16 + thread_index() % 16, r = thread_index() / 16;
+    const int c = i * 16 + thread % 16, r = thread / 16;
     if (c >= offsets + weights) continue;
     float v = sampling_bias[i];
     const float* from = sums + c / 8 * 128 + place_in_tile(r, c / 2 * 2) + c % 2;
@@ -323,13 +336,13 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
     sampled[r * sampling + c] = v;
   }
   block_sync();
-  sample(task, sampled, box, picture, more_rows, boxes + 3);
+  sample<kTeams>(task, sampled, box, picture, more_rows, boxes + 3);
   await_mail(boxes + 3);
 
-  multiply_tiles(shared_address(more_rows), sampled_weights, kOwn / 8, sums);
-  const Pair y = own_sums(sums, kOwn / 8, 2);
+  multiply_tiles<kTeams>(shared_address(more_rows), sampled_weights, kOwn / 8, sums);
+  const Pair y = own_sums<kTeams>(sums, kOwn / 8, 2);
   x = {y.x + sampled_bias.x + x.x, y.y + sampled_bias.y + x.y};
-  normalise(x, shares + kBlocks * kRows, boxes + 4, a.eps, gamma2, beta2);
+  normalise<kTeams>(x, shares + kBlocks * kRows, boxes + 4, a.eps, gamma2, beta2);
   if (!active) return;
   const int64_t to = int64_t{row} * kWidth + col;
   *reinterpret_cast<Pair*>(a.x + to) = x;
@@ -339,18 +352,34 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
 }  // namespace
 }  // namespace query
 
+namespace query {
+namespace {
+
+template <int kTeams>
+void launch_attention(const Queue& queue, AttentionTask& task) {
+  const SampleArguments& samples = task.a.samples;
+  task.tiles = (samples.queries + kTeams * kRows - 1) / (kTeams * kRows);
+  launch_cluster<attention_body<kTeams>, kTeams * kThreads, 2 / kTeams>(
+      queue, {samples.batch * task.tiles * kBlocks, 1}, kBlocks,
+      static_cast<std::size_t>(
+          std::max(attention_bytes(kTeams, task.chunks, task.sampling), kAloneBytes)),
+      task);
+}
+
+}  // namespace
+}  // namespace query
+
 void query_attention(const Queue& queue, Math, const QueryAttentionArguments& a) {
   query::AttentionTask task;
   task.a = a;
-  task.tiles = (a.samples.queries + query::kRows - 1) / query::kRows;
   task.samples = a.samples.points * a.samples.levels;
   task.sampling = (6 * task.samples + 7) / 8 * 8;
   task.chunks = (a.samples.queries + 15) / 16;
-  launch_cluster<query::attention_body, query::kThreads, 2>(
-      queue, {a.samples.batch * task.tiles * query::kBlocks, 1}, query::kBlocks,
-      static_cast<std::size_t>(
-          std::max(query::attention_bytes(task.chunks, task.sampling), query::kAloneBytes)),
-      task);
+  if (query::one_team(a.samples.batch * a.samples.queries)) {
+    query::launch_attention<1>(queue, task);
+  } else {
+    query::launch_attention<2>(queue, task);
+  }
 }
 
 }  // namespace rfseg::cuda

@@ -4,25 +4,47 @@
 #include "core/cuda/launch.h"
 #include "core/cuda/tensor_core.h"
 
-// What the two kernels of a decoder layer share: a cluster of 8 blocks of 256 threads has 16 rows
-// of 256 columns, block i the columns from 32 i on. Every block has the whole rows, as halves, in
-// its own shared memory (`Rows`); results are told to the other blocks there.
+// What the kernels of a decoder layer share: a cluster of 8 blocks has 16 rows of 256 columns for
+// each of its teams, block i the columns from 32 i on. A team, 256 threads of every block, has all
+// that concerns its rows, in shared memory of its own; weights are there once. With two teams a
+// cluster takes the multiprocessors and the weights of one for twice the rows, in little more time:
+// that pays where the clusters of one would leave none for what runs beside them, or not find room.
+//
+// Every block has the whole rows, as halves, in its own shared memory (`Rows`); results are told to
+// the other blocks there.
 //
 // A product is shared by the eight warps as tiles of 8 columns and parts of k. Sums lie in shared
 // memory as they lay in the registers of a tensor core's fragment: [part][tile][lane] quads.
 
 namespace rfseg::cuda::query {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;  ///< of a team
 constexpr int kRows = 16, kWidth = 256, kBlocks = 8, kOwn = kWidth / kBlocks;
 constexpr int kPitch = kWidth * 2 + 16;  ///< bytes of a row, so that eight rows touch all banks
 constexpr int kRowBytes = kRows * kPitch;
 constexpr int kStatBytes = kBlocks * kRows * 8;
 
-/// Copies `rows` rows of `chunks` times 16 bytes, `from_step` bytes apart.
+/// This thread's team, and its place in it. For one team as constants and indices that the compiler
+/// knows: seg-nano's kernels had a tenth more instructions otherwise.
+template <int kTeams>
+RFSEG_DEVICE int team_index() {
+  // Told by a lane, so that the compiler knows it to be the warp's.
+  return kTeams == 1 ? 0 : warp_read(thread_index() / kThreads, 0);
+}
+template <int kTeams>
+RFSEG_DEVICE int team_thread() {
+  return kTeams == 1 ? thread_index() : thread_index() % kThreads;
+}
+
+/// Whether clusters of one team take so many rows: more than 56 blocks, at work and next, would
+/// leave nothing to what runs beside them.
+inline bool one_team(int rows) { return rows <= 7 * kRows; }
+
+/// Copies `rows` rows of `chunks` times 16 bytes, `from_step` bytes apart, by all threads.
+template <int kTeams>
 RFSEG_DEVICE void copy_rows(SharedAddress to, int pitch, const void* from, int64_t from_step,
                             int rows, int chunks) {
-  const int turn = kThreads / chunks, chunk = thread_index() % chunks;
+  const int turn = kTeams * kThreads / chunks, chunk = thread_index() % chunks;
   const std::byte* p = static_cast<const std::byte*>(from) + chunk * 16;
   to += static_cast<uint32_t>(chunk * 16);
   RFSEG_UNROLL_BY(4)
@@ -51,6 +73,34 @@ RFSEG_DEVICE void multiply(float (&sums)[kTiles][4], SharedAddress a, int a_pitc
       const uint32_t first[2] = {columns[0], columns[1]}, second[2] = {columns[2], columns[3]};
       mma_f16(sums[tile], rows[0], first);
       mma_f16(sums[tile], rows[1], second);
+    }
+  }
+}
+/// multiply() for the rows of all teams, which lie `team_bytes` apart.
+template <int kTeams, int kTiles>
+RFSEG_DEVICE void multiply_all(float (&sums)[kTeams][kTiles][4], SharedAddress a, int a_pitch,
+                               int team_bytes, SharedAddress b, int b_pitch, int steps) {
+  const int lane = thread_index() % kWarp;
+  a += static_cast<uint32_t>(lane % 16 * a_pitch + lane / 16 * 16);
+  b += static_cast<uint32_t>(lane % 8 * b_pitch + lane / 8 * 16);
+  RFSEG_UNROLL_BY(4)
+  for (int step = 0; step < steps; ++step) {
+    uint32_t rows[kTeams][2][4];
+    RFSEG_UNROLL
+    for (int i = 0; i < 2 * kTeams; ++i) {
+      load_matrices(rows[i / 2][i % 2],
+                    a + static_cast<uint32_t>(i / 2 * team_bytes + step * 64 + i % 2 * 32));
+    }
+    RFSEG_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      uint32_t columns[4];
+      load_matrices(columns, b + static_cast<uint32_t>(tile * 8 * b_pitch + step * 64));
+      const uint32_t first[2] = {columns[0], columns[1]}, second[2] = {columns[2], columns[3]};
+      RFSEG_UNROLL
+      for (int team = 0; team < kTeams; ++team) {
+        mma_f16(sums[team][tile], rows[team][0], first);
+        mma_f16(sums[team][tile], rows[team][1], second);
+      }
     }
   }
 }
@@ -107,13 +157,13 @@ RFSEG_DEVICE void store_sums(float* to, const float (&sums)[4]) {
   store_quad(to + thread_index() % kWarp * 4, quad_of(sums));
 }
 
-/// One product of the block's rows at `rows` with `tiles` times 8 rows of weights: each warp has a
+/// One product of the team's rows at `rows` with `tiles` times 8 rows of weights: each warp has a
 /// tile and a part of k. `tiles` times parts is at most 8. Ends with a barrier.
 RFSEG_DEVICE int parts_of(int tiles) { return tiles > 4 ? 1 : tiles > 2 ? 2 : 4; }
-template <int kColumns = kWidth>  // of the rows, which lie kColumns * 2 + 16 bytes apart
+template <int kTeams, int kColumns = kWidth>  // of the rows, kColumns * 2 + 16 bytes apart
 RFSEG_DEVICE_CALL void multiply_tiles(SharedAddress rows, SharedAddress weights, int tiles,
                                       float* sums) {
-  const int warp = thread_index() / kWarp, parts = parts_of(tiles);
+  const int warp = team_thread<kTeams>() / kWarp, parts = parts_of(tiles);
   const int tile = warp % tiles, part = warp / tiles, steps = kColumns / 32 / parts;
   if (part < parts) {
     float own[1][4];
@@ -132,9 +182,10 @@ RFSEG_DEVICE int place_in_tile(int row, int col) {
 }
 RFSEG_DEVICE Pair load_pair(const float* p) { return *reinterpret_cast<const Pair*>(p); }
 
-/// The two columns that a thread has of the block's 32: row thread / 16.
+/// The two columns that a thread has of the block's 32: the team's row thread / 16.
+template <int kTeams>
 RFSEG_DEVICE Pair own_sums(const float* sums, int tiles, int parts) {
-  const int row = thread_index() / 16, col = thread_index() % 16 * 2;
+  const int row = team_thread<kTeams>() / 16, col = thread_index() % 16 * 2;
   const float* from = sums + col / 8 * 128 + place_in_tile(row, col);
   Pair v = load_pair(from);
   for (int part = 1; part < parts; ++part) {
@@ -167,11 +218,12 @@ RFSEG_DEVICE float inverse_root(float v) {
   return 1.0f / exact_sqrt(v);
 #endif
 }
-/// LayerNorm of rows whose columns all threads of the cluster have, two each as own_sums(). Each
+/// LayerNorm of rows whose columns all threads of the team have, two each as own_sums(). Each
 /// block tells all its shares; every call needs `shares` [kBlocks][kRows] and a box of its own.
+template <int kTeams>
 RFSEG_DEVICE void normalise(Pair& v, Pair* shares, MailBox* box, float eps, const Pair& gamma,
                             const Pair& beta) {
-  const int to = thread_index() % 16, row = thread_index() / 16;
+  const int to = thread_index() % 16, row = team_thread<kTeams>() / 16;
   Pair share = {0.5f * (v.x + v.y), 0.5f * (v.x - v.y) * (v.x - v.y)};
   merge<16>(share, 2);
   if (to < kBlocks) send(shares + cluster_rank() * kRows + row, box, to, share);
@@ -187,10 +239,10 @@ RFSEG_DEVICE void normalise(Pair& v, Pair* shares, MailBox* box, float eps, cons
 RFSEG_HOST_DEVICE constexpr int handed_bytes(int columns = kWidth) { return kRows * columns * 2; }
 /// Tells all blocks, this one too, this thread's kWords * 2 columns of its row as halves; rows of
 /// kWords * 256 columns lie 16 bytes further apart than they are long. Whoever has got all of it
-/// knows that every warp of the cluster has come this far. Ends with a barrier of the block, which
+/// knows that every warp of the team has come this far. Ends with a barrier of the block, which
 /// costs nothing while the mail is under way, so that what the block's warps have read may be
 /// written again.
-template <int kWords>
+template <int kTeams, int kWords>
 RFSEG_DEVICE void hand_over_words(std::byte* rows, MailBox* box, const uint32_t (&own)[kWords]) {
   constexpr int kLanes = 4 / kWords;  // have a quad together; each sends it to its share of blocks
   const int lane = thread_index() % kWarp;
@@ -199,27 +251,29 @@ RFSEG_DEVICE void hand_over_words(std::byte* rows, MailBox* box, const uint32_t 
   for (int i = 0; i < 4; ++i) {
     q.word[i] = warp_read(own[i % kWords], lane / kLanes * kLanes + i / kWords);
   }
-  std::byte* to = rows + thread_index() / 16 * (kWidth * kWords * 2 + 16) +
+  std::byte* to = rows + team_thread<kTeams>() / 16 * (kWidth * kWords * 2 + 16) +
                   cluster_rank() * kOwn * kWords * 2 + thread_index() % 16 / kLanes * 16;
   RFSEG_UNROLL
   for (int i = 0; i < kBlocks / kLanes; ++i) send(to, box, lane % kLanes + i * kLanes, q);
   block_sync();
 }
 /// The same of rows of 256 columns.
+template <int kTeams>
 RFSEG_DEVICE void hand_over(std::byte* rows, MailBox* box, const Pair& v) {
   const uint32_t own[1] = {pack_halves(v.x, v.y)};
-  hand_over_words(rows, box, own);
+  hand_over_words<kTeams>(rows, box, own);
 }
 
 RFSEG_DEVICE float relu(float v) { return v > 0 ? v : (v <= 0 ? 0.0f : v); }
 
 /// Requests the block's 96 rows of a layer's weights for queries, keys and values.
+template <int kTeams>
 RFSEG_DEVICE void copy_next(SharedAddress to, const void* weight) {
   for (int kind = 0; kind < 3; ++kind) {
-    copy_rows(to + static_cast<uint32_t>(kind * kOwn * kPitch), kPitch,
-              static_cast<const std::byte*>(weight) +
-                  int64_t{kind * kWidth + cluster_rank() * kOwn} * kWidth * 2,
-              kWidth * 2, kOwn, 32);
+    copy_rows<kTeams>(to + static_cast<uint32_t>(kind * kOwn * kPitch), kPitch,
+                      static_cast<const std::byte*>(weight) +
+                          int64_t{kind * kWidth + cluster_rank() * kOwn} * kWidth * 2,
+                      kWidth * 2, kOwn, 32);
   }
 }
 constexpr int kNextBytes = 3 * kOwn * kPitch, kNextSumBytes = 2 * 3 * kOwn / 8 * 512;
@@ -234,11 +288,12 @@ RFSEG_DEVICE void load_next_bias(Pair (&shift)[3], const float* bias) {
 
 /// A layer's queries and keys of the rows `positioned`, its values of `plain`, to row `row` of
 /// `qkv` if `active`. A warp has a tile of 8 columns of each, and half of k.
+template <int kTeams>
 RFSEG_DEVICE void project_next(SharedAddress positioned, SharedAddress plain, SharedAddress weights,
                                const Pair (&shift)[3], float* sums, void* qkv, int row,
                                bool active) {
   constexpr int kTiles = 3 * kOwn / 8;
-  const int lane = thread_index() % kWarp, warp = thread_index() / kWarp;
+  const int lane = thread_index() % kWarp, warp = team_thread<kTeams>() / kWarp;
   const int tile = warp % 4, part = warp / 4;
   const auto half_of_k = static_cast<uint32_t>(part * kWidth);  // bytes
   const auto in_rows = half_of_k + static_cast<uint32_t>(lane % 16 * kPitch + lane / 16 * 16);
@@ -272,7 +327,7 @@ RFSEG_DEVICE void project_next(SharedAddress positioned, SharedAddress plain, Sh
   const int col = cluster_rank() * kOwn + thread_index() % 16 * 2;
   RFSEG_UNROLL
   for (int kind = 0; kind < 3; ++kind) {
-    const Pair v = own_sums(sums + kind * 4 * 128, kTiles, 2);
+    const Pair v = own_sums<kTeams>(sums + kind * 4 * 128, kTiles, 2);
     static_cast<uint32_t*>(qkv)[(int64_t{row} * 3 * kWidth + kind * kWidth + col) / 2] =
         pack_halves(v.x + shift[kind].x, v.y + shift[kind].y);
   }

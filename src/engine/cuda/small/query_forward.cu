@@ -9,6 +9,9 @@
 // The weights of a block, 300 KB, are in it before the previous kernel has ended: the first
 // product's in registers, where they came through shared memory, then the others in shared memory.
 // After the last layer its rows are normalised once or twice more instead.
+//
+// With two teams all 16 warps have their columns of both products for the rows of both, and the
+// next layer's weights come when the second product's are done with: there is no room before.
 
 namespace rfseg::cuda {
 namespace query {
@@ -19,52 +22,71 @@ constexpr int kHalf = kSlice / 2, kHalfPitch = kHalf * 2 + 16;
 
 // Places in shared memory. First the first product's weights; where they were: the second half of
 // the second's, the next layer's, and what arrives.
-constexpr int kLateAt = 0;
-constexpr int kNextAt = kLateAt + kWidth * kHalfPitch;
-constexpr int kArrivalsAt = kNextAt + kNextBytes;
-constexpr int kRowsAt = kArrivalsAt + kBlocks * 4 * 512;
-constexpr int kHiddenAt = kRowsAt + kRowBytes;
-constexpr int kEarlyAt = kHiddenAt + kRowBytes;
-constexpr int kSharesAt = kEarlyAt + kWidth * kHalfPitch;
-constexpr int kForwardBoxesAt = kSharesAt + 3 * kStatBytes;
-constexpr int kForwardBoxes = 4, kForwardBytes = kForwardBoxesAt + 64;
-static_assert(kSlice * kPitch <= kRowsAt && kForwardBytes <= 227 * 1024);
-static_assert(kNextSumBytes <= kWidth * kHalfPitch);
+constexpr int kForwardBoxes = 4, kForwardBoxBytes = 32;
+constexpr int kArrivalBytes = kBlocks * 4 * 512;
+template <int kTeams>
+struct ForwardLayout {
+  static constexpr bool kNextLate = kTeams > 1;
+  static constexpr int kHalfBytes = kWidth * kHalfPitch;
+  static constexpr int kLate = 0;
+  static constexpr int kArrivals = kLate + kHalfBytes + (kNextLate ? 0 : kNextBytes);
+  static constexpr int kRowsOfAll = kArrivals + kTeams * kArrivalBytes;
+  static constexpr int kHidden = kRowsOfAll + kTeams * kRowBytes;
+  static constexpr int kEarly = kHidden + kTeams * kRowBytes;
+  static constexpr int kShares = kEarly + kHalfBytes;
+  static constexpr int kBoxes = kShares + kTeams * 3 * kStatBytes;
+  static constexpr int kBytes = kBoxes + kTeams * kForwardBoxBytes;
+  static constexpr int kNext = kNextLate ? kEarly : kLate + kHalfBytes;
+  static constexpr int kNextSums = kNextLate ? kLate : kEarly;
+  static_assert(kSlice * kPitch <= kEarly && kBytes <= 227 * 1024);
+  static_assert(kTeams * kNextSumBytes <= kHalfBytes && kNextBytes <= kHalfBytes);
+};
 
+template <int kTeams>
 RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
+  using At = ForwardLayout<kTeams>;
+  // Tiles of 8 columns that a warp has of each product.
+  constexpr int kTiles = 4 / kTeams;
   const int rank = cluster_rank(), warp = thread_index() / kWarp, lane = thread_index() % kWarp;
+  const int team = team_index<kTeams>(), thread = team_thread<kTeams>();
   auto* base = static_cast<std::byte*>(shared);
   // For: the second product's sums, shares of rows, and what is told for the next layer's product
   // or more shares.
-  auto* boxes = reinterpret_cast<MailBox*>(base + kForwardBoxesAt);
-  if (thread_index() == 0) {
+  const auto boxes_of = [&](int of) {
+    return reinterpret_cast<MailBox*>(base + At::kBoxes + of * kForwardBoxBytes);
+  };
+  MailBox* boxes = boxes_of(team);
+  if (thread == 0) {
     const int more = a.next.weight != nullptr ? handed_bytes() : kShareMail;
-    const int mail[kForwardBoxes] = {kBlocks * 4 * 512, kShareMail, more, more};
+    const int mail[kForwardBoxes] = {kArrivalBytes, kShareMail, more, more};
     RFSEG_UNROLL
     for (int i = 0; i < kForwardBoxes; ++i) open_box(boxes + i, mail[i]);
   }
   const SharedAddress start = shared_address(shared);
-  std::byte* rows = base + kRowsAt;
-  std::byte* hidden = base + kHiddenAt;
-  auto* arrivals = reinterpret_cast<float*>(base + kArrivalsAt);
+  std::byte* rows = base + At::kRowsOfAll + team * kRowBytes;
+  std::byte* hidden = base + At::kHidden + team * kRowBytes;
+  const auto arrivals_of = [&](int of) {
+    return reinterpret_cast<float*>(base + At::kArrivals + of * kArrivalBytes);
+  };
   const auto bytes_of = [](const void* p, int64_t elements) {
     return static_cast<const std::byte*>(p) + elements * 2;
   };
-  copy_rows(start, kPitch, bytes_of(a.first.weight, int64_t{rank} * kSlice * kWidth), kWidth * 2,
-            kSlice, 32);
+  copy_rows<kTeams>(start, kPitch, bytes_of(a.first.weight, int64_t{rank} * kSlice * kWidth),
+                    kWidth * 2, kSlice, 32);
   copy_async_commit();
-  copy_rows(start + kEarlyAt, kHalfPitch, bytes_of(a.second.weight, rank * kSlice), kHidden * 2,
-            kWidth, 16);
+  copy_rows<kTeams>(start + At::kEarly, kHalfPitch, bytes_of(a.second.weight, rank * kSlice),
+                    kHidden * 2, kWidth, 16);
   copy_async_commit();
-  Pair hidden_bias[4];
+  const int first_col = warp * kTiles * 8;  // of the warp, in either product
+  Pair hidden_bias[kTiles];
   RFSEG_UNROLL
-  for (int t = 0; t < 4; ++t) {
-    hidden_bias[t] = load_pair(a.first.bias + rank * kSlice + warp * 32 + t * 8 + lane % 4 * 2);
+  for (int t = 0; t < kTiles; ++t) {
+    hidden_bias[t] = load_pair(a.first.bias + rank * kSlice + first_col + t * 8 + lane % 4 * 2);
   }
   const int col = rank * kOwn + thread_index() % 16 * 2;
   const Pair bias = load_pair(a.second.bias + col);
   const Pair gamma = load_pair(a.norm.gamma + col), beta = load_pair(a.norm.beta + col);
-  const int first_row = block_x() / kBlocks * kRows;
+  const int first_row = block_x() / kBlocks * kTeams * kRows;
   const auto known = [&](int r) { return first_row + r < a.rows ? first_row + r : a.rows - 1; };
   const int row = known(thread_index() / 16);  // of the thread
   const bool active = first_row + thread_index() / 16 < a.rows;
@@ -77,24 +99,26 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   }
   Pair next_bias[3] = {};
   if (a.next.weight != nullptr) load_next_bias(next_bias, a.next.bias);
-  uint32_t columns[kWidth / 32][4][4];
+  uint32_t columns[kWidth / 32][kTiles][4];
   copy_async_wait<1>();
   block_sync();
-  load_columns(columns, start + static_cast<uint32_t>(warp * 32 * kPitch), kPitch);
+  load_columns(columns, start + static_cast<uint32_t>(first_col * kPitch), kPitch);
   block_sync();
   // Sums may arrive where the weights were.
   greet_cluster();
-  copy_rows(start + kLateAt, kHalfPitch, bytes_of(a.second.weight, rank * kSlice + kHalf),
-            kHidden * 2, kWidth, 16);
-  if (a.next.weight != nullptr) copy_next(start + kNextAt, a.next.weight);
+  copy_rows<kTeams>(start + At::kLate, kHalfPitch, bytes_of(a.second.weight, rank * kSlice + kHalf),
+                    kHidden * 2, kWidth, 16);
+  if (!At::kNextLate && a.next.weight != nullptr) {
+    copy_next<kTeams>(start + At::kNext, a.next.weight);
+  }
   meet_cluster();
   await_previous_kernel();
   release_next_kernel();
 
   RFSEG_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const int r = thread_index() / 32 + 8 * i, chunk = thread_index() % 32;
-    copy_async_16(start + static_cast<uint32_t>(kRowsAt + r * kPitch + chunk * 16),
+    const int r = thread_index() / 32 + 8 * kTeams * i, chunk = thread_index() % 32;
+    copy_async_16(start + static_cast<uint32_t>(At::kRowsOfAll + r * kPitch + chunk * 16),
                   bytes_of(a.x_element, int64_t{known(r)} * kWidth + chunk * 8));
   }
   copy_async_commit();
@@ -103,38 +127,55 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   copy_async_wait<0>();
   block_sync();
 
-  float sums[4][4];
-  clear(sums);
-  multiply(sums, start + kRowsAt, kPitch, columns);
+  float sums[kTeams][kTiles][4];
   RFSEG_UNROLL
-  for (int t = 0; t < 4; ++t) {
+  for (int of = 0; of < kTeams; ++of) {
+    clear(sums[of]);
+    multiply(sums[of], start + static_cast<uint32_t>(At::kRowsOfAll + of * kRowBytes), kPitch,
+             columns);
     RFSEG_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      *reinterpret_cast<uint32_t*>(hidden + (lane / 4 + 8 * h) * kPitch +
-                                   (warp * 32 + t * 8 + lane % 4 * 2) * 2) =
-          pack_halves(relu(sums[t][2 * h] + hidden_bias[t].x),
-                      relu(sums[t][2 * h + 1] + hidden_bias[t].y));
+    for (int t = 0; t < kTiles; ++t) {
+      RFSEG_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        *reinterpret_cast<uint32_t*>(base + At::kHidden + of * kRowBytes +
+                                     (lane / 4 + 8 * h) * kPitch +
+                                     (first_col + t * 8 + lane % 4 * 2) * 2) =
+            pack_halves(relu(sums[of][t][2 * h] + hidden_bias[t].x),
+                        relu(sums[of][t][2 * h + 1] + hidden_bias[t].y));
+      }
     }
   }
   block_sync();
-  clear(sums);
+  RFSEG_UNROLL
+  for (int of = 0; of < kTeams; ++of) clear(sums[of]);
   RFSEG_ROLLED
   for (int half = 0; half < 2; ++half) {
-    multiply(
-        sums, start + static_cast<uint32_t>(kHiddenAt + half * kHalf * 2), kPitch,
-        start + static_cast<uint32_t>((half == 0 ? kEarlyAt : kLateAt) + warp * 32 * kHalfPitch),
+    multiply_all(
+        sums, start + static_cast<uint32_t>(At::kHidden + half * kHalf * 2), kPitch, kRowBytes,
+        start +
+            static_cast<uint32_t>((half == 0 ? At::kEarly : At::kLate) + first_col * kHalfPitch),
         kHalfPitch, kHalf / 32);
   }
+  // A block's 32 columns are a warp's, or two warps'.
   RFSEG_UNROLL
-  for (int t = 0; t < 4; ++t) {
-    send(arrivals + (rank * 4 + t) * 128 + lane * 4, boxes, warp, quad_of(sums[t]));
+  for (int of = 0; of < kTeams; ++of) {
+    RFSEG_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      send(arrivals_of(of) + (rank * 4 + warp % kTeams * kTiles + t) * 128 + lane * 4, boxes_of(of),
+           warp / kTeams, quad_of(sums[of][t]));
+    }
+  }
+  if (At::kNextLate && a.next.weight != nullptr) {
+    block_sync();  // all warps are done with the second product's weights
+    copy_next<kTeams>(start + At::kNext, a.next.weight);
+    copy_async_commit();
   }
   await_mail(boxes);
 
-  Pair x = own_sums(arrivals, 4, kBlocks);
+  Pair x = own_sums<kTeams>(arrivals_of(team), 4, kBlocks);
   x = {x.x + bias.x + old.x, x.y + bias.y + old.y};
-  auto* shares = reinterpret_cast<Pair*>(base + kSharesAt);
-  normalise(x, shares, boxes + 1, a.eps, gamma, beta);
+  auto* shares = reinterpret_cast<Pair*>(base + At::kShares + team * 3 * kStatBytes);
+  normalise<kTeams>(x, shares, boxes + 1, a.eps, gamma, beta);
   const int64_t at = int64_t{row} * kWidth + col;
   if (active) {
     *reinterpret_cast<Pair*>(a.x + at) = x;
@@ -142,39 +183,52 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
   }
   if (a.next.weight == nullptr) {
     if (a.last.gamma == nullptr) return;
-    normalise(x, shares + kBlocks * kRows, boxes + 2, a.eps, gamma_after[0], beta_after[0]);
+    normalise<kTeams>(x, shares + kBlocks * kRows, boxes + 2, a.eps, gamma_after[0], beta_after[0]);
     if (active) static_cast<uint32_t*>(a.hs)[at / 2] = pack_halves(x.x, x.y);
     if (a.then.gamma == nullptr) return;
-    normalise(x, shares + 2 * kBlocks * kRows, boxes + 3, a.eps, gamma_after[1], beta_after[1]);
+    normalise<kTeams>(x, shares + 2 * kBlocks * kRows, boxes + 3, a.eps, gamma_after[1],
+                      beta_after[1]);
     if (active) static_cast<uint32_t*>(a.hs_normed)[at / 2] = pack_halves(x.x, x.y);
     return;
   }
-  hand_over(rows, boxes + 2, x);
-  hand_over(hidden, boxes + 3, {x.x + position.x, x.y + position.y});
+  copy_async_wait<0>();  // the next layer's weights, before hand_over<kTeams>()'s barrier
+  hand_over<kTeams>(rows, boxes + 2, x);
+  hand_over<kTeams>(hidden, boxes + 3, {x.x + position.x, x.y + position.y});
   await_mail(boxes + 2);
   await_mail(boxes + 3);
 
-  project_next(start + kHiddenAt, start + kRowsAt, start + kNextAt, next_bias,
-               reinterpret_cast<float*>(base + kEarlyAt), a.qkv, row, active);
+  project_next<kTeams>(shared_address(hidden), shared_address(rows), start + At::kNext, next_bias,
+                       reinterpret_cast<float*>(base + At::kNextSums + team * kNextSumBytes), a.qkv,
+                       row, active);
+}
+
+template <int kTeams>
+void launch_forward(const Queue& queue, const QueryForwardArguments& a) {
+  launch_cluster<forward_body<kTeams>, kTeams * kThreads>(
+      queue, {(a.rows + kTeams * kRows - 1) / (kTeams * kRows) * kBlocks, 1}, kBlocks,
+      ForwardLayout<kTeams>::kBytes, a);
 }
 
 }  // namespace
 }  // namespace query
 
 void query_forward(const Queue& queue, Math, const QueryForwardArguments& a) {
-  launch_cluster<query::forward_body, query::kThreads>(
-      queue, {(a.rows + query::kRows - 1) / query::kRows * query::kBlocks, 1}, query::kBlocks,
-      query::kForwardBytes, a);
+  if (query::one_team(a.rows)) {
+    query::launch_forward<1>(queue, a);
+  } else {
+    query::launch_forward<2>(queue, a);
+  }
 }
 
 bool takes_query_layers(const Queue& queue, Math math, int batch, int queries, int width,
                         int hidden, int samples) {
   // More clusters than find room at a time would come in turns.
-  constexpr int kMostTiles = 14;
+  constexpr int kMostClusters = 16;
+  const int rows = query::one_team(batch * queries) ? query::kRows : 2 * query::kRows;
   static const bool has_clusters = has_hopper_code();
   return math == Math::kFp16 && !queue.portable && queue.few_rows && width == query::kWidth &&
          hidden == query::kHidden && samples <= 8 && has_clusters &&
-         batch * ((queries + query::kRows - 1) / query::kRows) <= kMostTiles;
+         batch * ((queries + rows - 1) / rows) <= kMostClusters;
 }
 
 }  // namespace rfseg::cuda

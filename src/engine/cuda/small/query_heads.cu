@@ -14,16 +14,20 @@ namespace {
 constexpr int kClasses = kMostHeadClasses / kBlocks;  // of a block
 constexpr int kHeadBox0At = 0, kHeadBox1At = kOwn * kPitch, kHeadBox2At = 2 * kOwn * kPitch;
 constexpr int kHeadClassesAt = kHeadBox2At + 8 * kPitch;
-constexpr int kHeadRowsAt = kHeadClassesAt + kClasses * kPitch;  // three times
-constexpr int kHeadSumsAt = kHeadRowsAt + 3 * kRowBytes;
+constexpr int kHeadTeamAt = kHeadClassesAt + kClasses * kPitch;
+// Of a team, from there on.
+constexpr int kHeadSumsAt = 3 * kRowBytes;  // behind rows, three times
 constexpr int kHeadBoxesAt = kHeadSumsAt + kWarps * 512;
-constexpr int kHeadBoxes = 2, kHeadBytes = kHeadBoxesAt + 16;
+constexpr int kHeadBoxes = 2, kHeadTeamBytes = kHeadBoxesAt + 16;
+constexpr int head_bytes(int teams) { return kHeadTeamAt + teams * kHeadTeamBytes; }
 
+template <int kTeams>
 RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
-  const int rank = cluster_rank(), local = thread_index() / 16;
-  auto* base = static_cast<std::byte*>(shared);
-  auto* boxes = reinterpret_cast<MailBox*>(base + kHeadBoxesAt);
-  if (thread_index() == 0) {
+  const int rank = cluster_rank(), thread = team_thread<kTeams>(), local = thread / 16;
+  std::byte* own =
+      static_cast<std::byte*>(shared) + kHeadTeamAt + team_index<kTeams>() * kHeadTeamBytes;
+  auto* boxes = reinterpret_cast<MailBox*>(own + kHeadBoxesAt);
+  if (thread == 0) {
     RFSEG_UNROLL
     for (int i = 0; i < kHeadBoxes; ++i) open_box(boxes + i, handed_bytes());
   }
@@ -32,9 +36,9 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
   release_next_kernel();
   const SharedAddress start = shared_address(shared);
   const auto copy_own = [&](int to, const QueryProduct& p, int first, int rows) {
-    copy_rows(start + static_cast<uint32_t>(to), kPitch,
-              static_cast<const std::byte*>(p.weight) + int64_t{first} * kWidth * 2, kWidth * 2,
-              rows, 32);
+    copy_rows<kTeams>(start + static_cast<uint32_t>(to), kPitch,
+                      static_cast<const std::byte*>(p.weight) + int64_t{first} * kWidth * 2,
+                      kWidth * 2, rows, 32);
   };
   copy_own(kHeadBox0At, a.box[0], rank * kOwn, kOwn);
   copy_own(kHeadBox1At, a.box[1], rank * kOwn, kOwn);
@@ -50,7 +54,7 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
   for (int i = 0; i < 4; ++i) delta[i] = a.box[2].bias[i];
   const int own_class = thread_index() % 16;
   float logit = own_class < classes ? a.classes.bias[first_class + own_class] : 0.0f;
-  const int first_row = block_x() / kBlocks * kRows;
+  const int first_row = (block_x() / kBlocks * kTeams + team_index<kTeams>()) * kRows;
   const auto known = [&](int r) { return first_row + r < a.rows ? first_row + r : a.rows - 1; };
   const int row = known(local);
   const bool active = first_row + local < a.rows;
@@ -58,9 +62,9 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
 
   RFSEG_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const int r = thread_index() / 32 + 8 * i, chunk = thread_index() % 32;
+    const int r = thread / 32 + 8 * i, chunk = thread % 32;
     copy_async_16(
-        start + static_cast<uint32_t>(kHeadRowsAt + r * kPitch + chunk * 16),
+        shared_address(own) + static_cast<uint32_t>(r * kPitch + chunk * 16),
         static_cast<const std::byte*>(a.hs) + int64_t{known(r)} * kWidth * 2 + chunk * 16);
   }
   copy_async_commit();
@@ -69,17 +73,17 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
   block_sync();
   meet_cluster();
 
-  auto* sums = reinterpret_cast<float*>(base + kHeadSumsAt);
-  const auto rows_at = [](int i) { return kHeadRowsAt + i * kRowBytes; };
-  const auto hand_on = [&](int to, MailBox* box, const Pair& bias) {
-    const Pair v = own_sums(sums, kOwn / 8, 2);
-    hand_over(base + to, box, {relu(v.x + bias.x), relu(v.y + bias.y)});
+  auto* sums = reinterpret_cast<float*>(own + kHeadSumsAt);
+  const auto rows_at = [&](int i) { return own + i * kRowBytes; };
+  const auto hand_on = [&](std::byte* to, MailBox* box, const Pair& bias) {
+    const Pair v = own_sums<kTeams>(sums, kOwn / 8, 2);
+    hand_over<kTeams>(to, box, {relu(v.x + bias.x), relu(v.y + bias.y)});
   };
   const auto weights = [&](int at) { return start + static_cast<uint32_t>(at); };
-  multiply_tiles(weights(rows_at(0)), weights(kHeadBox0At), kOwn / 8, sums);
+  multiply_tiles<kTeams>(shared_address(rows_at(0)), weights(kHeadBox0At), kOwn / 8, sums);
   hand_on(rows_at(1), boxes, bias0);
   constexpr int kTiles = kClasses / 8;
-  multiply_tiles(weights(rows_at(0)), weights(kHeadClassesAt), kTiles, sums);
+  multiply_tiles<kTeams>(shared_address(rows_at(0)), weights(kHeadClassesAt), kTiles, sums);
   {
     const float* from =
         sums + own_class / 8 * 128 + place_in_tile(local, own_class / 2 * 2) + own_class % 2;
@@ -90,10 +94,10 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
   }
   block_sync();  // sums are read
   await_mail(boxes);
-  multiply_tiles(weights(rows_at(1)), weights(kHeadBox1At), kOwn / 8, sums);
+  multiply_tiles<kTeams>(shared_address(rows_at(1)), weights(kHeadBox1At), kOwn / 8, sums);
   hand_on(rows_at(2), boxes + 1, bias1);
   await_mail(boxes + 1);
-  multiply_tiles(weights(rows_at(2)), weights(kHeadBox2At), 1, sums);
+  multiply_tiles<kTeams>(shared_address(rows_at(2)), weights(kHeadBox2At), 1, sums);
   RFSEG_UNROLL
   for (int i = 0; i < 4; ++i) {
     RFSEG_UNROLL
@@ -110,10 +114,25 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
 }  // namespace
 }  // namespace query
 
+namespace query {
+namespace {
+
+template <int kTeams>
+void launch_heads(const Queue& queue, const QueryHeadsArguments& a) {
+  launch_cluster<heads_body<kTeams>, kTeams * kThreads, 2 / kTeams>(
+      queue, {(a.rows + kTeams * kRows - 1) / (kTeams * kRows) * kBlocks, 1}, kBlocks,
+      head_bytes(kTeams), a);
+}
+
+}  // namespace
+}  // namespace query
+
 void query_heads(const Queue& queue, Math, const QueryHeadsArguments& a) {
-  launch_cluster<query::heads_body, query::kThreads, 2>(
-      queue, {(a.rows + query::kRows - 1) / query::kRows * query::kBlocks, 1}, query::kBlocks,
-      query::kHeadBytes, a);
+  if (query::one_team(a.rows)) {
+    query::launch_heads<1>(queue, a);
+  } else {
+    query::launch_heads<2>(queue, a);
+  }
 }
 
 }  // namespace rfseg::cuda

@@ -13,23 +13,31 @@ namespace query {
 namespace {
 
 constexpr int kMaskHidden = kMaskTailHidden, kMaskK = kMaskHidden + kMaskTailOwn;
-constexpr int kMaskPitch = kMaskK * 2 + 16;  // eight rows touch all banks
-constexpr int kMaskFirstAt = 0, kMaskSumsAt = 0, kMaskConstantsAt = kBlocks * 4 * 512;
+constexpr int kMaskPitch = kMaskK * 2 + 16;       // eight rows touch all banks
+constexpr int kMaskFirstAt = 0, kMaskSumsAt = 0;  // of a team: sums, then constants
+constexpr int kMaskConstantsAt = kBlocks * 4 * 512, kMaskArrivalBytes = kMaskConstantsAt + 512;
 constexpr int kMaskSecondAt = kMaskHidden * kPitch;
-constexpr int kMaskRowsAt = kMaskSecondAt + kMaskTailRows * kMaskPitch;
-constexpr int kMaskHiddenAt = kMaskRowsAt + kRowBytes;
-constexpr int kMaskBoxAt = kMaskHiddenAt + kRows * kMaskPitch;
-constexpr int kMaskBytes = kMaskBoxAt + 16;
-static_assert(kMaskConstantsAt + kBlocks * 64 <= kMaskSecondAt && kMaskBytes <= 227 * 1024);
+constexpr int kMaskTeamAt = kMaskSecondAt + kMaskTailRows * kMaskPitch;
+// Of a team, from there on.
+constexpr int kMaskRowsAt = 0, kMaskHiddenAt = kRowBytes;
+constexpr int kMaskBoxAt = kMaskHiddenAt + kRows * kMaskPitch, kMaskTeamBytes = kMaskBoxAt + 16;
+constexpr int mask_bytes(int teams) { return kMaskTeamAt + teams * kMaskTeamBytes; }
+static_assert(2 * kMaskArrivalBytes <= kMaskSecondAt && mask_bytes(2) <= 227 * 1024);
 static_assert(kMaskTailSlices == kBlocks && kMaskTailOwn == kOwn);
 
+template <int kTeams>
 RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
-  const int rank = cluster_rank(), warp = thread_index() / kWarp, lane = thread_index() % kWarp;
-  auto* base = static_cast<std::byte*>(shared);
-  auto* box = reinterpret_cast<MailBox*>(base + kMaskBoxAt);
-  if (thread_index() == 0) open_box(box, kBlocks * 4 * 512 + (rank == 0 ? kBlocks * 64 : 0));
+  const int thread = team_thread<kTeams>(), warp = thread / kWarp, lane = thread % kWarp;
+  const int rank = cluster_rank();
+  std::byte* own =
+      static_cast<std::byte*>(shared) + kMaskTeamAt + team_index<kTeams>() * kMaskTeamBytes;
+  std::byte* arrivals =
+      static_cast<std::byte*>(shared) + kMaskSumsAt + team_index<kTeams>() * kMaskArrivalBytes;
+  auto* box = reinterpret_cast<MailBox*>(own + kMaskBoxAt);
+  if (thread == 0) open_box(box, kBlocks * 4 * 512 + (rank == 0 ? kBlocks * 64 : 0));
   const SharedAddress start = shared_address(shared);
-  copy_rows(
+  const SharedAddress of_team = shared_address(own);
+  copy_rows<kTeams>(
       start + kMaskFirstAt, kPitch,
       static_cast<const std::byte*>(a.first.weight) + int64_t{rank} * kMaskHidden * kWidth * 2,
       kWidth * 2, kMaskHidden, 32);
@@ -39,7 +47,7 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
     const std::byte* from =
         static_cast<const std::byte*>(a.second.weight) + int64_t{rank} * kMaskTailRows * kMaskK * 2;
     RFSEG_UNROLL_BY(4)
-    for (int i = thread_index(); i < kMaskTailRows * kChunks; i += kThreads) {
+    for (int i = thread_index(); i < kMaskTailRows * kChunks; i += kTeams * kThreads) {
       copy_async_16(start + static_cast<uint32_t>(kMaskSecondAt + i / kChunks * kMaskPitch +
                                                   i % kChunks * 16),
                     from + i * 16);
@@ -52,9 +60,9 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
   const int col = rank * kOwn + thread_index() % 16 * 2;
   const Pair bias = load_pair(a.second.bias + col);
   const float constant_bias = a.second.bias[kWidth];
-  const int first_row = block_x() / kBlocks * kRows;
+  const int first_row = (block_x() / kBlocks * kTeams + team_index<kTeams>()) * kRows;
   const auto known = [&](int r) { return first_row + r < a.rows ? first_row + r : a.rows - 1; };
-  const int row = first_row + thread_index() / 16;  // of the thread
+  const int row = first_row + thread / 16;  // of the thread
   copy_async_wait<1>();
   block_sync();
   uint32_t columns[kWidth / 32][2][4];
@@ -66,15 +74,15 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
 
   RFSEG_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const int r = thread_index() / 32 + 8 * i, chunk = thread_index() % 32;
+    const int r = thread / 32 + 8 * i, chunk = thread % 32;
     copy_async_16(
-        start + static_cast<uint32_t>(kMaskRowsAt + r * kPitch + chunk * 16),
+        of_team + static_cast<uint32_t>(kMaskRowsAt + r * kPitch + chunk * 16),
         static_cast<const std::byte*>(a.normed) + int64_t{known(r)} * kWidth * 2 + chunk * 16);
   }
-  if (thread_index() < 4 * kRows) {
-    const int r = thread_index() / 4, chunk = thread_index() % 4;
-    copy_async_16(start + static_cast<uint32_t>(kMaskHiddenAt + r * kMaskPitch + kMaskHidden * 2 +
-                                                chunk * 16),
+  if (thread < 4 * kRows) {
+    const int r = thread / 4, chunk = thread % 4;
+    copy_async_16(of_team + static_cast<uint32_t>(kMaskHiddenAt + r * kMaskPitch + kMaskHidden * 2 +
+                                                  chunk * 16),
                   static_cast<const std::byte*>(a.hs) +
                       (int64_t{known(r)} * kWidth + rank * kOwn) * 2 + chunk * 16);
   }
@@ -86,13 +94,13 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
 
   float first[2][4];
   clear(first);
-  multiply(first, start + kMaskRowsAt, kPitch, columns);
+  multiply(first, of_team + kMaskRowsAt, kPitch, columns);
   RFSEG_UNROLL
   for (int t = 0; t < 2; ++t) {
     const Pair shift = t == 0 ? bias0 : bias1;
     RFSEG_UNROLL
     for (int h = 0; h < 2; ++h) {
-      *reinterpret_cast<uint32_t*>(base + kMaskHiddenAt + (lane / 4 + 8 * h) * kMaskPitch +
+      *reinterpret_cast<uint32_t*>(own + kMaskHiddenAt + (lane / 4 + 8 * h) * kMaskPitch +
                                    (hidden_col + 8 * t) * 2) =
           pack_halves(activate<Math::kFp16>(first[t][2 * h] + shift.x, Activation::kGelu),
                       activate<Math::kFp16>(first[t][2 * h + 1] + shift.y, Activation::kGelu));
@@ -101,20 +109,20 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
   block_sync();
   float sums[4][4];
   clear(sums);
-  multiply(sums, start + kMaskHiddenAt, kMaskPitch,
+  multiply(sums, of_team + kMaskHiddenAt, kMaskPitch,
            start + static_cast<uint32_t>(kMaskSecondAt + warp * 32 * kMaskPitch), kMaskPitch,
            kMaskK / 32);
   meet_cluster();
   RFSEG_UNROLL
   for (int t = 0; t < 4; ++t) {
-    send(reinterpret_cast<float*>(base + kMaskSumsAt) + (rank * 4 + t) * 128 + lane * 4, box, warp,
+    send(reinterpret_cast<float*>(arrivals) + (rank * 4 + t) * 128 + lane * 4, box, warp,
          quad_of(sums[t]));
   }
-  auto* constants = reinterpret_cast<Pair*>(base + kMaskConstantsAt);  // [block][row, row + 8]
+  auto* constants = reinterpret_cast<Pair*>(arrivals + kMaskConstantsAt);  // [block][row, row + 8]
   if (warp == 0) {
     float constant[1][4];
     clear(constant);
-    multiply(constant, start + kMaskHiddenAt, kMaskPitch,
+    multiply(constant, of_team + kMaskHiddenAt, kMaskPitch,
              start + static_cast<uint32_t>(kMaskSecondAt + kWidth * kMaskPitch), kMaskPitch,
              kMaskK / 32);
     if (lane % 4 == 0) {
@@ -123,15 +131,15 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
   }
   await_mail(box);
   if (row >= a.rows) return;
-  const Pair v = own_sums(reinterpret_cast<const float*>(base + kMaskSumsAt), 4, kBlocks);
+  const Pair v = own_sums<kTeams>(reinterpret_cast<const float*>(arrivals), 4, kBlocks);
   static_cast<uint32_t*>(a.out)[(int64_t{row} * kWidth + col) / 2] =
       pack_halves(v.x + bias.x, v.y + bias.y);
   if (rank != 0 || thread_index() % 16 != 0) return;
   float constant = constant_bias;
   RFSEG_UNROLL
   for (int block = 0; block < kBlocks; ++block) {
-    const Pair part = constants[block * 8 + thread_index() / 16 % 8];
-    constant += thread_index() / 16 < 8 ? part.x : part.y;
+    const Pair part = constants[block * 8 + thread / 16 % 8];
+    constant += thread / 16 < 8 ? part.x : part.y;
   }
   a.constants[row] = constant;
 }
@@ -139,10 +147,25 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
 }  // namespace
 }  // namespace query
 
+namespace query {
+namespace {
+
+template <int kTeams>
+void launch_masks(const Queue& queue, const QueryMasksArguments& a) {
+  launch_cluster<masks_body<kTeams>, kTeams * kThreads>(
+      queue, {(a.rows + kTeams * kRows - 1) / (kTeams * kRows) * kBlocks, 1}, kBlocks,
+      mask_bytes(kTeams), a);
+}
+
+}  // namespace
+}  // namespace query
+
 void query_masks(const Queue& queue, Math, const QueryMasksArguments& a) {
-  launch_cluster<query::masks_body, query::kThreads>(
-      queue, {(a.rows + query::kRows - 1) / query::kRows * query::kBlocks, 1}, query::kBlocks,
-      query::kMaskBytes, a);
+  if (query::one_team(a.rows)) {
+    query::launch_masks<1>(queue, a);
+  } else {
+    query::launch_masks<2>(queue, a);
+  }
 }
 
 }  // namespace rfseg::cuda

@@ -18,14 +18,16 @@ template <class T>
 RFSEG_DEVICE void embed_body(const EmbedArguments& a, void*) {
   await_previous_kernel();
   release_next_kernel();
-  const int cells = a.layout.cells(), windows = a.layout.windows * a.layout.windows;
+  const int windows = a.layout.windows * a.layout.windows;
+  const int before = a.x == nullptr ? 1 : 0;  // rows of a window that are no patches
+  const int rows = a.layout.cells() + before * windows;
   const int patch_groups = a.ld / 8, token_groups = a.width / 8;
-  const int patch_items = a.batch * cells * patch_groups;
+  const int patch_items = a.batch * rows * patch_groups;
   int item = block_x() * kEmbedThreads + thread_index();
   float v[8];
   if (item >= patch_items) {
     item -= patch_items;
-    if (item >= a.batch * windows * token_groups) return;
+    if (a.x == nullptr || item >= a.batch * windows * token_groups) return;
     const int token = item / token_groups % windows * a.layout.window_tokens();
     const int picture = item / token_groups / windows, channel = item % token_groups * 8;
     read8(a.start + int64_t{token} * a.width + channel, v);
@@ -33,10 +35,10 @@ RFSEG_DEVICE void embed_body(const EmbedArguments& a, void*) {
     return;
   }
   const int group = item % patch_groups, row = item / patch_groups;
-  const int cell = row % cells, picture = row / cells;
+  const int in_picture = row % rows, picture = row / rows;
   // Rows are in token order: window, then cell inside of it.
-  const int in_window = a.layout.window_rows * a.layout.window_cols;
-  const int window = cell / in_window, inside = cell % in_window;
+  const int in_window = a.layout.window_rows * a.layout.window_cols + before;
+  const int window = in_picture / in_window, inside = in_picture % in_window - before;
   const int grid_y =
       window / a.layout.windows * a.layout.window_rows + inside / a.layout.window_cols;
   const int grid_x =
@@ -49,20 +51,20 @@ RFSEG_DEVICE void embed_body(const EmbedArguments& a, void*) {
     const int line = k / a.patch;  // over all channels
     return corner + (line / a.patch * height + line % a.patch) * width + k % a.patch;
   };
-  const int area = a.patch * a.patch;
+  const int columns = inside < 0 ? 0 : 3 * a.patch * a.patch;
   if (a.patch % 4 == 0) {  // four columns lie in one line, aligned
     RFSEG_UNROLL
     for (int j = 0; j < 8; j += 4) {
       const int k = group * 8 + j;
       float4 four = {0, 0, 0, 0};
-      if (k < 3 * area) four = *reinterpret_cast<const float4*>(pixel(k));
+      if (k < columns) four = *reinterpret_cast<const float4*>(pixel(k));
       v[j] = four.x, v[j + 1] = four.y, v[j + 2] = four.z, v[j + 3] = four.w;
     }
   } else {
     RFSEG_UNROLL
     for (int j = 0; j < 8; ++j) {
       const int k = group * 8 + j;
-      v[j] = k < 3 * area ? *pixel(k) : 0.0f;
+      v[j] = k < columns ? *pixel(k) : 0.0f;
     }
   }
   write8(static_cast<T*>(a.patches) + int64_t{row} * a.ld + group * 8, v);
@@ -152,8 +154,9 @@ RFSEG_DEVICE void to_floats_body(const ToFloatsArguments& a, void*) {
 }  // namespace
 
 void embed(const Queue& queue, Math math, const EmbedArguments& a) {
+  const int64_t windows = int64_t{a.batch} * a.layout.windows * a.layout.windows;
   const int64_t items = int64_t{a.batch} * a.layout.cells() * (a.ld / 8) +
-                        int64_t{a.batch} * a.layout.windows * a.layout.windows * (a.width / 8);
+                        windows * (a.x == nullptr ? a.ld : a.width) / 8;
   with_element(math, [&]<class T>(T) {
     launch<embed_body<T>, kEmbedThreads>(queue, {blocks_for(items, kEmbedThreads)}, 0, a);
   });

@@ -15,7 +15,8 @@ struct EmbedArguments {
   const float* pictures = nullptr;  ///< [B, 3, H, W]
   const float* start = nullptr;     ///< [tokens, width], of which the CLS tokens are taken
   void* patches = nullptr;          ///< Element [B * cells, ld]
-  float* x = nullptr;               ///< [B * tokens, width], of which they are written
+  float* x = nullptr;               ///< [B * tokens, width], of which they are written; or null:
+                                    ///< `patches` are [B * tokens, ld], CLS tokens rows of zeros
   TokenLayout layout;
   int batch = 0, patch = 0, ld = 0, width = 0;
 };
