@@ -303,7 +303,7 @@ RFSEG_DEVICE void attend(const UnitTask& task, void* shared) {
 /// launch_cluster() with a bound on registers that lets the blocks of qkv and out-projection be on
 /// the same multiprocessor.
 template <bool kPair, int kKeys>
-__global__ void __maxnreg__(96) attention_kernel(const __grid_constant__ UnitTask task) {
+__global__ void __maxnreg__(80) attention_kernel(const __grid_constant__ UnitTask task) {
   extern __shared__ uint4 shared[];
   attend<kPair, kKeys>(task, shared);
 }

@@ -6,11 +6,11 @@
 #include "engine/cuda/hopper/maps.h"
 #include "engine/cuda/portable/portable.h"
 
-// Masks of a picture whose pixels are too many for one round of small/mask_product.cu: every query
-// times every pixel's 256 features. A block has 128 pixels and all queries, a warpgroup 64 of them,
-// so that the pixels' features are read once and all blocks are resident at once. All of k lies in
-// shared memory, asked for by one thread; each warp stages its results where its warpgroup's
-// queries were and writes them in pieces of 8 bytes, since rows of pixels may begin anywhere.
+// Masks of a picture: every query times every pixel's 256 features. A block has 128 pixels and all
+// queries, a warpgroup 64 of them, so that the pixels' features are read once and all blocks are
+// resident at once. All of k lies in shared memory, asked for by one thread; each warp stages its
+// results where its warpgroup's queries were and writes them in pieces of 8 bytes, since rows of
+// pixels may begin anywhere.
 
 namespace rfseg::cuda::hopper {
 namespace {
@@ -124,16 +124,13 @@ bool aligned(const void* p, unsigned bytes) { return reinterpret_cast<uintptr_t>
 }  // namespace
 
 bool block_masks(const Queue& queue, const GemmArguments& g) {
-  constexpr int kFewPixels = 6336;  // one round of the smaller kernel
   if (g.source != RowSource::kRows || g.k != kDepth || g.index || g.split || g.batch != 1 ||
       !g.row_bias || g.bias || g.scale || g.residual || g.activation != Activation::kNone ||
       g.out_float || g.out_group || g.shares || g.norm_of || g.halves) {
     return false;
   }
   const int blocks = (g.n + kPixels - 1) / kPixels;
-  if (g.n <= kFewPixels || blocks > portable::multiprocessors() || g.m < 1 || g.m > 256) {
-    return false;
-  }
+  if (blocks > portable::multiprocessors() || g.m < 1 || g.m > 256) return false;
   if (!aligned(g.a, 16) || !aligned(g.b, 16) || !aligned(g.out, 8) || g.lda % 8 || g.ldb % 8 ||
       g.ldo % 4 || g.n % 4) {
     return false;

@@ -41,9 +41,10 @@ RFSEG_DEVICE void class_max_body(const ClassMaxArguments& a, void*) {
 // no sort, no barrier between rounds, and always give the same order. Each warp of a block counts
 // for the same 32 cells over its share of the keys, four at a time.
 
-constexpr int kSelectWarps = 8;
+constexpr int kSelectWarps = 16;
 constexpr int kSelectThreads = kSelectWarps * kWarp;
 constexpr int kSelectChunk = 4096;  // keys, a multiple of 4 * kSelectWarps
+constexpr int kSelectLoads = 4;
 
 struct alignas(16) FourKeys {
   uint32_t key[4];
@@ -85,9 +86,19 @@ RFSEG_DEVICE void select_body(const SelectArguments& a, void* shared) {
     block_sync();
     const int count = a.n - first < kSelectChunk ? a.n - first : kSelectChunk;
     const int fours = (count + 3) / 4;
-    for (int i = thread_index(); i < 4 * fours; i += kSelectThreads) {
-      // Key 0 is that of no score: it never comes before a cell.
-      keys[i / 4].key[i % 4] = i < count ? order_key(scores[first + i]) : 0;
+    for (int from = thread_index(); from < 4 * fours; from += kSelectLoads * kSelectThreads) {
+      float some[kSelectLoads];  // all on their way at once
+      RFSEG_UNROLL
+      for (int j = 0; j < kSelectLoads; ++j) {
+        const int i = from + j * kSelectThreads;
+        if (i < count) some[j] = scores[first + i];
+      }
+      RFSEG_UNROLL
+      for (int j = 0; j < kSelectLoads; ++j) {
+        const int i = from + j * kSelectThreads;
+        // Key 0 is that of no score: it never comes before a cell.
+        if (i < 4 * fours) keys[i / 4].key[i % 4] = i < count ? order_key(some[j]) : 0;
+      }
     }
     block_sync();
     const int share = (fours + kSelectWarps - 1) / kSelectWarps;
