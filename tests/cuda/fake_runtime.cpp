@@ -140,4 +140,5 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) {
 namespace rfseg::cuda {
 /// There are no kernels to ask.
 bool has_hopper_code() { return false; }
+std::size_t most_shared_memory() { return 99 * 1024; }
 }  // namespace rfseg::cuda

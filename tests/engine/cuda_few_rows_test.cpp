@@ -159,6 +159,8 @@ TEST(Convolution, OfTilesOf64CellsWhereThereAreTooFewMultiprocessorsForThoseOf32
   check_convolution(1, 5, 13, Activation::kSilu);
   check_convolution(2, 7, 9, Activation::kNone);
   check_convolution(1, 3, 41, Activation::kSilu);
+  multiprocessors_now = 16;
+  check_convolution(1, 4, 60, Activation::kSilu);  // more cells than have places computed early
   multiprocessors_now = 132;
 }
 

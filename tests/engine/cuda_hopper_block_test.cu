@@ -92,13 +92,14 @@ TEST_F(CudaHopperBlock, Products) {
 }
 
 /// With windows > 0 the rows are the tokens of pictures, of which the cells are wanted too.
-void try_norm(int m, int k, TokenLayout layout = {0, 0, 0}) {
+/// `apart`: without bias and scale, the sum elsewhere than the residual.
+void try_norm(int m, int k, TokenLayout layout = {0, 0, 0}, bool apart = false) {
   SCOPED_TRACE(testing::Message() << m << " rows, k " << k << ", windows " << layout.windows);
   const int n = 384;
   const int64_t lda = k + 8, ld = n + 4, ldo = n + 2;
   Array<__half> a(m * lda, 1.0f, 1), out((m + 2) * ldo);
   Array<__half> b(int64_t{n} * k, 2.0f / std::sqrt(static_cast<float>(k)), 2);
-  Array<float> bias(n, 1.0f, 3), scale(n, 1.0f, 4), sum((m + 2) * ld);
+  Array<float> bias(n, 1.0f, 3), scale(n, 1.0f, 4), sum((m + 2) * ld), residual((m + 2) * ld);
   // Far from zero on average, and a column much larger than the others.
   std::mt19937 random(5);
   std::vector<float> old(static_cast<std::size_t>((m + 2) * ld));
@@ -116,9 +117,12 @@ void try_norm(int m, int k, TokenLayout layout = {0, 0, 0}) {
   g.m = m;
   g.n = n;
   g.k = k;
-  g.bias = bias.data();
-  g.scale = scale.data();
-  g.residual = args.sum = sum.data();
+  if (!apart) {
+    g.bias = bias.data();
+    g.scale = scale.data();
+  }
+  args.sum = sum.data();
+  g.residual = apart ? residual.data() : sum.data();
   g.ldr = args.ld_sum = ld;
   args.eps = 1e-6f;
   args.out = out.data();
@@ -136,6 +140,7 @@ void try_norm(int m, int k, TokenLayout layout = {0, 0, 0}) {
     args.tap_layout = layout;
   }
   sum.write(old);
+  residual.write(old);
   const std::vector<double> want = reference(g);
   std::vector<double> normed(want.size()), tapped(static_cast<std::size_t>(cells) * n);
   for (int r = 0; r < m; ++r) {
@@ -176,6 +181,8 @@ TEST_F(CudaHopperBlock, SumsWithTheirNorm) {
     try_norm(m, 1536);
   }
   try_norm(130, 128);
+  for (const int k : {512, 640, 768}) try_norm(677, k, {0, 0, 0}, true);
+  try_norm(1300, 640, {0, 0, 0}, true);
   try_norm(67, 1536, {1, 6, 11});
   try_norm(128, 1536, {2, 3, 5});
   try_norm(1300, 1536, {2, 18, 18});
@@ -269,6 +276,9 @@ void try_masks(int m, int n, bool early) {
 }
 
 TEST_F(CudaHopperBlock, Masks) {
+  try_masks(100, 4, false);  // fewer pixels than a block has
+  try_masks(7, 132, true);
+  try_masks(100, 6084, true);
   try_masks(100, 9216, false);
   try_masks(200, 11664, false);
   try_masks(200, 15876, true);  // rows that begin at no multiple of 16 bytes
@@ -320,6 +330,8 @@ TEST_F(CudaHopperBlock, Attention) {
   try_attention(2, 65, 3, 2.0f);
   try_attention(1, 97, 6, 2.0f);
   try_attention(1, 384, 2, 6.0f);
+  try_attention(1, 385, 6, 2.0f);  // two blocks of more than 48 keys a warpgroup
+  try_attention(1, 576, 6, 6.0f);
   try_attention(1, 677, 6, 3.0f);
   try_attention(1, 700, 6, 1.0f);
   try_attention(4, 145, 6, 2.0f);
@@ -377,7 +389,7 @@ TEST_F(CudaHopperBlock, LeavesTheRestToOthers) {
   masks.lda = masks.ldb = masks.k = 256;
   masks.row_bias = reinterpret_cast<float*>(x.data());
   masks.m = 100;
-  masks.n = masks.ldo = 6084;  // one round of smaller blocks
+  masks.n = masks.ldo = 128 * 133;  // more blocks than multiprocessors
   EXPECT_FALSE(hopper::block_masks({}, masks));
   masks.n = masks.ldo = 9216;
   masks.m = 300;

@@ -5,6 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+
 #include "engine/cuda/cuda_engine.h"
 #include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda/small/map_kernels.cu"
@@ -64,6 +67,86 @@ std::unique_ptr<CudaEngine> emulated(const Golden& golden, Precision precision) 
   options.threads = 2;
   options.graphs = false;
   return create_cuda_engine(golden.config, golden.weights(), options);
+}
+
+// Both ways, for pictures of several windows: CLS tokens as they are in x, or as rows of zeros.
+TEST(CudaEmbed, CutsPatchesInTheOrderOfTokens) {
+  const cuda::TokenLayout layout{2, 2, 3};
+  for (const bool with_cls : {false, true}) {
+    for (const int patch : {2, 4}) {
+      const int batch = 2, width = 16, area = patch * patch, ld = 64, side_rows = 4, side_cols = 6;
+      const int h = side_rows * patch, w = side_cols * patch;
+      std::vector<float> pictures(std::size_t(batch) * 3 * h * w);
+      for (std::size_t i = 0; i < pictures.size(); ++i) pictures[i] = static_cast<float>(i + 1);
+      std::vector<float> start(std::size_t(layout.tokens()) * width, 7),
+          x(batch * start.size(), -1);
+      const int rows = with_cls ? layout.tokens() : layout.cells();
+      std::vector<float> patches(std::size_t(batch) * rows * ld + 1, -1);
+      cuda::EmbedArguments a;
+      a.pictures = pictures.data();
+      a.start = start.data();
+      a.patches = patches.data();
+      a.x = with_cls ? nullptr : x.data();
+      a.layout = layout;
+      a.batch = batch;
+      a.patch = patch;
+      a.ld = ld;
+      a.width = width;
+      cuda::embed({}, cuda::Math::kFp32, a);
+      for (int b = 0; b < batch; ++b) {
+        for (int token = 0, row = b * rows; token < layout.tokens(); ++token) {
+          const int cell = layout.cell_of(token);
+          if (cell < 0 && !with_cls) {
+            const float* cls = &x[(std::size_t(b) * layout.tokens() + token) * width];
+            for (int i = 0; i < width; ++i) ASSERT_EQ(cls[i], 7);
+            continue;
+          }
+          for (int k = 0; k < ld; ++k) {
+            float want = 0;
+            if (cell >= 0 && k < 3 * area) {
+              const int y = cell / side_cols * patch + k % area / patch;
+              const int column = cell % side_cols * patch + k % patch;
+              want = pictures[(std::size_t(b) * 3 + k / area) * h * w + y * w + column];
+            }
+            ASSERT_EQ(patches[std::size_t(row) * ld + k], want) << b << " " << token << " " << k;
+          }
+          ++row;
+        }
+      }
+      EXPECT_EQ(patches.back(), -1);
+    }
+  }
+}
+
+// More scores than are asked for at once, and more than a chunk of keys.
+TEST(CudaSelect, RanksManyCells) {
+  for (const int n : {5, 2049, 4097, 9000}) {
+    const int batch = 2, queries = 300;
+    std::vector<float> scores(std::size_t(batch) * n);
+    uint32_t state = 1;
+    for (float& v : scores) v = static_cast<float>((state = state * 1664525 + 1013904223) >> 22);
+    std::vector<int32_t> chosen(std::size_t(batch) * queries, -9), rows(chosen);
+    cuda::SelectArguments a;
+    a.scores = scores.data();
+    a.chosen = chosen.data();
+    a.rows = rows.data();
+    a.batch = batch;
+    a.n = n;
+    a.queries = queries;
+    cuda::select_cells({}, a);
+    for (int b = 0; b < batch; ++b) {
+      std::vector<int> order(n);
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [&](int i, int j) {
+        return scores[std::size_t(b) * n + i] > scores[std::size_t(b) * n + j];
+      });
+      for (int q = 0; q < queries; ++q) {
+        const int want = q < n ? order[q] : -1;
+        ASSERT_EQ(chosen[b * queries + q], want) << n << " " << q;
+        ASSERT_EQ(rows[b * queries + q], b * n + std::max(want, 0));
+      }
+    }
+  }
 }
 
 class CudaNetwork : public ::testing::TestWithParam<std::string> {};

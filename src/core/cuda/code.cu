@@ -14,4 +14,12 @@ bool has_hopper_code() {
   return false;
 }
 
+std::size_t most_shared_memory() {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for a device's shared memory");
+  return static_cast<std::size_t>(bytes);
+}
+
 }  // namespace rfseg::cuda

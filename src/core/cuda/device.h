@@ -27,6 +27,9 @@ cudaDeviceProp open_device(int device);
 /// may have been given older code, compiled by the driver from PTX.
 bool has_hopper_code();
 
+/// Bytes of shared memory that a block may ask for on the current device.
+std::size_t most_shared_memory();
+
 /// Grow-only memory, on the device or pinned on the host (mapped, so that kernels can write it).
 /// Contents are undefined, and lost by growing.
 class Buffer {

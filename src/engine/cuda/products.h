@@ -164,7 +164,7 @@ struct GemmNormArguments {
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments);
 
-/// Whether gemm_norm() adds to a residual stream of `rows` x `width` floats (`sum` is `residual`,
+/// Whether gemm_norm() adds to a residual stream of `rows` x `width` floats (`sum` may be `residual`,
 /// LayerNorm without affine to `out`) faster than gemm() and a kernel for the norm. `out` may be A
 /// then.
 bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width);

@@ -37,7 +37,8 @@ struct EncoderBlock {
 
 struct EncoderWeights {
   Matrix patch;                  ///< columns (channel, y, x), k rounded up to 128; without bias
-  const float* start = nullptr;  ///< [tokens, D] what is added to every token, in token order
+  /// [tokens, D], in token order: what is added to every token, the patches' bias included.
+  const float* start = nullptr;
   std::vector<EncoderBlock> blocks;
   Norm norm;  ///< of every tap
 };

@@ -21,9 +21,9 @@ using Constant = std::integral_constant<int, kValue>;
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Shared memory of a block. Blocks of two successive kernels fit on a multiprocessor, also
-// attention's 112 KB beside the products': 228 KB in all, of which the system keeps 1 KB a block.
-// Two of the same product that have kAloneBytes do not: where fewer multiprocessors than it has
-// blocks were idle, they would come to lie on those in pairs, with the others at rest, and take
+// attention's 112 KB or less beside the products': 228 KB in all, of which the system keeps 1 KB a
+// block. Two of the same product that have kAloneBytes do not: where fewer multiprocessors than it
+// has blocks were idle, they would come to lie on those in pairs, with the others at rest, and take
 // twice as long. An encoder block's products with a norm do without while the kernels before them
 // leave none idle, since then their blocks start the earlier for it.
 constexpr int kPlainRoom = 114 * 1024, kNormRoom = 110 * 1024;
@@ -31,9 +31,11 @@ constexpr int kAloneBytes = 114 * 1024;
 // Of a block that has a multiprocessor to itself.
 constexpr int kWholeRoom = 227 * 1024;
 
-/// Whether qkv and fc1 of so many rows, 12 blocks for 64 of them, fill all multiprocessors.
+/// Whether block_gemm()'s qkv and fc1 of so many rows, 12 blocks for 64 of them or 6, are on all
+/// multiprocessors.
 bool plain_fill_all(const GemmArguments& g) {
-  return (g.m + 63) / 64 * 12 >= portable::multiprocessors();
+  const int tiles = (g.m + 63) / 64, all = portable::multiprocessors();
+  return tiles * (tiles * 12 <= all ? 12 : 6) >= all;
 }
 
 template <Form kForm, int kHalf, bool kWhole, Activation kActivation = Activation::kNone,

@@ -17,8 +17,8 @@ namespace rfseg::cuda::hopper {
 /// and 128 where the columns are a multiple of 384.
 bool block_gemm(const Queue& queue, const GemmArguments& arguments);
 
-/// Enqueues gemm_norm() of products.h for a residual stream of 384 columns (scale, `sum` and `out`
-/// given, no affine and no activation; `sum` may be `residual`, `out` may be A), or for a map of
+/// Enqueues gemm_norm() of products.h for a residual stream of 384 columns (`residual`, `sum` and
+/// `out` given, no affine and no activation; `sum` may be `residual`, `out` may be A), or for a map of
 /// 256 columns: affine, `out` alone, no residual; with SiLU from k = 448 on (also normalised
 /// twice), without below. False, with nothing enqueued, for other forms and for more rows than one
 /// round of clusters takes (1,920 on an H200).

@@ -208,7 +208,9 @@ RFSEG_DEVICE void attend(const UnitTask& task, void* shared) {
     for (int i = 0; i < 32; ++i) o[i] = 0;
   }
 
-  // To where the keys and values were: column groups of 8, and the rows' softmax.
+  // To where the keys and values were: column groups of 8, and the rows' softmax. The warpgroup's
+  // other warps may still read them.
+  named_sync(2 + group, 128);
   const auto in_group = static_cast<uint32_t>(thread % 128 * 16);
   RFSEG_UNROLL
   for (int j = 0; j < 8; ++j) {
@@ -355,7 +357,7 @@ bool block_attention(const Queue& queue, const AttentionArguments& a) {
     }
     return true;
   };
-  // As few as suffice: in nano's windows, 37 of 88 keys were work for nothing otherwise.
+  // As few as suffice: of 88 keys, nano's windows have 37.
   if (task.share <= 48) return run(std::integral_constant<int, 48>());
   if (task.share <= 72) return run(std::integral_constant<int, 72>());
   return run(std::integral_constant<int, kMostKeys>());

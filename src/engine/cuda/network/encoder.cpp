@@ -60,7 +60,9 @@ void Pass::embed_patches() {
   e.batch = batch_;
   e.patch = c_.patch;
   e.width = d;
-  if (norms_sums_ && batch_ == 1) {  // the first block's norm in the product, as the others'
+  // The first block's norm in the product, as the others'; gemm_norm() knows no residual that
+  // begins anew with each picture.
+  if (norms_sums_ && batch_ == 1) {
     e.ld = patch.k;
     embed(main_.next(), math_, e);
     GemmNormArguments n;

@@ -103,8 +103,11 @@ StepCost cost_of(Math math, const MaskBlockArguments& a) {
 
 StepCost cost_of(Math math, const EmbedArguments& a) {
   const double pixels = 3.0 * a.patch * a.patch * a.layout.cells() * a.batch;
-  return moving("patches", fmt::format("{} pictures", a.batch),
-                pixels * (4 + element_bytes(math)) + 8.0 * a.batch * a.layout.tokens() * a.width);
+  const int rows = a.x == nullptr ? a.layout.tokens() : a.layout.cells();
+  const double stored = static_cast<double>(a.batch) * rows * a.ld * element_bytes(math);
+  const int windows = a.layout.windows * a.layout.windows;
+  const double tokens = a.x == nullptr ? 0 : 8.0 * a.batch * windows * a.width;
+  return moving("patches", fmt::format("{} pictures", a.batch), pixels * 4 + stored + tokens);
 }
 
 StepCost cost_of(Math math, const NormArguments& a) {

@@ -4,7 +4,8 @@
 
 #include "engine/cuda/small/query_cluster.h"
 
-// Masks of few queries, of several pictures (of one hopper/block_masks.cu is quicker): every query
+// Masks of few queries, of what hopper/block_masks.cu does not take (several pictures, large maps,
+// more than 256 queries): every query
 // times every pixel's features. A block has 48 pixels and up to 112 queries, each warp 16. All of k
 // lies in shared memory: there is one wait. Each warp stages its own results, so that they leave in
 // pieces of 96 bytes whatever the rows' alignment.

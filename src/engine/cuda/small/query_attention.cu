@@ -18,7 +18,7 @@ constexpr int kHead = 32;                     // of self-attention
 constexpr int kHeadPitch = kHead * 2 + 16;    // bytes
 constexpr int kSumFloats = kWarps * 4 * 128;  // of attention's warps; products need less
 
-constexpr int kMostSamples = 8, kMostTurns = 6 * kMostSamples / 16;  // of a row's 16 threads
+constexpr int kMostTurns = 6 * kMostSamples / 16;  // of a row's 16 threads
 // So much that two blocks do not share a multiprocessor: where others were idle, too, clusters
 // would come to lie on few of them.
 constexpr int kAloneBytes = 116 * 1024;
@@ -36,10 +36,14 @@ RFSEG_HOST_DEVICE constexpr int attention_team_bytes(int sampling) {
   return kAttentionBoxBytes + 2 * kRowBytes + 2 * kStatBytes + kSumFloats * 4 + kWarps * kRows * 8 +
          kRows * sampling * 4 + 16 * kHeadPitch;
 }
-int attention_bytes(int teams, int chunks, int sampling) {
+constexpr int attention_bytes(int teams, int chunks, int sampling) {
   return teams * attention_team_bytes(sampling) + (2 * kOwn + sampling) * kPitch +
          2 * chunks * 16 * kHeadPitch;
 }
+/// Of the product for the samples in a block: offsets and weights of two heads.
+constexpr int sampling_columns(int samples) { return (6 * samples + 7) / 8 * 8; }
+// All that takes_query_layers() lets through: of one picture the most keys.
+static_assert(attention_bytes(2, 2 * kMostClusters, sampling_columns(kMostSamples)) <= kMostShared);
 
 /// Attention of a head: this warp's keys are every eighth chunk of 16. Leaves the sums of all warps
 /// in `sums` and maxima and weights in `rows` [kWarps][kRows].
@@ -352,34 +356,22 @@ RFSEG_DEVICE void attention_body(const AttentionTask& task, void* shared) {
 }  // namespace
 }  // namespace query
 
-namespace query {
-namespace {
-
-template <int kTeams>
-void launch_attention(const Queue& queue, AttentionTask& task) {
-  const SampleArguments& samples = task.a.samples;
-  task.tiles = (samples.queries + kTeams * kRows - 1) / (kTeams * kRows);
-  launch_cluster<attention_body<kTeams>, kTeams * kThreads, 2 / kTeams>(
-      queue, {samples.batch * task.tiles * kBlocks, 1}, kBlocks,
-      static_cast<std::size_t>(
-          std::max(attention_bytes(kTeams, task.chunks, task.sampling), kAloneBytes)),
-      task);
-}
-
-}  // namespace
-}  // namespace query
-
 void query_attention(const Queue& queue, Math, const QueryAttentionArguments& a) {
+  const SampleArguments& samples = a.samples;
   query::AttentionTask task;
   task.a = a;
-  task.samples = a.samples.points * a.samples.levels;
-  task.sampling = (6 * task.samples + 7) / 8 * 8;
-  task.chunks = (a.samples.queries + 15) / 16;
-  if (query::one_team(a.samples.batch * a.samples.queries)) {
-    query::launch_attention<1>(queue, task);
-  } else {
-    query::launch_attention<2>(queue, task);
-  }
+  task.samples = samples.points * samples.levels;
+  task.sampling = query::sampling_columns(task.samples);
+  task.chunks = (samples.queries + 15) / 16;
+  query::with_teams(samples.batch * samples.queries, [&](auto teams) {
+    constexpr int kTeams = teams.value;
+    const int blocks = query::blocks_for(samples.queries, kTeams);  // of a picture
+    const int bytes = query::attention_bytes(kTeams, task.chunks, task.sampling);
+    task.tiles = blocks / query::kBlocks;
+    launch_cluster<query::attention_body<kTeams>, kTeams * query::kThreads, 2 / kTeams>(
+        queue, {samples.batch * blocks, 1}, query::kBlocks,
+        static_cast<std::size_t>(std::max(bytes, query::kAloneBytes)), task);
+  });
 }
 
 }  // namespace rfseg::cuda

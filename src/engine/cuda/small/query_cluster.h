@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "core/cuda/cluster_mail.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/tensor_core.h"
@@ -36,9 +38,27 @@ RFSEG_DEVICE int team_thread() {
   return kTeams == 1 ? thread_index() : thread_index() % kThreads;
 }
 
-/// Whether clusters of one team take so many rows: more than 56 blocks, at work and next, would
-/// leave nothing to what runs beside them.
-inline bool one_team(int rows) { return rows <= 7 * kRows; }
+/// How many teams the clusters for so many rows have: more than 56 blocks of one, at work and next,
+/// would leave nothing to what runs beside them.
+inline int teams_for(int rows) { return rows <= 7 * kRows ? 1 : 2; }
+/// Calls launch(std::integral_constant<int, teams_for(rows)>()).
+template <class Launch>
+void with_teams(int rows, Launch&& launch) {
+  if (teams_for(rows) == 1) {
+    launch(std::integral_constant<int, 1>());
+  } else {
+    launch(std::integral_constant<int, 2>());
+  }
+}
+/// Blocks of all clusters for so many rows.
+inline int blocks_for(int rows, int teams) {
+  return (rows + teams * kRows - 1) / (teams * kRows) * kBlocks;
+}
+
+constexpr int kMostShared = 227 * 1024;  ///< bytes that a block may have on GPUs with clusters
+/// More clusters than find room at a time would come in turns.
+constexpr int kMostClusters = 16;
+constexpr int kMostSamples = 8;  ///< of a head of cross-attention
 
 /// Copies `rows` rows of `chunks` times 16 bytes, `from_step` bytes apart, by all threads.
 template <int kTeams>

@@ -21,7 +21,7 @@ constexpr int kHidden = 2048, kSlice = kHidden / kBlocks;  // columns of a block
 constexpr int kHalf = kSlice / 2, kHalfPitch = kHalf * 2 + 16;
 
 // Places in shared memory. First the first product's weights; where they were: the second half of
-// the second's, the next layer's, and what arrives.
+// the second's, what arrives, and with one team the next layer's; with two those come to kEarly.
 constexpr int kForwardBoxes = 4, kForwardBoxBytes = 32;
 constexpr int kArrivalBytes = kBlocks * 4 * 512;
 template <int kTeams>
@@ -38,7 +38,7 @@ struct ForwardLayout {
   static constexpr int kBytes = kBoxes + kTeams * kForwardBoxBytes;
   static constexpr int kNext = kNextLate ? kEarly : kLate + kHalfBytes;
   static constexpr int kNextSums = kNextLate ? kLate : kEarly;
-  static_assert(kSlice * kPitch <= kEarly && kBytes <= 227 * 1024);
+  static_assert(kSlice * kPitch <= kEarly && kBytes <= kMostShared);
   static_assert(kTeams * kNextSumBytes <= kHalfBytes && kNextBytes <= kHalfBytes);
 };
 
@@ -191,7 +191,7 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
     if (active) static_cast<uint32_t*>(a.hs_normed)[at / 2] = pack_halves(x.x, x.y);
     return;
   }
-  copy_async_wait<0>();  // the next layer's weights, before hand_over<kTeams>()'s barrier
+  copy_async_wait<0>();  // the next layer's weights, before hand_over()'s barrier
   hand_over<kTeams>(rows, boxes + 2, x);
   hand_over<kTeams>(hidden, boxes + 3, {x.x + position.x, x.y + position.y});
   await_mail(boxes + 2);
@@ -202,33 +202,26 @@ RFSEG_DEVICE void forward_body(const QueryForwardArguments& a, void* shared) {
                        row, active);
 }
 
-template <int kTeams>
-void launch_forward(const Queue& queue, const QueryForwardArguments& a) {
-  launch_cluster<forward_body<kTeams>, kTeams * kThreads>(
-      queue, {(a.rows + kTeams * kRows - 1) / (kTeams * kRows) * kBlocks, 1}, kBlocks,
-      ForwardLayout<kTeams>::kBytes, a);
-}
-
 }  // namespace
 }  // namespace query
 
 void query_forward(const Queue& queue, Math, const QueryForwardArguments& a) {
-  if (query::one_team(a.rows)) {
-    query::launch_forward<1>(queue, a);
-  } else {
-    query::launch_forward<2>(queue, a);
-  }
+  query::with_teams(a.rows, [&](auto teams) {
+    constexpr int kTeams = teams.value;
+    launch_cluster<query::forward_body<kTeams>, kTeams * query::kThreads>(
+        queue, {query::blocks_for(a.rows, kTeams), 1}, query::kBlocks,
+        query::ForwardLayout<kTeams>::kBytes, a);
+  });
 }
 
 bool takes_query_layers(const Queue& queue, Math math, int batch, int queries, int width,
                         int hidden, int samples) {
-  // More clusters than find room at a time would come in turns.
-  constexpr int kMostClusters = 16;
-  const int rows = query::one_team(batch * queries) ? query::kRows : 2 * query::kRows;
-  static const bool has_clusters = has_hopper_code();
+  const int rows = query::teams_for(batch * queries) * query::kRows;
+  static const bool has_room =
+      has_hopper_code() && most_shared_memory() >= std::size_t{query::kMostShared};
   return math == Math::kFp16 && !queue.portable && queue.few_rows && width == query::kWidth &&
-         hidden == query::kHidden && samples <= 8 && has_clusters &&
-         batch * ((queries + rows - 1) / rows) <= kMostClusters;
+         hidden == query::kHidden && samples <= query::kMostSamples && has_room &&
+         batch * ((queries + rows - 1) / rows) <= query::kMostClusters;
 }
 
 }  // namespace rfseg::cuda

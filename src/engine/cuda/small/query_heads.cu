@@ -114,25 +114,13 @@ RFSEG_DEVICE void heads_body(const QueryHeadsArguments& a, void* shared) {
 }  // namespace
 }  // namespace query
 
-namespace query {
-namespace {
-
-template <int kTeams>
-void launch_heads(const Queue& queue, const QueryHeadsArguments& a) {
-  launch_cluster<heads_body<kTeams>, kTeams * kThreads, 2 / kTeams>(
-      queue, {(a.rows + kTeams * kRows - 1) / (kTeams * kRows) * kBlocks, 1}, kBlocks,
-      head_bytes(kTeams), a);
-}
-
-}  // namespace
-}  // namespace query
-
 void query_heads(const Queue& queue, Math, const QueryHeadsArguments& a) {
-  if (query::one_team(a.rows)) {
-    query::launch_heads<1>(queue, a);
-  } else {
-    query::launch_heads<2>(queue, a);
-  }
+  query::with_teams(a.rows, [&](auto teams) {
+    constexpr int kTeams = teams.value;
+    launch_cluster<query::heads_body<kTeams>, kTeams * query::kThreads, 2 / kTeams>(
+        queue, {query::blocks_for(a.rows, kTeams), 1}, query::kBlocks, query::head_bytes(kTeams),
+        a);
+  });
 }
 
 }  // namespace rfseg::cuda

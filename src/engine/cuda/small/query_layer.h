@@ -4,7 +4,8 @@
 
 // The decoder for few queries, fp16, width 256, on GPUs that have clusters: a kernel for its start,
 // two for each layer, one for boxes and classes and one for the masks' queries. But for
-// self-attention all of it concerns one row of queries alone; so a cluster of blocks has 16 rows.
+// self-attention all of it concerns one row of queries alone; so a cluster of blocks has 16 rows,
+// or 32 by two teams of threads.
 
 namespace rfseg::cuda {
 

@@ -22,7 +22,7 @@ constexpr int kMaskTeamAt = kMaskSecondAt + kMaskTailRows * kMaskPitch;
 constexpr int kMaskRowsAt = 0, kMaskHiddenAt = kRowBytes;
 constexpr int kMaskBoxAt = kMaskHiddenAt + kRows * kMaskPitch, kMaskTeamBytes = kMaskBoxAt + 16;
 constexpr int mask_bytes(int teams) { return kMaskTeamAt + teams * kMaskTeamBytes; }
-static_assert(2 * kMaskArrivalBytes <= kMaskSecondAt && mask_bytes(2) <= 227 * 1024);
+static_assert(2 * kMaskArrivalBytes <= kMaskSecondAt && mask_bytes(2) <= kMostShared);
 static_assert(kMaskTailSlices == kBlocks && kMaskTailOwn == kOwn);
 
 template <int kTeams>
@@ -147,25 +147,13 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
 }  // namespace
 }  // namespace query
 
-namespace query {
-namespace {
-
-template <int kTeams>
-void launch_masks(const Queue& queue, const QueryMasksArguments& a) {
-  launch_cluster<masks_body<kTeams>, kTeams * kThreads>(
-      queue, {(a.rows + kTeams * kRows - 1) / (kTeams * kRows) * kBlocks, 1}, kBlocks,
-      mask_bytes(kTeams), a);
-}
-
-}  // namespace
-}  // namespace query
-
 void query_masks(const Queue& queue, Math, const QueryMasksArguments& a) {
-  if (query::one_team(a.rows)) {
-    query::launch_masks<1>(queue, a);
-  } else {
-    query::launch_masks<2>(queue, a);
-  }
+  query::with_teams(a.rows, [&](auto teams) {
+    constexpr int kTeams = teams.value;
+    launch_cluster<query::masks_body<kTeams>, kTeams * query::kThreads>(
+        queue, {query::blocks_for(a.rows, kTeams), 1}, query::kBlocks, query::mask_bytes(kTeams),
+        a);
+  });
 }
 
 }  // namespace rfseg::cuda

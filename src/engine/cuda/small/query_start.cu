@@ -25,7 +25,7 @@ constexpr int kSumsAt = kSineAt + kRows * kSinePitch;
 constexpr int kStartBoxesAt = kSumsAt + kWarps * 512;
 constexpr int kStartBoxes = 5, kStartTeamBytes = kStartBoxesAt + 48;
 constexpr int start_bytes(int teams) { return kStartTeamAt + teams * kStartTeamBytes; }
-static_assert(start_bytes(2) <= 227 * 1024 && kNextSumBytes <= kRows * kSinePitch);
+static_assert(start_bytes(2) <= kMostShared && kNextSumBytes <= kRows * kSinePitch);
 
 template <int kTeams>
 RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
@@ -152,25 +152,13 @@ RFSEG_DEVICE void start_body(const QueryStartArguments& a, void* shared) {
 }  // namespace
 }  // namespace query
 
-namespace query {
-namespace {
-
-template <int kTeams>
-void launch_start(const Queue& queue, const QueryStartArguments& a) {
-  launch_cluster<start_body<kTeams>, kTeams * kThreads>(
-      queue, {(a.batch * a.queries + kTeams * kRows - 1) / (kTeams * kRows) * kBlocks, 1}, kBlocks,
-      start_bytes(kTeams), a);
-}
-
-}  // namespace
-}  // namespace query
-
 void query_start(const Queue& queue, Math, const QueryStartArguments& a) {
-  if (query::one_team(a.batch * a.queries)) {
-    query::launch_start<1>(queue, a);
-  } else {
-    query::launch_start<2>(queue, a);
-  }
+  const int rows = a.batch * a.queries;
+  query::with_teams(rows, [&](auto teams) {
+    constexpr int kTeams = teams.value;
+    launch_cluster<query::start_body<kTeams>, kTeams * query::kThreads>(
+        queue, {query::blocks_for(rows, kTeams), 1}, query::kBlocks, query::start_bytes(kTeams), a);
+  });
 }
 
 }  // namespace rfseg::cuda
