@@ -164,9 +164,9 @@ struct GemmNormArguments {
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments);
 
-/// Whether gemm_norm() adds to a residual stream of `rows` x `width` floats (`sum` may be `residual`,
-/// LayerNorm without affine to `out`) faster than gemm() and a kernel for the norm. `out` may be A
-/// then.
+/// Whether gemm_norm() adds to a residual stream of `rows` x `width` floats (`sum` may be
+/// `residual`, LayerNorm without affine to `out`) faster than gemm() and a kernel for the norm.
+/// `out` may be A then.
 bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width);
 
 /// softmax(scale * q k^T) v for each head of each of `sequences` runs of `length` consecutive rows.

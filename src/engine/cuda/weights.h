@@ -36,7 +36,7 @@ struct EncoderBlock {
 };
 
 struct EncoderWeights {
-  Matrix patch;                  ///< columns (channel, y, x), k rounded up to 128; without bias
+  Matrix patch;  ///< columns (channel, y, x), k rounded up to 128; without bias
   /// [tokens, D], in token order: what is added to every token, the patches' bias included.
   const float* start = nullptr;
   std::vector<EncoderBlock> blocks;

@@ -18,8 +18,8 @@ namespace rfseg::cuda::hopper {
 bool block_gemm(const Queue& queue, const GemmArguments& arguments);
 
 /// Enqueues gemm_norm() of products.h for a residual stream of 384 columns (`residual`, `sum` and
-/// `out` given, no affine and no activation; `sum` may be `residual`, `out` may be A), or for a map of
-/// 256 columns: affine, `out` alone, no residual; with SiLU from k = 448 on (also normalised
+/// `out` given, no affine and no activation; `sum` may be `residual`, `out` may be A), or for a map
+/// of 256 columns: affine, `out` alone, no residual; with SiLU from k = 448 on (also normalised
 /// twice), without below. False, with nothing enqueued, for other forms and for more rows than one
 /// round of clusters takes (1,920 on an H200).
 bool block_gemm_norm(const Queue& queue, const GemmNormArguments& arguments);
