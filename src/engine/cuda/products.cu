@@ -138,7 +138,8 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments
 }
 
 bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width) {
-  return on_hopper(queue, math, rows) && queue.few_rows && rows <= kBlockRows && width == 384;
+  return on_hopper(queue, math, rows) && queue.few_rows && rows <= kBlockRows &&
+         width == kStreamWidth;
 }
 
 void attention(const Queue& queue, Math math, const AttentionArguments& arguments) {

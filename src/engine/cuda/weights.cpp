@@ -230,25 +230,33 @@ class Loader {
     EncoderWeights& e = w_.encoder;
     const int d = config_.enc_dim, side = config_.patch;
     const std::string patch = kEncoderPrefix + "embeddings.patch_embeddings.projection";
-    const Place p = matrix(e.patch, d, (3 * side * side + 127) / 128 * 128, false);
-    jobs_.push_back([this, p, patch, d, side] {
+    // Where gemm_norm() may begin the stream, whose rows are CLS tokens, too, the bias is part of
+    // what is added to the others.
+    const bool folded = d == kStreamWidth;
+    const Place p = matrix(e.patch, d, (3 * side * side + 127) / 128 * 128, !folded);
+    jobs_.push_back([this, p, patch, d, side, folded] {
       const Tensor t = source_.read(patch + ".weight", {d, 3, side, side});
       put_rows(p, 0, d, 3 * side * side, t.data.data(), patch + ".weight");
+      if (!folded) put_bias(p, 0, source_.read(patch + ".bias", {d}));
     });
     const TokenLayout layout{config_.windows, config_.grid_rows() / config_.windows,
                              config_.grid_cols() / config_.windows};
     const std::size_t start =
         place(e.start, sizeof(float) * static_cast<std::size_t>(layout.tokens()) * d);
-    jobs_.push_back([this, start, layout, d, patch] {
+    jobs_.push_back([this, start, layout, d, patch, folded] {
       const PositionTable table = load_position_table(config_, source_);
-      const Tensor bias = source_.read(patch + ".bias", {d});
+      std::vector<float> bias(static_cast<std::size_t>(d), 0.0f);
+      if (folded) {
+        const Tensor t = source_.read(patch + ".bias", {d});
+        bias.assign(t.data.begin(), t.data.end());
+      }
       float* to = floats_at(start);
       for (int w = 0; w < layout.windows * layout.windows; ++w) {
         std::copy_n(table.cls.data.data(), d, to + int64_t{w} * layout.window_tokens() * d);
       }
       for (int cell = 0; cell < layout.cells(); ++cell) {
         const float* position = table.patches.data.data() + int64_t{cell} * d;
-        std::transform(position, position + d, bias.data.begin(),
+        std::transform(position, position + d, bias.begin(),
                        to + int64_t{layout.token_of(cell)} * d, std::plus<float>());
       }
     });

@@ -36,8 +36,9 @@ struct EncoderBlock {
 };
 
 struct EncoderWeights {
-  Matrix patch;  ///< columns (channel, y, x), k rounded up to 128; without bias
-  /// [tokens, D], in token order: what is added to every token, the patches' bias included.
+  Matrix patch;  ///< columns (channel, y, x), k rounded up to 128; without bias if `start` has it
+  /// [tokens, D], in token order: what is added to every token, with the patches' bias where D is
+  /// kStreamWidth.
   const float* start = nullptr;
   std::vector<EncoderBlock> blocks;
   Norm norm;  ///< of every tap
