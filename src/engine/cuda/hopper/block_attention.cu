@@ -37,8 +37,6 @@ constexpr int kExchangeBytes = kHandedBytes + kRowBytes;
 // A warpgroup's sums of 64 columns and its rows' softmax, as its threads have them.
 constexpr int kSumBytes = 9 * 2048;
 
-// In the second product keys count in sixteens.
-RFSEG_HOST_DEVICE constexpr int value_rows(int keys) { return (keys + 15) / 16 * 16; }
 /// Of a warpgroup: its keys and values, then its sums.
 RFSEG_HOST_DEVICE constexpr int run_bytes(int keys) {
   const int read = (keys + value_rows(keys)) * 128;

@@ -5,6 +5,14 @@
 
 #include "engine/cuda/hopper/device.h"
 
+namespace rfseg::cuda::hopper {
+
+/// Rows of values that attention reads for so many keys: in its second product they count in
+/// sixteens, and those beyond the keys are weighed with 0.
+RFSEG_HOST_DEVICE constexpr int value_rows(int keys) { return (keys + 15) / 16 * 16; }
+
+}  // namespace rfseg::cuda::hopper
+
 #if RFSEG_HOPPER
 
 namespace rfseg::cuda::hopper {

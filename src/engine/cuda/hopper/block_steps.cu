@@ -54,8 +54,7 @@ RFSEG_HOST_DEVICE constexpr int exchange_bytes(int tiles, int parts, int blocks)
          : parts > 1 ? tiles * parts * kSumBytes
                      : 0;
 }
-/// Of a step's values, which count in sixteens in the second product, or keys.
-RFSEG_HOST_DEVICE constexpr int value_rows(int keys) { return (keys + 15) / 16 * 16; }
+/// Of a step's values, or keys.
 RFSEG_HOST_DEVICE constexpr int slot_bytes(int keys) { return value_rows(keys) * 128; }
 RFSEG_HOST_DEVICE constexpr int bytes_of(int tiles, int parts, int blocks, int keys, int slots) {
   return 1024 + kLeadBytes + tiles * kBoxBytes + slots * slot_bytes(keys) +
