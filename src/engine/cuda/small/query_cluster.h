@@ -55,7 +55,7 @@ inline int blocks_for(int rows, int teams) {
   return (rows + teams * kRows - 1) / (teams * kRows) * kBlocks;
 }
 
-constexpr int kMostShared = 227 * 1024;  ///< bytes that a block may have on GPUs with clusters
+constexpr int kMostShared = 227 * 1024;  ///< bytes of shared memory that a block may ask for
 /// More clusters than find room at a time would come in turns.
 constexpr int kMostClusters = 16;
 constexpr int kMostSamples = 8;  ///< of a head of cross-attention

@@ -217,6 +217,7 @@ void query_forward(const Queue& queue, Math, const QueryForwardArguments& a) {
 bool takes_query_layers(const Queue& queue, Math math, int batch, int queries, int width,
                         int hidden, int samples) {
   const int rows = query::teams_for(batch * queries) * query::kRows;
+  // GPUs with clusters need not have that much (compute capability 12.0: 99 KB).
   static const bool has_room =
       has_hopper_code() && most_shared_memory() >= std::size_t{query::kMostShared};
   return math == Math::kFp16 && !queue.portable && queue.few_rows && width == query::kWidth &&
