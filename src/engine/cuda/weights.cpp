@@ -233,7 +233,7 @@ class Loader {
     // Where gemm_norm() may begin the stream, whose rows are CLS tokens, too, the bias is part of
     // what is added to the others.
     const bool folded = d == kStreamWidth;
-    const Place p = matrix(e.patch, d, (3 * side * side + 127) / 128 * 128, !folded);
+    const Place p = matrix(e.patch, d, stream_columns(side), !folded);
     jobs_.push_back([this, p, patch, d, side, folded] {
       const Tensor t = source_.read(patch + ".weight", {d, 3, side, side});
       put_rows(p, 0, d, 3 * side * side, t.data.data(), patch + ".weight");

@@ -35,8 +35,13 @@ struct EncoderBlock {
   const float* scale2 = nullptr;
 };
 
+/// Columns of a patch (channel, y, x), with zeros behind them: as rows of gemm(), and of
+/// gemm_norm() that begins the residual stream.
+constexpr int patch_columns(int side) { return (3 * side * side + 7) / 8 * 8; }
+constexpr int stream_columns(int side) { return (3 * side * side + 127) / 128 * 128; }
+
 struct EncoderWeights {
-  Matrix patch;  ///< columns (channel, y, x), k rounded up to 128; without bias if `start` has it
+  Matrix patch;  ///< k = stream_columns(); without bias if `start` has it
   /// [tokens, D], in token order: what is added to every token, with the patches' bias where D is
   /// kStreamWidth.
   const float* start = nullptr;

@@ -6,6 +6,7 @@
 #include "engine/cuda/hopper/block_device.h"
 #include "engine/cuda/hopper/block_steps.h"
 #include "engine/cuda/hopper/maps.h"
+#include "engine/cuda/hopper/softmax.h"
 #include "engine/cuda/portable/portable.h"
 
 // Attention with heads of 64 for few rows and short sequences. A unit of work, 64 queries of one
@@ -34,25 +35,17 @@ constexpr int kQueryBytes = 64 * 128;
 constexpr int kLeadBytes = 1024;                              // transaction barriers
 constexpr int kHandedBytes = 64 * 8 * 4, kRowBytes = 64 * 8;  // from the other block, a warpgroup
 constexpr int kExchangeBytes = kHandedBytes + kRowBytes;
-// A warpgroup's sums of 64 columns and its rows' softmax, as its threads have them.
-constexpr int kSumBytes = 9 * 2048;
 
 /// Of a warpgroup: its keys and values, then its sums.
 RFSEG_HOST_DEVICE constexpr int run_bytes(int keys) {
   const int read = (keys + value_rows(keys)) * 128;
-  return read > kSumBytes ? read : kSumBytes;
+  return read > kAttendedBytes ? read : kAttendedBytes;
 }
 constexpr int shared_bytes(int keys) {
   return 1024 + kLeadBytes + kQueryBytes + kGroups * (run_bytes(keys) + kExchangeBytes);
 }
 
 #if RFSEG_HOPPER
-
-RFSEG_DEVICE float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// Of one thread's two rows: the highest score times scale, and the sum of weights below it.
 struct Softmax {

@@ -7,6 +7,8 @@
 
 namespace rfseg::cuda::hopper {
 
+/// Of attention: a warpgroup's sums of 64 columns and its rows' softmax, as its threads have them.
+constexpr int kAttendedBytes = 9 * 2048;
 /// Rows of values that attention reads for so many keys: in its second product they count in
 /// sixteens, and those beyond the keys are weighed with 0.
 RFSEG_HOST_DEVICE constexpr int value_rows(int keys) { return (keys + 15) / 16 * 16; }

@@ -51,7 +51,7 @@ struct BlockTask {
 };
 
 constexpr int kBoxBytes = 64 * 128;  // of a tile's rows
-constexpr int kStreamColumns = 384, kMapColumns = 256;
+constexpr int kStreamColumns = kStreamWidth, kMapColumns = 256;
 constexpr int kMostRowBoxes = 6;
 constexpr int kLeadBytes = 1024;  // transaction barriers
 RFSEG_HOST_DEVICE constexpr int sum_bytes(int half) { return 64 * (half / 2) * 4; }

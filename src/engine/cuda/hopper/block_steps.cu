@@ -40,8 +40,6 @@ constexpr int kMostSlots = 24, kMostTiles = 3;
 constexpr int kBoxBytes = 64 * 128;
 constexpr int kLeadBytes = 1024;  // transaction barriers
 static_assert(8 * (2 * kMostSlots + 2 * kMostTiles) <= kLeadBytes);
-// A warpgroup's sums of 64 columns and its rows' softmax, as its threads have them.
-constexpr int kSumBytes = 9 * 2048;
 // From the other block: half of the columns, and each row's softmax once.
 constexpr int kHandedBytes = 4 * 2048, kRowBytes = 64 * 8;
 
@@ -51,7 +49,7 @@ RFSEG_HOST_DEVICE constexpr int threads_of(int tiles, int parts) {
 }
 RFSEG_HOST_DEVICE constexpr int exchange_bytes(int tiles, int parts, int blocks) {
   return blocks > 1  ? (tiles * (kHandedBytes + kRowBytes) + 1023) / 1024 * 1024
-         : parts > 1 ? tiles * parts * kSumBytes
+         : parts > 1 ? tiles * parts * kAttendedBytes
                      : 0;
 }
 /// Of a step's values, or keys.
@@ -284,8 +282,8 @@ RFSEG_DEVICE void attend(const StepTask& task, void* shared) {
       mine[j][3] = fused(mine[j][3], own[1], more.w * theirs[1]);
     }
   } else {
-    const uint32_t of_tile = exchanges + tile * kParts * kSumBytes + in_group;
-    const uint32_t own = of_tile + part * kSumBytes;
+    const uint32_t of_tile = exchanges + tile * kParts * kAttendedBytes + in_group;
+    const uint32_t own = of_tile + part * kAttendedBytes;
     RFSEG_UNROLL
     for (int j = 0; j < 8; ++j) {
       store_shared4(own + j * 2048, o[4 * j], o[4 * j + 1], o[4 * j + 2], o[4 * j + 3]);
@@ -294,7 +292,8 @@ RFSEG_DEVICE void attend(const StepTask& task, void* shared) {
     named_sync(1 + tile, kParts * 128);
     float4 of_part[kParts];
     RFSEG_UNROLL
-    for (int q = 0; q < kParts; ++q) of_part[q] = load_shared4(of_tile + q * kSumBytes + 8 * 2048);
+    for (int q = 0; q < kParts; ++q)
+      of_part[q] = load_shared4(of_tile + q * kAttendedBytes + 8 * 2048);
     float highest[2] = {of_part[0].x, of_part[0].z};
     RFSEG_UNROLL
     for (int q = 1; q < kParts; ++q) {
@@ -315,7 +314,7 @@ RFSEG_DEVICE void attend(const StepTask& task, void* shared) {
       sum[1] = fused(high, of_part[q].w, sum[1]);
       RFSEG_UNROLL
       for (int j = 0; j < kOwn; ++j) {
-        const float4 v = load_shared4(of_tile + q * kSumBytes + (first_group + j) * 2048);
+        const float4 v = load_shared4(of_tile + q * kAttendedBytes + (first_group + j) * 2048);
         mine[j][0] = fused(low, v.x, mine[j][0]);
         mine[j][1] = fused(low, v.y, mine[j][1]);
         mine[j][2] = fused(high, v.z, mine[j][2]);

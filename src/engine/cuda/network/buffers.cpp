@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "engine/cuda/small/small_kernels.h"
+#include "engine/cuda/weights.h"
 #include "rfseg/error.h"
 
 namespace rfseg::cuda {
@@ -27,9 +28,7 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   const int64_t taps = static_cast<int64_t>(c.taps.size());
   take(b.pictures, n * 3 * c.height * c.width, 4);
   take(b.forced, q, 4);
-  const int64_t patch_row = 3 * int64_t{c.patch} * c.patch;
-  take(b.patches,
-       std::max(n * grid * ((patch_row + 7) / 8 * 8), tokens * ((patch_row + 127) / 128 * 128)), e);
+  take(b.patches, std::max(n * grid * patch_columns(c.patch), tokens * stream_columns(c.patch)), e);
   take(b.x, n * tokens * d, 4);
   b.stream = nullptr;
   b.rest = nullptr;

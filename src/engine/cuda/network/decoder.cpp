@@ -18,15 +18,9 @@ void Pass::select_queries() {
     mask_rows(main_.next(), math_, {b_.memory, w.valid, b_.masked, batch_, total_, c});
     memory = b_.masked;
   }
-  GemmNormArguments g;
-  g.product = product(memory, c, m, w.enc_output);
-  g.gamma = w.enc_norm.gamma;
-  g.beta = w.enc_norm.beta;
-  g.eps = kDecoderEps;
+  GemmNormArguments g = product_norm(product(memory, c, m, w.enc_output), kDecoderEps, w.enc_norm);
   g.out = b_.cells;
   g.ldo = c;
-  g.scratch = b_.scratch;
-  g.scratch_size = b_.scratch_size;
   gemm_norm(main_.next(), math_, g);
   if (takes_class_scores({nullptr, false, lanes_.portable, lanes_.few_rows}, math_, m, c,
                          c_.logits)) {
@@ -99,21 +93,15 @@ void Pass::project_values(Lane& lane) {
 }
 
 void Pass::add_to_queries(const void* a, const Matrix& b, const Norm& norm) {
-  GemmNormArguments g;
-  g.product = product(a, b.k, batch_ * c_.queries, b);
+  GemmNormArguments g = product_norm(product(a, b.k, batch_ * c_.queries, b), kDecoderEps, norm);
   g.product.residual = b_.queries;
   g.product.ldr = c_.dim;
-  g.gamma = norm.gamma;
-  g.beta = norm.beta;
-  g.eps = kDecoderEps;
   g.out_float = b_.queries;
   g.ldo_float = c_.dim;
   g.out = b_.content;
   g.ldo = c_.dim;
   g.plus = b_.position;
   g.out_plus = b_.positioned;
-  g.scratch = b_.scratch;
-  g.scratch_size = b_.scratch_size;
   gemm_norm(main_.next(), math_, g);
 }
 

@@ -65,23 +65,15 @@ void Pass::embed_patches() {
   if (norms_sums_ && batch_ == 1) {
     e.ld = patch.k;
     embed(main_.next(), math_, e);
-    GemmNormArguments n;
-    n.product = product(b_.patches, patch.k, layout_.tokens(), patch);
+    GemmNormArguments n = stream_norm(product(b_.patches, patch.k, layout_.tokens(), patch));
     n.product.residual = w_.encoder.start;
     n.product.ldr = d;
-    n.eps = kEncoderEps;
-    n.sum = b_.x;
-    n.ld_sum = d;
-    n.out = b_.rows;
-    n.ldo = d;
-    n.scratch = b_.scratch;
-    n.scratch_size = b_.scratch_size;
     gemm_norm(main_.next(), math_, n);
     normed_ = true;
     return;
   }
   e.x = b_.x;
-  e.ld = (3 * c_.patch * c_.patch + 7) / 8 * 8;
+  e.ld = patch_columns(c_.patch);
   embed(main_.next(), math_, e);
   GemmArguments g = product(b_.patches, e.ld, batch_ * layout_.cells(), patch);
   g.k = e.ld;
@@ -137,15 +129,7 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale, boo
   g.residual = b_.x;
   g.ldr = c_.enc_dim;
   if (norms_sums_) {
-    GemmNormArguments n;
-    n.product = g;
-    n.eps = kEncoderEps;
-    n.sum = b_.x;
-    n.ld_sum = c_.enc_dim;
-    n.out = b_.rows;
-    n.ldo = c_.enc_dim;
-    n.scratch = b_.scratch;
-    n.scratch_size = b_.scratch_size;
+    GemmNormArguments n = stream_norm(g);
     if (b.k > c_.enc_dim) n.tap = tap_;  // the block's end
     n.ld_tap = static_cast<int64_t>(c_.taps.size()) * c_.enc_dim;
     n.tap_gamma = w_.encoder.norm.gamma;

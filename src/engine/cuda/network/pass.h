@@ -89,6 +89,26 @@ class Pass : private Steps {
     g.bias = b.bias;
     return g;
   }
+  /// gemm_norm() of that product and `norm`, or none of its affine; what is left: where it goes.
+  GemmNormArguments product_norm(const GemmArguments& of, float eps, const Norm& norm = {}) const {
+    GemmNormArguments g;
+    g.product = of;
+    g.gamma = norm.gamma;
+    g.beta = norm.beta;
+    g.eps = eps;
+    g.scratch = b_.scratch;
+    g.scratch_size = b_.scratch_size;
+    return g;
+  }
+  /// The same of a product that is added to the residual stream: x = `of`, rows = LayerNorm(x).
+  GemmNormArguments stream_norm(const GemmArguments& of) const {
+    GemmNormArguments g = product_norm(of, kEncoderEps);
+    g.sum = b_.x;
+    g.ld_sum = c_.enc_dim;
+    g.out = b_.rows;
+    g.ldo = c_.enc_dim;
+    return g;
+  }
   /// `out` dense, as Element.
   void linear(Lane& lane, const void* a, int m, const Matrix& b, void* out,
               Activation activation = Activation::kNone, bool out_float = false) const {

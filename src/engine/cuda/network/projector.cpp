@@ -10,18 +10,12 @@ namespace rfseg::cuda {
 
 void Pass::conv_norm(const ConvNorm& w, const GemmArguments& source, Activation activation,
                      void* out, int64_t ldo, float* out_float) {
-  GemmNormArguments g;
-  g.product = source;
-  g.gamma = w.norm.gamma;
-  g.beta = w.norm.beta;
-  g.eps = kEncoderEps;
+  GemmNormArguments g = product_norm(source, kEncoderEps, w.norm);
   g.activation = activation;
   g.out = out;
   g.ldo = ldo;
   g.out_float = out_float;
   g.ldo_float = w.conv.n;
-  g.scratch = b_.scratch;
-  g.scratch_size = b_.scratch_size;
   gemm_norm(main_.next(), math_, g);
 }
 GemmArguments Pass::conv3x3(const void* map, int64_t lda, const MapSize& in, const MapSize& out,
@@ -54,11 +48,8 @@ int Pass::project(int level, int first) {
   }
   const bool alone = c_.levels.size() == 1;  // its rows are those of `memory`
   {
-    GemmNormArguments g;
-    g.product = product(b_.parts, ld, m, w.cv2.conv);
-    g.gamma = w.cv2.norm.gamma;
-    g.beta = w.cv2.norm.beta;
-    g.eps = kEncoderEps;
+    GemmNormArguments g =
+        product_norm(product(b_.parts, ld, m, w.cv2.conv), kEncoderEps, w.cv2.norm);
     g.activation = Activation::kSilu;
     g.out_float = b_.projected;
     g.ldo_float = c;
@@ -68,8 +59,6 @@ int Pass::project(int level, int first) {
       g.then_gamma = w.norm.gamma;
       g.then_beta = w.norm.beta;
     }
-    g.scratch = b_.scratch;
-    g.scratch_size = b_.scratch_size;
     gemm_norm(main_.next(), math_, g);
   }
   NormArguments n;

@@ -4,6 +4,7 @@
 
 #include "core/cuda/cluster_mail.h"
 #include "core/cuda/launch.h"
+#include "core/cuda/teams.h"
 #include "engine/cuda/portable/arithmetic.h"
 #include "engine/cuda/portable/portable.h"
 
@@ -72,7 +73,7 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
   // Turns of the block's threads for which places are computed early.
   constexpr int kKnown = kTileParts == 1 ? 6 : 5;
   const int thread = thread_index(), lane = thread % kWarp;
-  const int part = kTileParts == 1 ? 0 : warp_read(thread / kThreads, 0);  // of the tile
+  const int part = team_index<kTileParts, kThreads>();  // of the tile
   const int warp = (thread - part * kThreads) / kWarp;
   const int group = lane / 4, t = lane % 4, rank = cluster_rank();
   auto* base = static_cast<std::byte*>(shared);

@@ -4,11 +4,10 @@
 
 #include "engine/cuda/small/query_cluster.h"
 
-// Masks of few queries, of what hopper/block_masks.cu does not take (several pictures, large maps,
-// more than 256 queries): every query
-// times every pixel's features. A block has 48 pixels and up to 112 queries, each warp 16. All of k
-// lies in shared memory: there is one wait. Each warp stages its own results, so that they leave in
-// pieces of 96 bytes whatever the rows' alignment.
+// Masks of few queries that hopper/block_masks.cu does not take (several pictures, large maps, more
+// than 256 queries): every query times every pixel's features. A block has 48 pixels and up to 112
+// queries, each warp 16. All of k lies in shared memory: there is one wait. Each warp stages its
+// own results, so that they leave in pieces of 96 bytes whatever the rows' alignment.
 
 namespace rfseg::cuda {
 namespace query {

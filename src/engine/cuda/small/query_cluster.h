@@ -4,6 +4,7 @@
 
 #include "core/cuda/cluster_mail.h"
 #include "core/cuda/launch.h"
+#include "core/cuda/teams.h"
 #include "core/cuda/tensor_core.h"
 
 // What the kernels of a decoder layer share: a cluster of 8 blocks has 16 rows of 256 columns for
@@ -26,16 +27,13 @@ constexpr int kPitch = kWidth * 2 + 16;  ///< bytes of a row, so that eight rows
 constexpr int kRowBytes = kRows * kPitch;
 constexpr int kStatBytes = kBlocks * kRows * 8;
 
-/// This thread's team, and its place in it. For one team as constants and indices that the compiler
-/// knows: seg-nano's kernels had a tenth more instructions otherwise.
 template <int kTeams>
 RFSEG_DEVICE int team_index() {
-  // Told by a lane, so that the compiler knows it to be the warp's.
-  return kTeams == 1 ? 0 : warp_read(thread_index() / kThreads, 0);
+  return cuda::team_index<kTeams, kThreads>();
 }
 template <int kTeams>
 RFSEG_DEVICE int team_thread() {
-  return kTeams == 1 ? thread_index() : thread_index() % kThreads;
+  return cuda::team_thread<kTeams, kThreads>();
 }
 
 /// How many teams the clusters for so many rows have: more than 56 blocks of one, at work and next,
