@@ -4,7 +4,8 @@
 # the RTSP server of a test)
 set -euo pipefail
 
-packages=(g++ cmake ninja-build pkg-config libdnnl-dev libfmt-dev nlohmann-json3-dev libcli11-dev
+# ocl-icd-opencl-dev: Debian's libdnnl-dev only recommends it, but its CMake package does not load without.
+packages=(g++ cmake ninja-build pkg-config libdnnl-dev ocl-icd-opencl-dev libfmt-dev nlohmann-json3-dev libcli11-dev
   libgtest-dev libbenchmark-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libtiff-dev
   libfreetype-dev libcurl4-openssl-dev libssl-dev libavcodec-dev libavdevice-dev libavformat-dev
   libavutil-dev libswscale-dev)
