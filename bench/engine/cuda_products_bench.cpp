@@ -1,10 +1,11 @@
 // Times of the network's matrix products and attention on the GPU at the shapes of seg-nano, each
 // by replays of a graph of 20 launches in a chain, next to cuBLASLt's for the same product.
 //
-//   bench_engine_cuda [--batch 1,8,32] [--tiles] [--only NAME]
+//   bench_engine_cuda [--batch 1,8,32] [--precision fp16|fp32|tf32] [--tiles] [--only NAME]
 //
 // Medians of 20 replays on random data; where one product touches more than the L2 keeps, the
-// launches take turns among several sets of buffers. --tiles times every tile.
+// launches take turns among several sets of buffers. --tiles times every tile. cuBLASLt is a
+// yardstick for fp16 alone.
 
 #include <algorithm>
 #include <cstdio>
@@ -17,6 +18,8 @@
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "core/half.h"
+#include "engine/cuda/hopper/attention_split.h"
+#include "engine/cuda/hopper/gemm_split.h"
 #include "engine/cuda/portable/portable.h"
 #include "engine/cuda/timing/cublas_lt.h"
 #include "rfseg/error.h"
@@ -82,6 +85,7 @@ struct Product {
   bool stream;   ///< added to a residual stream of floats, scaled
   int side = 0;  ///< of the map, kConv3x3
   bool norm = false;
+  int parts = 1;  ///< of a longer k, a sum each
 };
 
 constexpr Product kProducts[] = {
@@ -92,7 +96,14 @@ constexpr Product kProducts[] = {
     {"fc1 normed", RowSource::kNormed, 677, 1536, 384, Activation::kGelu, false},
     {"fc1", RowSource::kRows, 677, 1536, 384, Activation::kGelu, false},
     {"fc2", RowSource::kRows, 677, 384, 1536, Activation::kNone, true},
+    {"fc2 in 2", RowSource::kRows, 677, 384, 768, Activation::kNone, false, 0, false, 2},
+    {"fc2 in 3", RowSource::kRows, 677, 384, 512, Activation::kNone, false, 0, false, 3},
+    {"fc2 in 4", RowSource::kRows, 677, 384, 384, Activation::kNone, false, 0, false, 4},
+    {"proj in 2", RowSource::kRows, 677, 384, 192, Activation::kNone, false, 0, false, 2},
+    {"proj in 3", RowSource::kRows, 677, 384, 128, Activation::kNone, false, 0, false, 3},
     {"cv1", RowSource::kRows, 676, 256, 1536, Activation::kSilu, false, 0, true},
+    {"cv1 in 3", RowSource::kRows, 676, 256, 512, Activation::kNone, false, 0, false, 3},
+    {"cv1 in 6", RowSource::kRows, 676, 256, 256, Activation::kNone, false, 0, false, 6},
     {"conv", RowSource::kConv3x3, 676, 128, 1152, Activation::kSilu, false, 26, true},
     {"cv2", RowSource::kRows, 676, 256, 640, Activation::kSilu, false, 0, true},
     {"enc_output", RowSource::kRows, 676, 256, 256, Activation::kNone, false, 0, true},
@@ -103,12 +114,15 @@ constexpr Product kProducts[] = {
     {"dec offsets", RowSource::kRows, 100, 96, 256, Activation::kNone, false},
     {"dec fc1", RowSource::kRows, 100, 2048, 256, Activation::kRelu, false},
     {"dec fc2", RowSource::kRows, 100, 256, 2048, Activation::kNone, false, 0, true},
+    {"dec fc2 in 4", RowSource::kRows, 100, 256, 512, Activation::kNone, false, 0, false, 4},
+    {"dec fc2 in 8", RowSource::kRows, 100, 256, 256, Activation::kNone, false, 0, false, 8},
     {"seg pw", RowSource::kRows, 6084, 256, 256, Activation::kGelu, true},
 };
 
 class Bench {
  public:
-  Bench(bool all_tiles, std::string only) : all_tiles_(all_tiles), only_(std::move(only)) {
+  Bench(Math math, bool all_tiles, std::string only)
+      : math_(math), all_tiles_(all_tiles), only_(std::move(only)) {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, 0), "asking the device");
     overlap_ = properties.major >= 9;
@@ -149,8 +163,11 @@ class Bench {
     const std::size_t rows = static_cast<std::size_t>(m), n = static_cast<std::size_t>(p.n),
                       k = static_cast<std::size_t>(p.k);
     const bool normed = p.source == RowSource::kNormed;
-    const std::size_t lda = p.source == RowSource::kConv3x3 ? k / 9 : k;
-    const std::size_t bytes = rows * lda * 2 + rows * n * 4;
+    const std::size_t parts = static_cast<std::size_t>(p.parts);
+    const std::size_t lda = p.source == RowSource::kConv3x3 ? k / 9 : k * parts;
+    const std::size_t element = static_cast<std::size_t>(element_bytes(math_));
+    const bool halves = math_ == Math::kFp16;
+    const std::size_t bytes = rows * lda * element + rows * n * 4;
     const std::size_t sets = std::clamp<std::size_t>((100u << 20) / bytes, 1, 4);
     const std::size_t turns = bytes > (8u << 20) ? std::max<std::size_t>(sets, 2) : 1;
     std::vector<Buffer> a, out;
@@ -158,13 +175,13 @@ class Bench {
       a.emplace_back(Buffer::Kind::kDevice);
       out.emplace_back(Buffer::Kind::kDevice);
       // The yardstick reads all k columns, also of a convolution.
-      fill(a.back(), rows * k, !normed, i);
-      fill(out.back(), rows * n, false, 10 + i);
+      fill(a.back(), rows * k * parts, halves && !normed, i);
+      fill(out.back(), rows * n * parts, false, 10 + i);
     }
     Buffer b(Buffer::Kind::kDevice), vectors(Buffer::Kind::kDevice), scratch(Buffer::Kind::kDevice),
         rows_out(Buffer::Kind::kDevice);
-    rows_out.reserve(rows * n * 2);
-    fill(b, n * k, true, 20);
+    rows_out.reserve(rows * n * element);
+    fill(b, n * k * parts, halves, 20);
     fill(vectors, n, false, 21);
     scratch.reserve(rows * n * 4 * 8);
     GemmArguments g;
@@ -175,14 +192,17 @@ class Bench {
     g.channels = p.k / 9;
     g.b = b.data();
     g.b_fixed = true;
-    g.ldb = p.k;
+    g.ldb = p.k * p.parts;
     g.m = m;
     g.n = p.n;
     g.k = p.k;
     g.bias = vectors.as<float>();
     g.activation = p.norm ? Activation::kNone : p.activation;
+    g.batch = p.parts;
+    g.a_step = g.b_step = p.k;
+    g.out_step = int64_t{m} * p.n;
     g.ldo = g.ldr = p.n;
-    g.out_float = p.stream;
+    g.out_float = p.stream || p.parts > 1;
     if (p.stream) g.scale = vectors.as<float>();
     const auto at = [&](int i) {
       GemmArguments one = g;
@@ -210,7 +230,7 @@ class Bench {
       return one;
     };
     double yardstick = 0;
-    for (int algorithm = 0; algorithm < 3; ++algorithm) {
+    for (int algorithm = 0; halves && p.parts == 1 && algorithm < 3; ++algorithm) {
       if (!library_.multiply(stream_, m, p.n, p.k, a[0].data(), b.data(), out[0].data(),
                              algorithm)) {
         break;
@@ -222,28 +242,42 @@ class Bench {
       });
       yardstick = yardstick == 0 ? t : std::min(t, yardstick);
     }
-    const double flops = 2.0 * m * p.n * p.k;
+    const double flops = 2.0 * m * p.n * p.k * p.parts;
     const auto line = [&](const char* name, double us, const char* tile) {
       std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9.2f %6.2f | %s\n", name, m, p.n, p.k,
                   us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, yardstick, us / yardstick,
                   tile);
     };
-    const int chosen = portable::gemm_tile(Math::kFp16, g);
-    for (int tile = 0; tile < portable::gemm_tiles(Math::kFp16, p.source); ++tile) {
+    const int chosen = portable::gemm_tile(math_, g);
+    for (int tile = 0; tile < portable::gemm_tiles(math_, p.source); ++tile) {
       if (!all_tiles_ && tile != chosen) continue;
-      if (!portable::gemm_by_tile({stream_, false}, Math::kFp16, at(0), tile)) continue;
+      if (!portable::gemm_by_tile({stream_, false}, math_, at(0), tile)) continue;
       const double us = time_chain(stream_, overlap_, [&](const Queue& queue, int i) {
-        portable::gemm_by_tile(queue, Math::kFp16, at(i), tile);
+        portable::gemm_by_tile(queue, math_, at(i), tile);
       });
-      const std::string name = std::string(portable::gemm_tile_name(Math::kFp16, p.source, tile)) +
+      const std::string name = std::string(portable::gemm_tile_name(math_, p.source, tile)) +
                                (tile == chosen ? "  <- chosen" : "");
       line(p.name, us, name.c_str());
+    }
+    if (math_ == Math::kFp32 && all_tiles_) {
+      const portable::TileList own = hopper::split_tiles(p.source);
+      for (const portable::TileEntry* tile = own.entries; tile < own.entries + own.count; ++tile) {
+        if (!portable::gemm_by_entry({stream_, false}, math_, at(0), *tile)) continue;
+        line(p.name,
+             time_chain(stream_, overlap_,
+                        [&](const Queue& queue, int i) {
+                          portable::gemm_by_entry(queue, math_, at(i), *tile);
+                        }),
+             tile->name);
+      }
     }
     if (!p.norm && !p.stream) return;
     line(p.name,
          time_chain(stream_, overlap_,
                     [&](const Queue& queue, int i) {
-                      portable::gemm_norm(queue, Math::kFp16, norm_at(i));
+                      // In fp16 products.h would take another family.
+                      if (math_ == Math::kFp32) return cuda::gemm_norm(queue, math_, norm_at(i));
+                      portable::gemm_norm(queue, math_, norm_at(i));
                     }),
          "and norm");
   }
@@ -252,13 +286,14 @@ class Bench {
     if (!wanted(name)) return;
     const std::size_t rows = static_cast<std::size_t>(batch * length);
     const std::size_t width = static_cast<std::size_t>(heads * head_dim);
+    const std::size_t element = static_cast<std::size_t>(element_bytes(math_));
     Buffer qkv(Buffer::Kind::kDevice), out(Buffer::Kind::kDevice);
-    fill(qkv, rows * width * 3, true, 30);
-    out.reserve(rows * width * 2);
+    fill(qkv, rows * width * 3, math_ == Math::kFp16, 30);
+    out.reserve(rows * width * element);
     AttentionArguments g;
     g.q = qkv.data();
-    g.k = qkv.data() + width * 2;
-    g.v = qkv.data() + width * 4;
+    g.k = qkv.data() + width * element;
+    g.v = qkv.data() + width * 2 * element;
     g.ldq = g.ldk = g.ldv = static_cast<int64_t>(width * 3);
     g.out = out.data();
     g.ldo = static_cast<int64_t>(width);
@@ -268,19 +303,26 @@ class Bench {
     g.head_dim = head_dim;
     g.scale = 0.125f;
     const double flops = 4.0 * batch * heads * head_dim * length * length;
-    const int chosen = portable::attention_tile(Math::kFp16, g);
-    for (int tile = 0; tile < portable::attention_tiles(Math::kFp16, head_dim); ++tile) {
+    if (math_ == Math::kFp32 && hopper::split_attention({stream_, false}, g)) {
+      const double us = time_chain(
+          stream_, overlap_, [&](const Queue& queue, int) { hopper::split_attention(queue, g); });
+      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9s %6s | wgmma\n", name, batch * length,
+                  heads, head_dim, us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, "", "");
+    }
+    const int chosen = portable::attention_tile(math_, g);
+    for (int tile = 0; tile < portable::attention_tiles(math_, head_dim); ++tile) {
       if (!all_tiles_ && tile != chosen) continue;
       const double us = time_chain(stream_, overlap_, [&](const Queue& queue, int) {
-        portable::attention_by_tile(queue, Math::kFp16, g, tile);
+        portable::attention_by_tile(queue, math_, g, tile);
       });
       std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9s %6s | %s%s\n", name, batch * length,
                   heads, head_dim, us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, "", "",
-                  portable::attention_tile_name(Math::kFp16, head_dim, tile),
+                  portable::attention_tile_name(math_, head_dim, tile),
                   tile == chosen ? "  <- chosen" : "");
     }
   }
 
+  Math math_;
   bool all_tiles_;
   std::string only_;
   Stream stream_;
@@ -293,6 +335,7 @@ class Bench {
 int run(int argc, char** argv) {
   std::string batches = "1,8,32", only;
   bool tiles = false;
+  Math math = Math::kFp16;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     if (option == "--tiles") {
@@ -301,8 +344,13 @@ int run(int argc, char** argv) {
       batches = argv[++i];
     } else if (option == "--only" && i + 1 < argc) {
       only = argv[++i];
+    } else if (option == "--precision" && i + 1 < argc) {
+      const std::string name = argv[++i];
+      math = name == "fp32" ? Math::kFp32 : name == "tf32" ? Math::kTf32 : Math::kFp16;
     } else {
-      std::fprintf(stderr, "bench_engine_cuda [--batch 1,8,32] [--tiles] [--only NAME]\n");
+      std::fprintf(stderr,
+                   "bench_engine_cuda [--batch 1,8,32] [--precision fp16|fp32|tf32] [--tiles] "
+                   "[--only NAME]\n");
       return 2;
     }
   }
@@ -311,7 +359,7 @@ int run(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", why.c_str());
     return 5;
   }
-  Bench bench(tiles, only);
+  Bench bench(math, tiles, only);
   for (std::size_t at = 0; at < batches.size();) {
     std::size_t used = 0;
     bench.run(std::stoi(batches.substr(at), &used));

@@ -49,8 +49,6 @@ inline uint32_t round_to_tf32(float v) {
 
 inline float approximate_exp2(float v) { return std::exp2(v); }
 inline float approximate_reciprocal(float v) { return 1 / v; }
-inline float exact_erf(float v) { return std::erf(v); }
-inline float exact_exp(float v) { return std::exp(v); }
 inline float exact_sqrt(float v) { return std::sqrt(v); }
 
 namespace emulator {

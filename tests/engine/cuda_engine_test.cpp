@@ -75,10 +75,9 @@ std::vector<std::string> all_networks() {
 
 class CudaEngineTest : public ::testing::TestWithParam<std::string> {};
 
-TEST_P(CudaEngineTest, EveryNamedPointInFp32MatchesTheGoldens) {
-  RFSEG_NEED_GPU();
-  const Golden golden = load_golden(GetParam());
-  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp32);
+void expect_goldens_in_fp32(const std::string& network, const CudaEngineOptions& forced) {
+  const Golden golden = load_golden(network);
+  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp32, forced);
   const Tensor input = golden.input();
   std::map<std::string, Tensor> points;
   ForwardOptions options;
@@ -98,11 +97,23 @@ TEST_P(CudaEngineTest, EveryNamedPointInFp32MatchesTheGoldens) {
     ASSERT_TRUE(points.contains(point.name)) << point.name;
     worst = std::max(worst, expect_matches(point, points[point.name], 1e-4));
     ++compared;
-    if (HasFailure()) break;  // what follows is wrong too
+    if (::testing::Test::HasFailure()) break;  // what follows is wrong too
   }
   EXPECT_GT(compared, 10);
-  std::printf("fp32 %s: worst %.2e of the range over %d points\n", GetParam().c_str(), worst,
-              compared);
+  std::printf("fp32 by %s kernels, %s: worst %.2e of the range over %d points\n", engine->kernels(),
+              network.c_str(), worst, compared);
+}
+
+TEST_P(CudaEngineTest, EveryNamedPointInFp32MatchesTheGoldens) {
+  RFSEG_NEED_GPU();
+  expect_goldens_in_fp32(GetParam(), {});
+}
+
+TEST_P(CudaEngineTest, EveryNamedPointInFp32ByPortableKernelsMatchesTheGoldens) {
+  RFSEG_NEED_GPU();
+  CudaEngineOptions forced;
+  forced.portable = true;
+  expect_goldens_in_fp32(GetParam(), forced);
 }
 
 /// How far each named point in fp16 is from PyTorch's fp32: shows where precision is lost.
@@ -201,9 +212,11 @@ TEST(CudaEngine, TakesHoppersUnitsOnHopper) {
   const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
   cudaDeviceProp properties;
   ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
-  EXPECT_STREQ(engine->kernels(),
-               properties.major == 9 && cuda::has_hopper_code() ? "hopper" : "portable");
-  EXPECT_STREQ(engine_of(golden.config, golden.weights(), Precision::kFp32)->kernels(), "portable");
+  const bool hopper = properties.major == 9 && cuda::has_hopper_code();
+  EXPECT_STREQ(engine->kernels(), hopper ? "hopper" : "portable");
+  EXPECT_STREQ(engine_of(golden.config, golden.weights(), Precision::kFp32)->kernels(),
+               hopper ? "hopper" : "portable");
+  EXPECT_STREQ(engine_of(golden.config, golden.weights(), Precision::kTf32)->kernels(), "portable");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaEngineTest, ::testing::ValuesIn(all_networks()),
@@ -255,12 +268,12 @@ TEST(CudaEngine, Tf32IsBetweenTheOthers) {
   }
 }
 
-/// Batches of every size up to 64 hold what single pictures give, within the bounds of fp16.
-TEST(CudaEngine, BatchesHoldTheirPictures) {
-  RFSEG_NEED_GPU();
+/// Batches of these sizes hold what single pictures give, boxes, logits and masks within `bounds`.
+void expect_batches_hold_their_pictures(Precision precision, const std::vector<int>& batches,
+                                        const double (&bounds)[3]) {
   const Golden golden = load_golden("seg-nano");
   const ModelConfig& config = golden.config;
-  const auto engine = engine_of(config, golden.weights(), Precision::kFp16);
+  const auto engine = engine_of(config, golden.weights(), precision);
   const int64_t plane = int64_t{3} * config.height * config.width;
   const Tensor input = hash_input(config, 64, 11);
   std::vector<int32_t> order;
@@ -271,7 +284,7 @@ TEST(CudaEngine, BatchesHoldTheirPictures) {
   ForwardOptions forced;
   forced.forced_topk = order.data();
   std::map<int, EngineOutputs> singles;
-  for (int batch : {1, 2, 3, 5, 8, 17, 32, 64}) {
+  for (int batch : batches) {
     EngineOutputs out;
     engine->forward(input.data.data(), batch, out, forced);
     for (int b : std::set<int>{0, batch / 2, batch - 1}) {
@@ -279,7 +292,6 @@ TEST(CudaEngine, BatchesHoldTheirPictures) {
         engine->forward(input.data.data() + b * plane, 1, singles[b], forced);
       }
       const Outputs all = outputs_of(out), single = outputs_of(singles[b]);
-      const double bounds[] = {2e-3, 3e-3, 5e-3};
       for (std::size_t i = 0; i < all.size(); ++i) {
         Tensor part(single[i].second->shape);
         std::copy_n(all[i].second->data.begin() + b * part.size(), part.size(), part.data.begin());
@@ -289,6 +301,17 @@ TEST(CudaEngine, BatchesHoldTheirPictures) {
       }
     }
   }
+}
+
+TEST(CudaEngine, BatchesHoldTheirPictures) {
+  RFSEG_NEED_GPU();
+  expect_batches_hold_their_pictures(Precision::kFp16, {1, 2, 3, 5, 8, 17, 32, 64},
+                                     {2e-3, 3e-3, 5e-3});
+}
+
+TEST(CudaEngine, BatchesInFp32HoldTheirPictures) {
+  RFSEG_NEED_GPU();
+  expect_batches_hold_their_pictures(Precision::kFp32, {1, 2, 4, 7, 16}, {1e-4, 1e-4, 1e-4});
 }
 
 TEST(CudaEngine, AllocatesAndCapturesOnceABatchSize) {

@@ -43,7 +43,7 @@ void attention(const Queue&, Math math, const AttentionArguments& arguments) {
   plain::attention(math, arguments);
 }
 bool hopper::usable() { return false; }
-bool gemm_norm_takes_stream(const Queue&, Math, int, int) { return false; }
+bool gemm_norm_takes_stream(const Queue&, Math, int, int, int) { return false; }
 bool gemm_hands_on_norms(const Queue&, Math, int, int) { return false; }
 bool takes_mask_block(const Queue&, Math, int) { return false; }
 void mask_block(const Queue&, Math, const MaskBlockArguments&) {}

@@ -3,6 +3,8 @@
 // for the emulator.
 
 #include "core/cuda/usable.h"
+#include "engine/cuda/hopper/attention_split.h"
+#include "engine/cuda/hopper/gemm_split.h"
 #include "engine/cuda/portable/portable.h"
 #include "engine/product_cases.h"
 
@@ -211,6 +213,66 @@ TEST_P(CudaProducts, AttentionOfEveryTile) {
 }
 
 #if !defined(RFSEG_SIMT_EMULATION)
+
+TEST_P(CudaProducts, HoppersTilesOfFloats) {
+  if (math() != Math::kFp32) return;
+  if (hopper::split_tiles(RowSource::kRows).count == 0) GTEST_SKIP() << "not a Hopper GPU";
+  unsigned choice = 1000;
+  for (const RowSource source : {RowSource::kRows, RowSource::kConv3x3}) {
+    const portable::TileList tiles = hopper::split_tiles(source);
+    for (int tile = 0; tile < tiles.count; ++tile) {
+      SCOPED_TRACE(tiles.entries[tile].name);
+      const auto expect = [&](GemmCase& c) {
+        ASSERT_TRUE(portable::gemm_by_entry(queue_, math(), c.g, tiles.entries[tile]));
+        finish();
+        expect_gemm(c, c.g.m > 200 ? 97 : 1);
+      };
+      if (source == RowSource::kConv3x3) {
+        for (const Map& map : {Map{2, 5, 7, 1, 16}, Map{1, 9, 6, 2, 24}, Map{1, 12, 13, 1, 128}}) {
+          GemmCase c;
+          ++choice;
+          make_gemm(c, math(), source, 0, 72, 0, some_parts(choice), choice, map);
+          expect(c);
+        }
+        continue;
+      }
+      for (const Size& size :
+           {Size{1, 1, 8}, Size{70, 91, 40}, Size{129, 136, 72}, Size{33, 4, 264},
+            Size{64, 200, 32}, Size{65, 40, 1536}, Size{677, 1152, 384}}) {
+        GemmParts parts = some_parts(++choice);
+        parts.index = choice % 5 == 0;
+        GemmCase c;
+        make_gemm(c, math(), source, size.m, size.n, size.k, parts, choice);
+        expect(c);
+      }
+      for (const int k : {32, 96, 384, 1024}) {
+        GemmParts bare;
+        bare.out_float = true;
+        GemmCase c;
+        make_gemm(c, math(), source, 77, 72, k, bare, ++choice);
+        expect(c);
+      }
+    }
+  }
+}
+
+TEST_P(CudaProducts, HoppersAttentionOfFloats) {
+  if (math() != Math::kFp32) return;
+  if (hopper::split_tiles(RowSource::kRows).count == 0) GTEST_SKIP() << "not a Hopper GPU";
+  struct Shape {
+    int sequences, length, heads;
+  };
+  unsigned seed = 1200;
+  for (const Shape& s : {Shape{1, 1, 1}, Shape{2, 33, 2}, Shape{1, 64, 2}, Shape{1, 65, 1},
+                         Shape{3, 145, 2}, Shape{1, 300, 1}, Shape{1, 677, 6}, Shape{4, 170, 6},
+                         Shape{1, 1768, 6}, Shape{8, 677, 6}, Shape{16, 101, 12}}) {
+    AttentionCase c;
+    make_attention(c, math(), s.sequences, s.length, s.heads, 64, ++seed);
+    ASSERT_TRUE(hopper::split_attention(queue_, c.g));
+    finish();
+    expect_attention(c, s.length > 200 ? 17 : 1);
+  }
+}
 
 // Real shapes of seg-nano, seg-large and the deprecated large model, for some of the rows.
 TEST_P(CudaProducts, ShapesOfTheModels) {

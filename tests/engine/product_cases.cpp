@@ -213,7 +213,8 @@ void expect_gemm(const GemmCase& c, int stride) {
     }
   }
   EXPECT_EQ(wrong, 0) << c.name;
-  if (c.math == Math::kFp32 && bare && g.source != RowSource::kNormed) {
+  // Of a few results one may by chance be right to the last bit in plain fp32.
+  if (c.math == Math::kFp32 && bare && g.source != RowSource::kNormed && g.m * g.n >= 64) {
     EXPECT_LE(std::sqrt(ours), 2 * std::sqrt(plain)) << c.name;
   }
   const auto before = [&](std::size_t i) { return c.out[static_cast<int64_t>(i)]; };

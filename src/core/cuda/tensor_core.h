@@ -72,7 +72,7 @@ RFSEG_DEVICE uint32_t round_to_tf32(float v) {
   return r;
 }
 
-/// 2^v, 1/v and erf to a few units in the last place.
+/// 2^v and 1/v to a few units in the last place.
 RFSEG_DEVICE float approximate_exp2(float v) {
   float r;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
@@ -83,8 +83,6 @@ RFSEG_DEVICE float approximate_reciprocal(float v) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
 }
-RFSEG_DEVICE float exact_erf(float v) { return erff(v); }
-RFSEG_DEVICE float exact_exp(float v) { return expf(v); }
 RFSEG_DEVICE float exact_sqrt(float v) { return __fsqrt_rn(v); }
 
 /// c += a * b, 16 x 16 by 16 x 8 halves.

@@ -1,8 +1,10 @@
 #include "engine/cuda/products.h"
 
 #include "engine/cuda/hopper/attention.h"
+#include "engine/cuda/hopper/attention_split.h"
 #include "engine/cuda/hopper/block.h"
 #include "engine/cuda/hopper/gemm.h"
+#include "engine/cuda/hopper/gemm_split.h"
 #include "engine/cuda/hopper/mask_block.h"
 #include "engine/cuda/portable/convolution.h"
 #include "engine/cuda/portable/portable.h"
@@ -32,6 +34,12 @@ constexpr int kBlockRows = 1920;
 
 bool on_hopper(const Queue& queue, Math math, int rows) {
   return math == Math::kFp16 && !queue.portable && rows >= kHopperRows && hopper::usable();
+}
+
+/// Tiles of this GPU's own for the portable product.
+portable::TileList own_tiles(const Queue& queue, Math math, RowSource source) {
+  return math == Math::kFp32 && !queue.portable ? hopper::split_tiles(source)
+                                                : portable::TileList{};
 }
 
 /// GemmNormArguments::tap, of the sums.
@@ -81,7 +89,7 @@ void gemm(const Queue& queue, Math math, const GemmArguments& arguments) {
   if (arguments.shares != nullptr || arguments.norm_of != nullptr) {
     throw Error(ErrorCode::kInternal, "no kernel hands on the norms of these rows");
   }
-  portable::gemm(queue, math, arguments);
+  portable::gemm(queue, math, arguments, own_tiles(queue, math, arguments.source));
 }
 
 bool gemm_hands_on_norms(const Queue& queue, Math math, int rows, int width) {
@@ -134,10 +142,12 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments
       if (hopper::gemm(queue, sums)) return portable::norm_of_sums(queue, math, arguments);
     }
   }
-  portable::gemm_norm(queue, math, arguments);
+  portable::gemm_norm(queue, math, arguments, own_tiles(queue, math, arguments.product.source));
 }
 
-bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width) {
+bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width, int k) {
+  // In fp32 blocks share a long k, and the kernel of norms adds up their sums.
+  if (math == Math::kFp32) return rows <= kApartRows && k > width;
   return on_hopper(queue, math, rows) && queue.few_rows && rows <= kBlockRows &&
          width == kStreamWidth;
 }
@@ -148,6 +158,8 @@ void attention(const Queue& queue, Math math, const AttentionArguments& argument
     if (queue.few_rows && hopper::block_attention(queue, arguments)) return;
     if (hopper::attention(queue, arguments)) return;
   }
+  // TF32 gets more accuracy than it asks for, and is faster for it.
+  if (math != Math::kFp16 && !queue.portable && hopper::split_attention(queue, arguments)) return;
   portable::attention(queue, math, arguments);
 }
 

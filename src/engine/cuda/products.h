@@ -164,11 +164,11 @@ struct GemmNormArguments {
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments);
 
-/// Whether gemm_norm() adds to a residual stream of `rows` x `width` floats (`sum` may be
-/// `residual`, LayerNorm without affine to `out`) faster than gemm() and a kernel for the norm.
-/// `out` may be A then.
-bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width);
-constexpr int kStreamWidth = 384;  ///< of the streams that it takes
+/// Whether gemm_norm() adds a product over `k` to a residual stream of `rows` x `width` floats
+/// (`sum` may be `residual`, LayerNorm without affine to `out`) faster than gemm() and a kernel for
+/// the norm. `out` may be A then.
+bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width, int k);
+constexpr int kStreamWidth = 384;  ///< of the streams that it takes in fp16
 
 /// softmax(scale * q k^T) v for each head of each of `sequences` runs of `length` consecutive rows.
 /// Head h has the elements [h * head_dim, (h + 1) * head_dim) of a row. All Element.

@@ -10,8 +10,6 @@ namespace rfseg::cuda {
 
 void Pass::encode() {
   const int d = c_.enc_dim, cells = layout_.cells();
-  norms_sums_ = gemm_norm_takes_stream({nullptr, false, lanes_.portable, lanes_.few_rows}, math_,
-                                       batch_ * layout_.tokens(), d);
   hands_on_ =
       gemm_hands_on_norms({nullptr, false, lanes_.portable}, math_, batch_ * layout_.tokens(), d);
   embed_patches();
@@ -22,7 +20,7 @@ void Pass::encode() {
   for (int i = 0; i < c_.enc_layers; ++i) {
     // A tap is the state after that many blocks.
     const bool taps = attends_in_full(c_, i + 1);
-    tap_ = taps && norms_sums_ ? at(b_.taps, int64_t{tap} * d) : nullptr;
+    tap_ = taps && norms_sums(w_.encoder.blocks[i].fc2) ? at(b_.taps, int64_t{tap} * d) : nullptr;
     encoder_block(i);
     trace(fmt::format("block{}", i), shape, b_.x, PointType::kFloat);
     if (!taps) continue;
@@ -62,7 +60,7 @@ void Pass::embed_patches() {
   e.width = d;
   // The first block's norm in the product, as the others'; gemm_norm() knows no residual that
   // begins anew with each picture.
-  if (norms_sums_ && batch_ == 1) {
+  if (norms_sums(patch) && batch_ == 1 && d == kStreamWidth) {
     e.ld = patch.k;
     embed(main_.next(), math_, e);
     GemmNormArguments n = stream_norm(product(b_.patches, patch.k, layout_.tokens(), patch));
@@ -88,6 +86,11 @@ void Pass::embed_patches() {
   g.out_skip = 1;
   g.out_first = 1;
   gemm(main_.next(), math_, g);
+}
+
+bool Pass::norms_sums(const Matrix& b) const {
+  return gemm_norm_takes_stream({nullptr, false, lanes_.portable, lanes_.few_rows}, math_,
+                                batch_ * layout_.tokens(), c_.enc_dim, b.k);
 }
 
 void Pass::normed_linear(const Matrix& b, void* out, Activation activation) {
@@ -128,7 +131,7 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale, boo
   g.scale = scale;
   g.residual = b_.x;
   g.ldr = c_.enc_dim;
-  if (norms_sums_) {
+  if (norms_sums(b)) {
     GemmNormArguments n = stream_norm(g);
     if (b.k > c_.enc_dim) n.tap = tap_;  // the block's end
     n.ld_tap = static_cast<int64_t>(c_.taps.size()) * c_.enc_dim;
@@ -139,6 +142,7 @@ void Pass::add_to_stream(const void* a, const Matrix& b, const float* scale, boo
     normed_ = true;
     return;
   }
+  normed_ = false;
   g.out = b_.x;
   g.out_float = true;
   g.ldo = c_.enc_dim;

@@ -126,11 +126,13 @@ class Pass : private Steps {
   /// Every kernel begins at the end where the one before it ended, whose last rows may still be in
   /// the cache: 50 of the 66 MB that one writes for 32 pictures.
   bool other_end() { return from_end_ = !from_end_; }
-  /// The tokens before the first block; with norms_sums_, of one picture, normalised too.
+  /// Whether LayerNorm of the residual stream is part of the product with `b` that adds to it.
+  bool norms_sums(const Matrix& b) const;
+  /// The tokens before the first block; with norms_sums(), of one picture, normalised too.
   void embed_patches();
   /// The product of the normalised residual stream.
   void normed_linear(const Matrix& b, void* out, Activation activation);
-  /// x += scale * (a B^T + bias); with norms_sums_ also rows = LayerNorm(x). `kept`: what follows
+  /// x += scale * (a B^T + bias); with norms_sums() also rows = LayerNorm(x). `kept`: what follows
   /// reads x itself, not only its halves and their rest.
   void add_to_stream(const void* a, const Matrix& b, const float* scale, bool kept);
 
@@ -178,8 +180,7 @@ class Pass : private Steps {
   const Probe& probe_;
   Lane main_, side_;
   TokenLayout layout_;
-  bool norms_sums_ = false;   ///< LayerNorm of the encoder is part of the product before it
-  bool hands_on_ = false;     ///< or the next product's, of what this one leaves
+  bool hands_on_ = false;     ///< LayerNorm of the encoder is the next product's
   bool handed_on_ = false;    ///< b_.stream and b_.shares are those of the residual stream
   bool in_pairs_ = false;     ///< which is b_.stream and b_.rest, not b_.x
   bool normed_ = false;       ///< b_.rows hold the LayerNorm of b_.x

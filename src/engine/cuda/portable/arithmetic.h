@@ -45,8 +45,9 @@ struct Arithmetic<Math::kTf32> {
 };
 
 /// Each factor is split in two TF32 numbers; of the four products the smallest is left out. The
-/// tensor core cuts its sums instead of rounding them, so each step begins at zero and is added in
-/// fp32: the error stays below that of a plain fp32 loop.
+/// tensor core cuts its sums instead of rounding them, so what it adds up begins at zero every few
+/// steps and is added in fp32, the small products apart: the error stays below that of a plain fp32
+/// loop.
 template <>
 struct Arithmetic<Math::kFp32> {
   static constexpr int kBytes = 4;
@@ -56,10 +57,11 @@ struct Arithmetic<Math::kFp32> {
   struct B {
     uint32_t large[2], small[2];
   };
+  /// Three instructions where round_to_tf32() twice takes seven: the tensor core cuts the small
+  /// part itself, whose sign is random. NaN and infinity give a small part of NaN.
   static RFSEG_DEVICE void split(uint32_t raw, uint32_t& large, uint32_t& small) {
-    const float v = float_of_bits(raw);
-    large = round_to_tf32(v);
-    small = round_to_tf32(v - float_of_bits(large));
+    large = (raw + 0x1000u) & ~0x1fffu;
+    small = float_bits(float_of_bits(raw) - float_of_bits(large));
   }
   static RFSEG_DEVICE void take_a(A& a, const uint32_t (&raw)[4]) {
     RFSEG_UNROLL
@@ -68,6 +70,13 @@ struct Arithmetic<Math::kFp32> {
   static RFSEG_DEVICE void take_b(B& b, uint32_t x, uint32_t y) {
     split(x, b.large[0], b.small[0]);
     split(y, b.large[1], b.small[1]);
+  }
+  /// `c` may take some ten of these, `corrections` any number.
+  static RFSEG_DEVICE void multiply(float (&c)[4], float (&corrections)[4], const A& a,
+                                    const B& b) {
+    mma_tf32(corrections, a.small, b.large);
+    mma_tf32(corrections, a.large, b.small);
+    mma_tf32(c, a.large, b.large);
   }
   static RFSEG_DEVICE void multiply(float (&c)[4], const A& a, const B& b) {
     float sum[4] = {0, 0, 0, 0};
@@ -92,18 +101,13 @@ RFSEG_DEVICE float short_gelu(float v) {
   return fused(-0.5f * z, p * t * e, v > 0 ? v : 0.0f);
 }
 
-template <Math kMath>
+/// To a few units in the last place of an fp32 of the result's size, or of 1 where that is larger.
 RFSEG_DEVICE float activate(float v, Activation activation) {
   if (activation == Activation::kNone) return v;
   if (activation == Activation::kRelu) return v > 0 ? v : (v <= 0 ? 0.0f : v);
-  if (activation == Activation::kGelu) {
-    if constexpr (kMath == Math::kFp16) return short_gelu(v);
-    return fused(0.5f * v, exact_erf(v * 0.70710678f), 0.5f * v);
-  }
+  if (activation == Activation::kGelu) return short_gelu(v);
   // SiLU. Where exp overflows the quotient is 0, as it should be.
-  return kMath == Math::kFp16
-             ? v * approximate_reciprocal(1.0f + approximate_exp2(v * -1.44269504f))
-             : v / (1.0f + exact_exp(-v));
+  return v * approximate_reciprocal(1.0f + approximate_exp2(v * -1.44269504f));
 }
 
 }  // namespace rfseg::cuda

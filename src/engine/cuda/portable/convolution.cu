@@ -259,7 +259,7 @@ RFSEG_DEVICE void convolve(const ConvolutionTask& task, void* shared) {
     const float y = fused((v[e][1] - whole[e]) * scale, gamma.y, beta.y);
     *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(task.out) +
                                  (int64_t{picture} * cells + cell) * task.ldo + column) =
-        pack_halves(activate<Math::kFp16>(x, kActivation), activate<Math::kFp16>(y, kActivation));
+        pack_halves(activate(x, kActivation), activate(y, kActivation));
   }
 }
 

@@ -134,7 +134,7 @@ RFSEG_DEVICE void finish_eight(const ProductArguments& arguments, const float* v
   }
   if (g.activation != Activation::kNone) {
     RFSEG_UNROLL
-    for (int e = 0; e < 8; ++e) v[e] = activate<kMath>(v[e], g.activation);
+    for (int e = 0; e < 8; ++e) v[e] = activate(v[e], g.activation);
   }
   if (g.scale != nullptr) {
     RFSEG_UNROLL
@@ -155,6 +155,109 @@ RFSEG_DEVICE void finish_eight(const ProductArguments& arguments, const float* v
   }
   store_eight<kMath>(v, g.out, g.out_float, batch * g.out_step + element_at(to, g.ldo, col), count,
                      arguments.vector);
+}
+
+/// Of one block: its tile, its picture (or part of k) and its part of k.
+struct TilePlace {
+  int first_row, first_col, batch, k_first, k;
+};
+template <class Tile>
+RFSEG_DEVICE TilePlace tile_place(const ProductArguments& arguments) {
+  const GemmArguments& g = arguments.product;
+  // Blocks next to each other share rows of A: the larger operand comes from the L2.
+  TilePlace place{block_y() * Tile::kRows, block_x() * Tile::kCols, 0, 0, g.k};
+  if (g.batch > 1) {
+    place.batch = block_y() / arguments.row_tiles;
+    place.first_row -= place.batch * arguments.row_tiles * Tile::kRows;
+  }
+  if (arguments.k_part > 0) {
+    place.k_first = place.batch * arguments.k_part;
+    const int left = place.k - place.k_first;
+    place.k = left < arguments.k_part ? left : arguments.k_part;
+  }
+  return place;
+}
+
+/// The end of a tile whose sums lie in shared memory, kWarpsK times [kRows][kPitch]: kThreads
+/// threads finish eight columns of a row each, kItems times.
+template <class Tile>
+class TileEnd {
+ public:
+  static constexpr int kEights = Tile::kCols / 8, kAll = Tile::kRows * kEights;
+  static constexpr int kItems = (kAll + Tile::kThreads - 1) / Tile::kThreads;
+  /// Residuals come together: before the product where there is room for all, else after it.
+  static constexpr int kAtOnce = kItems < 4        ? kItems
+                                 : kItems % 4 == 0 ? 4
+                                 : kItems % 3 == 0 ? 3
+                                                   : 2;
+  static constexpr bool kBeforeLoop = kItems <= 2;
+  static_assert(kItems % kAtOnce == 0);
+
+  RFSEG_DEVICE TileEnd(const ProductArguments& arguments, const TilePlace& place)
+      : arguments_(arguments), place_(place) {}
+
+  RFSEG_DEVICE void request(int first) {
+    RFSEG_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = (first + i) * Tile::kThreads + thread_index();
+      if (kAll % Tile::kThreads == 0 || item < kAll) {
+        request_residual<Tile::kMath>(early_[i], arguments_, place_.batch,
+                                      place_.first_row + item / kEights,
+                                      place_.first_col + item % kEights * 8);
+      }
+    }
+  }
+  RFSEG_DEVICE void request_before_loop() {
+    if (kBeforeLoop) request(0);
+  }
+  RFSEG_DEVICE void request_after_loop() {
+    if (!kBeforeLoop) request(0);
+  }
+  RFSEG_DEVICE const EarlyResidual& first() const { return early_[0]; }
+
+  /// gemm()'s end. `vectors`: bias and scale of the tile's columns.
+  RFSEG_DEVICE void finish(const float* vectors, const float* sums) {
+    RFSEG_ROLLED
+    for (int first = 0; first < kItems; first += kAtOnce) {
+      if (first > 0) request(first);
+      RFSEG_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int item = (first + i) * Tile::kThreads + thread_index();
+        if (kAll % Tile::kThreads != 0 && item >= kAll) break;
+        const int row = item / kEights, col = item % kEights * 8;
+        float v[8] = {};
+        RFSEG_UNROLL
+        for (int part = 0; part < Tile::kWarpsK; ++part) {
+          RFSEG_UNROLL
+          for (int h = 0; h < 2; ++h) {
+            const Quad q =
+                load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
+            RFSEG_UNROLL
+            for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+          }
+        }
+        finish_eight<Tile::kMath>(arguments_, vectors, Tile::kCols, early_[i], v, place_.batch,
+                                  place_.first_row + row, col, place_.first_col + col);
+      }
+    }
+  }
+
+ private:
+  const ProductArguments& arguments_;
+  const TilePlace& place_;
+  EarlyResidual early_[kAtOnce];
+};
+
+/// Bias and scale of the tile's columns on their way to `vectors`, by the first kCols of the
+/// threads `thread`.
+template <class Tile>
+RFSEG_DEVICE void copy_vectors(const GemmArguments& g, int first_col, int thread, float* vectors) {
+  if (thread >= Tile::kCols) return;
+  const int col = first_col + thread;
+  const bool bias = g.bias != nullptr && col < g.n, scale = g.scale != nullptr && col < g.n;
+  const SharedAddress to = shared_address(vectors + thread);
+  copy_async_4(to, bias ? g.bias + col : g.b, bias);
+  copy_async_4(to + Tile::kCols * 4, scale ? g.scale + col : g.b, scale);
 }
 
 }  // namespace rfseg::cuda::portable

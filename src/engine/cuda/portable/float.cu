@@ -1,31 +1,31 @@
 #include "engine/cuda/portable/tiles.h"
 
-// The tiles of the portable product for floats, by TF32 and by split TF32. Names as in
-// portable_fp16.cu.
+// The tiles of the portable product for floats, by TF32 and by split TF32. Names as in fp16.cu.
 
 namespace rfseg::cuda::portable {
 namespace {
 
-/// A tile's cost: loads take the same time, products do not.
-constexpr TileCost cost(Math math, float once, float block, float split, float split_further,
-                        float plain, float plain_further) {
-  return math == Math::kFp32 ? TileCost{once, block, split, split_further}
-                             : TileCost{once, block, plain, plain_further};
+constexpr TileCost cost(Math math, const TileCost& split, const TileCost& plain) {
+  return math == Math::kFp32 ? split : plain;
 }
 
 template <Math math, RowSource source>
 constexpr TileEntry kTiles[] = {
     tile_entry<GemmTile<math, 64, 64, 2, 2, 1, 1, 4>, source>(
-        "64x64 2x2x1 4", cost(math, 1430, 761, 500, 450, 300, 260)),
+        "64x64 2x2x1 4", cost(math, {2384, 274, 650, 582}, {1501, 1098, 376, 273})),
+    tile_entry<GemmTile<math, 32, 64, 1, 2, 2, 1, 4>, source>(
+        "32x64 1x2x2 4", cost(math, {1451, 814, 360, 274}, {1183, 706, 248, 142})),
     tile_entry<GemmTile<math, 32, 32, 1, 1, 4, 2, 4>, source>(
-        "32x32 1x1x4 4 s2", cost(math, 1000, 600, 160, 125, 110, 70)),
+        "32x32 1x1x4 4 s2", cost(math, {1600, 659, 182, 146}, {1400, 523, 125, 99})),
+    tile_entry<GemmTile<math, 16, 32, 1, 1, 4, 2, 4>, source>(
+        "16x32 1x1x4 4 s2", cost(math, {1303, 306, 133, 84}, {1298, 301, 79, 61})),
 };
 template <Math math>
 constexpr TileEntry kNormedTiles[] = {
     tile_entry<GemmTile<math, 32, 64, 2, 2, 1, 1, 4>, RowSource::kNormed>(
-        "32x64 2x2x1 4", cost(math, 1500, 2500, 330, 250, 230, 150)),
+        "32x64 2x2x1 4", cost(math, {1500, 2500, 330, 250}, {1500, 2500, 230, 150})),
     tile_entry<GemmTile<math, 16, 64, 1, 2, 2, 1, 4>, RowSource::kNormed>(
-        "16x64 1x2x2 4", cost(math, 1500, 2500, 200, 170, 130, 110)),
+        "16x64 1x2x2 4", cost(math, {1500, 2500, 200, 170}, {1500, 2500, 130, 110})),
 };
 
 template <Math math>

@@ -2,6 +2,7 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <initializer_list>
 
 #include "core/cuda/device.h"
 #include "engine/cuda/portable/norms.h"
@@ -32,9 +33,9 @@ int shared_bytes(const TileEntry& tile, const GemmArguments& g) {
 }
 
 bool fits(const TileEntry& tile, const GemmArguments& g) {
-  if (tile.normed_bytes != nullptr && g.k > tile.max_k) return false;
   if (g.split != 0 && g.split % tile.cols != 0) return false;
-  return shared_bytes(tile, g) <= kMaxSharedBytes;
+  return tile.normed_bytes == nullptr ||
+         (g.k <= tile.max_k && shared_bytes(tile, g) <= kMaxSharedBytes);
 }
 
 constexpr int kMostParts = 8;
@@ -58,18 +59,26 @@ double cost(const TileEntry& tile, Math math, const GemmArguments& g) {
          slabs * (static_cast<double>(c.slab) + (rounds - 1) * static_cast<double>(c.further));
 }
 
-int best(const TileList& list, Math math, const GemmArguments& g) {
-  int chosen = -1;
+/// Null: none fits.
+const TileEntry* best(std::initializer_list<TileList> lists, Math math, const GemmArguments& g) {
+  const TileEntry* chosen = nullptr;
   double least = 0;
-  for (int i = 0; i < list.count; ++i) {
-    if (!fits(list.entries[i], g)) continue;
-    const double c = cost(list.entries[i], math, g);
-    if (chosen < 0 || c < least) {
-      chosen = i;
-      least = c;
+  for (const TileList& list : lists) {
+    for (int i = 0; i < list.count; ++i) {
+      const TileEntry& entry = list.entries[i];
+      if (!fits(entry, g)) continue;
+      const double c = cost(entry, math, g);
+      if (chosen == nullptr || c < least) {
+        chosen = &entry;
+        least = c;
+      }
     }
   }
   return chosen;
+}
+
+[[noreturn]] void no_tile() {
+  throw Error(ErrorCode::kInternal, "no tile of the GPU's matrix product takes this shape");
 }
 
 void enqueue(const Queue& queue, const TileEntry& tile, ProductArguments& arguments) {
@@ -181,23 +190,29 @@ int gemm_tiles(Math math, RowSource source) { return tiles(math, source).count; 
 const char* gemm_tile_name(Math math, RowSource source, int tile) {
   return tiles(math, source).entries[tile].name;
 }
-int gemm_tile(Math math, const GemmArguments& g) { return best(tiles(math, g.source), math, g); }
+int gemm_tile(Math math, const GemmArguments& g) {
+  const TileList list = tiles(math, g.source);
+  const TileEntry* chosen = best({list}, math, g);
+  return chosen == nullptr ? -1 : static_cast<int>(chosen - list.entries);
+}
 
-bool gemm_by_tile(const Queue& queue, Math math, const GemmArguments& g, int tile) {
-  const TileEntry& entry = tiles(math, g.source).entries[tile];
+bool gemm_by_entry(const Queue& queue, Math math, const GemmArguments& g, const TileEntry& entry) {
   if (!fits(entry, g)) return false;
   ProductArguments arguments = product_arguments(math, g);
   enqueue(queue, entry, arguments);
   return true;
 }
 
-void gemm(const Queue& queue, Math math, const GemmArguments& g) {
-  const int tile = gemm_tile(math, g);
-  if (tile < 0) {
-    throw Error(ErrorCode::kInternal, "no tile of the GPU's matrix product takes this shape");
-  }
-  gemm_by_tile(queue, math, g, tile);
+bool gemm_by_tile(const Queue& queue, Math math, const GemmArguments& g, int tile) {
+  return gemm_by_entry(queue, math, g, tiles(math, g.source).entries[tile]);
 }
+
+void gemm(const Queue& queue, Math math, const GemmArguments& g, const TileList& more) {
+  const TileEntry* tile = best({tiles(math, g.source), more}, math, g);
+  if (tile == nullptr) no_tile();
+  gemm_by_entry(queue, math, g, *tile);
+}
+void gemm(const Queue& queue, Math math, const GemmArguments& g) { gemm(queue, math, g, {}); }
 
 bool gemm_prefers_normed(Math, int, int, int) {
   // Every block would normalise its rows anew, 100 KB of floats at 100 GB/s: measured, that takes
@@ -216,10 +231,15 @@ bool gemm_norm_by_cluster(const Queue& queue, Math math, const GemmNormArguments
 }
 
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
+  gemm_norm(queue, math, a, {});
+}
+
+void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a, const TileList& more) {
   const TileList list = tiles(math, a.product.source);
   const int64_t size = int64_t{a.product.m} * a.product.n;
   const int room = static_cast<int>(std::clamp<int64_t>(a.scratch_size / size, 1, kMostParts));
-  int tile = -1, parts = 1;
+  const TileEntry* tile = nullptr;
+  int parts = 1;
   double least = 0;
   for (int p = 1; p <= room; ++p) {
     // Whole slabs, so that no part has zeros but the last; each at least two.
@@ -227,12 +247,12 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
     if (p > 1 && (k * element_bytes(math) < 256 || ceil_div(a.product.k, k) != p)) continue;
     ProductArguments sums = partial_sums(a, p);
     sums.product.k = k;
-    const int found = best(list, math, sums.product);
-    if (found < 0) continue;
+    const TileEntry* found = best({list, more}, math, sums.product);
+    if (found == nullptr) continue;
     // The norms read each part: 5 TB/s, and a trip more.
-    const double c = cost(list.entries[found], math, sums.product) +
-                     static_cast<double>(size) * 4 * p / 5000 + 60.0 * p;
-    if (tile < 0 || c < least) {
+    const double c =
+        cost(*found, math, sums.product) + static_cast<double>(size) * 4 * p / 5000 + 60.0 * p;
+    if (tile == nullptr || c < least) {
       tile = found;
       parts = p;
       least = c;
@@ -247,7 +267,7 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
     for (int i = 0; i < clusters.count; ++i) {
       if (!takes_norm(clusters.entries[i], whole)) continue;
       const double c = cost(clusters.entries[i], math, whole.product) + kExchange;
-      if (tile >= 0 && chosen < 0 && c >= least + kNormKernel) continue;
+      if (tile != nullptr && chosen < 0 && c >= least + kNormKernel) continue;
       if (chosen >= 0 && c >= least) continue;
       chosen = i;
       least = c;
@@ -257,12 +277,10 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
       return;
     }
   }
-  if (tile < 0) {
-    throw Error(ErrorCode::kInternal, "no tile of the GPU's matrix product takes this shape");
-  }
+  if (tile == nullptr) no_tile();
   ProductArguments sums = partial_sums(a, parts);
   if (parts > 1) sums.k_part = part_of(math, a.product.k, parts);
-  enqueue(queue, list.entries[tile], sums);
+  enqueue(queue, *tile, sums);
   enqueue_norms(queue, math, norms_of(math, a, parts));
 }
 
@@ -273,19 +291,26 @@ void norm_of_sums(const Queue& queue, Math math, const GemmNormArguments& argume
 void enqueue_norms(const Queue& queue, Math math, const ProductArguments& arguments) {
   const GemmArguments& g = arguments.product;
   const Grid grid{ceil_div(g.m, kNormThreads / kWarp), 1};
-  const auto enqueue_parts = [&]<Math kMath>() {
+  const auto enqueue_parts = [&]<Math kMath, bool kVector>() {
     if (g.n <= 256) {
-      launch<norm_body<kMath, 2>, kNormThreads>(queue, grid, 0, arguments);
+      launch<norm_body<kMath, 2, kVector>, kNormThreads>(queue, grid, 0, arguments);
     } else if (g.n <= 512) {
-      launch<norm_body<kMath, 4>, kNormThreads>(queue, grid, 0, arguments);
+      launch<norm_body<kMath, 4, kVector>, kNormThreads>(queue, grid, 0, arguments);
     } else {
-      launch<norm_body<kMath, 8>, kNormThreads>(queue, grid, 0, arguments);
+      launch<norm_body<kMath, 8, kVector>, kNormThreads>(queue, grid, 0, arguments);
+    }
+  };
+  const auto enqueue_math = [&]<Math kMath>() {
+    if (arguments.vector) {
+      enqueue_parts.template operator()<kMath, true>();
+    } else {
+      enqueue_parts.template operator()<kMath, false>();
     }
   };
   if (math == Math::kFp16) {
-    enqueue_parts.template operator()<Math::kFp16>();
+    enqueue_math.template operator()<Math::kFp16>();
   } else {
-    enqueue_parts.template operator()<Math::kFp32>();
+    enqueue_math.template operator()<Math::kFp32>();
   }
 }
 

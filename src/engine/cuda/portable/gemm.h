@@ -35,6 +35,8 @@ class GemmWarp {
  public:
   using Core = Arithmetic<Tile::kMath>;
   static constexpr int kTilesM = Tile::kTilesM, kGroups = Tile::kGroups;
+  /// A stage's products begin at zero, the small ones have sums of their own (arithmetic.h).
+  static constexpr bool kSplit = Tile::kMath == Math::kFp32;
 
   RFSEG_DEVICE GemmWarp() {
     const int warp = thread_index() / kWarp;
@@ -48,7 +50,10 @@ class GemmWarp {
       RFSEG_UNROLL
       for (int j = 0; j < kGroups * 4; ++j) {
         RFSEG_UNROLL
-        for (int e = 0; e < 4; ++e) sums_[i][j][e] = 0;
+        for (int e = 0; e < 4; ++e) {
+          sums_[i][j][e] = 0;
+          if constexpr (kSplit) corrections_[i][j][e] = 0;
+        }
       }
     }
     const int a_row = row_ + lane_ % 16;
@@ -82,6 +87,7 @@ class GemmWarp {
       load_matrices(raw, slab_of(i, b, Tile::kCols, b_chunk_) +
                              static_cast<uint32_t>((pair / 2 * 32 + pair % 2 * 4) * 128));
     };
+    float stage[kSplit ? kTilesM : 1][kGroups * 4][4] = {};
     const auto multiply_pair = [&](const typename Core::A(&fragments)[kTilesM],
                                    const uint32_t(&raw)[4], int pair) {
       RFSEG_UNROLL
@@ -90,7 +96,12 @@ class GemmWarp {
         Core::take_b(other, raw[2 * half], raw[2 * half + 1]);
         RFSEG_UNROLL
         for (int m = 0; m < kTilesM; ++m) {
-          Core::multiply(sums_[m][pair * 2 + half], fragments[m], other);
+          const int tile = pair * 2 + half;
+          if constexpr (kSplit) {
+            Core::multiply(stage[m][tile], corrections_[m][tile], fragments[m], other);
+          } else {
+            Core::multiply(sums_[m][tile], fragments[m], other);
+          }
         }
       }
     };
@@ -119,10 +130,12 @@ class GemmWarp {
         multiply_pair(fragments, pairs[i % kSets][pair], pair);
       }
     }
+    if constexpr (kSplit) add(stage);
   }
 
   /// The sums to `to` [kWarpsK][kRows][kPitch].
-  RFSEG_DEVICE void store(float* to) const {
+  RFSEG_DEVICE void store(float* to) {
+    if constexpr (kSplit) add(corrections_);
     to += (part_ * Tile::kRows + row_ + lane_ / 4) * Tile::kPitch + col_ + lane_ % 4 * 8;
     RFSEG_UNROLL
     for (int m = 0; m < kTilesM; ++m) {
@@ -141,9 +154,23 @@ class GemmWarp {
   }
 
  private:
+  using Sums = float[kTilesM][kGroups * 4][4];
+
+  RFSEG_DEVICE void add(const Sums& more) {
+    RFSEG_UNROLL
+    for (int m = 0; m < kTilesM; ++m) {
+      RFSEG_UNROLL
+      for (int j = 0; j < kGroups * 4; ++j) {
+        RFSEG_UNROLL
+        for (int e = 0; e < 4; ++e) sums_[m][j][e] += more[m][j][e];
+      }
+    }
+  }
+
   int lane_, part_, row_, col_;
   uint32_t a_offset_, a_chunk_, b_offset_, b_chunk_;
-  float sums_[kTilesM][kGroups * 4][4];
+  Sums sums_;
+  float corrections_[kSplit ? kTilesM : 1][kGroups * 4][4];
 };
 
 /// A block's part of a row: the mean of its columns, and the sum of their squared distances from
@@ -233,8 +260,7 @@ RFSEG_DEVICE void finish_norm(const ProductArguments& arguments, const float* ve
   }
   RFSEG_UNROLL
   for (int e = 0; e < 8; ++e) {
-    v[e] =
-        activate<kMath>(fused((v[e] - mean) * scale, gamma[e], beta[e]), arguments.norm_activation);
+    v[e] = activate(fused((v[e] - mean) * scale, gamma[e], beta[e]), arguments.norm_activation);
   }
   if (arguments.norm_float != nullptr) {
     store_eight<kMath>(v, arguments.norm_float, true, element_at(row, arguments.ld_norm_float, col),
@@ -261,21 +287,12 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   static_assert(!kNormed || Tile::kSlabs == 1);
   if constexpr (kNorm) cluster_arrive();
   release_next_kernel();
-  // Blocks next to each other share rows of A: the larger operand comes from the L2.
-  const int first_col = block_x() * Tile::kCols;
-  int first_row = block_y() * Tile::kRows, batch = 0;
-  if (g.batch > 1) {
-    batch = block_y() / arguments.row_tiles;
-    first_row -= batch * arguments.row_tiles * Tile::kRows;
-  }
+  const TilePlace place = tile_place<Tile>(arguments);
+  const int first_row = place.first_row, first_col = place.first_col, batch = place.batch;
+  const int k_first = place.k_first, k = place.k;
 
   float* vectors = static_cast<float*>(shared);
   std::byte* staged = static_cast<std::byte*>(shared) + Tile::kVectorBytes;
-  int k = g.k, k_first = 0;
-  if (arguments.k_part > 0) {
-    k_first = batch * arguments.k_part;
-    k = k - k_first < arguments.k_part ? k - k_first : arguments.k_part;
-  }
   const int slabs = (k / Tile::kChunkElements + 7) / 8;
   const int stages = (slabs + Tile::kSlabs - 1) / Tile::kSlabs;
   // Kept rows of A come first, then the stages.
@@ -301,39 +318,15 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   RFSEG_ROLLED
   for (int s = 0; s < Tile::kStages - 1 && s < stages; ++s) copy_b(s, stage_at(s));
   static_assert(Tile::kCols <= Tile::kThreads);
-  if (thread_index() < Tile::kCols) {
-    const int col = first_col + thread_index();
-    const bool bias = g.bias != nullptr && col < g.n, scale = g.scale != nullptr && col < g.n;
-    const SharedAddress to = shared_address(vectors + thread_index());
-    copy_async_4(to, bias ? g.bias + col : g.b, bias);
-    copy_async_4(to + Tile::kCols * 4, scale ? g.scale + col : g.b, scale);
-  }
+  copy_vectors<Tile>(g, first_col, thread_index(), vectors);
   GemmWarp<Tile> warp;
-  // What this thread finishes: eight columns of a row, kItems times.
-  constexpr int kEights = Tile::kCols / 8, kAll = Tile::kRows * kEights;
-  constexpr int kItems = (kAll + Tile::kThreads - 1) / Tile::kThreads;
-  const auto row_of = [&](int item) { return item / kEights; };
-  const auto col_of = [&](int item) { return item % kEights * 8; };
-  // Residuals come together: before the loop where there is room for all, else after it.
-  constexpr int kAtOnce = kItems < 4 ? kItems : 4;
-  constexpr bool kBeforeLoop = kItems <= 2;
-  EarlyResidual early[kAtOnce];
-  const auto request_from = [&](int first) {
-    RFSEG_UNROLL
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int item = (first + i) * Tile::kThreads + thread_index();
-      if (kAll % Tile::kThreads == 0 || item < kAll) {
-        request_residual<kMath>(early[i], arguments, batch, first_row + row_of(item),
-                                first_col + col_of(item));
-      }
-    }
-  };
+  TileEnd<Tile> end(arguments, place);
   const auto walk = [&](auto&& a_of_stage, auto&& copy_a) {
-    int place = 0, free = Tile::kStages - 1;  // of this stage, and of the one to be requested
+    int here_at = 0, free = Tile::kStages - 1;  // of this stage, and of the one to be requested
     for (int stage = 0; stage < stages; ++stage) {
       copy_async_wait<Tile::kStages - 2>();
       block_sync();
-      const SharedAddress here = stage_at(place);
+      const SharedAddress here = stage_at(here_at);
       warp.multiply(a_of_stage(stage, here), here + kToB, [&] {
         const int next = stage + Tile::kStages - 1;
         if (next < stages) {
@@ -342,14 +335,14 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
         }
         copy_async_commit();
       });
-      free = place;
-      place = place + 1 == Tile::kStages ? 0 : place + 1;
+      free = here_at;
+      here_at = here_at + 1 == Tile::kStages ? 0 : here_at + 1;
     }
   };
   if constexpr (kNormed) {
     copy_async_commit();
     await_previous_kernel();
-    if (kBeforeLoop) request_from(0);
+    end.request_before_loop();
     normalise_rows<Tile>(g, static_cast<const float*>(g.a) + batch * g.a_step, first_row, staged);
     RFSEG_UNROLL
     for (int s = 1; s < Tile::kStages - 1; ++s) copy_async_commit();
@@ -376,7 +369,7 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
         if (s < stages) copy_a(s, stage_at(s));
         copy_async_commit();
       }
-      if (kBeforeLoop) request_from(0);
+      end.request_before_loop();
       walk([](int, SharedAddress here) { return here; }, copy_a);
     };
     if constexpr (kSource == RowSource::kConv3x3) {
@@ -391,36 +384,14 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
   // Through shared memory, so that the end is written (and fetched) once, whatever a warp holds.
   float* sums = reinterpret_cast<float*>(staged);
   warp.store(sums);
-  if (!kBeforeLoop) request_from(0);
+  end.request_after_loop();
   block_sync();
   if constexpr (kNorm) {
     RowShare* shares =
         reinterpret_cast<RowShare*>(static_cast<std::byte*>(shared) + Tile::kSharedBytes);
-    finish_norm<Tile>(arguments, vectors, early[0], sums, shares, first_row, first_col);
+    finish_norm<Tile>(arguments, vectors, end.first(), sums, shares, first_row, first_col);
   } else {
-    RFSEG_ROLLED
-    for (int first = 0; first < kItems; first += kAtOnce) {
-      if (first > 0) request_from(first);
-      RFSEG_UNROLL
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int item = (first + i) * Tile::kThreads + thread_index();
-        if (kAll % Tile::kThreads != 0 && item >= kAll) break;
-        const int row = row_of(item), col = col_of(item);
-        float v[8] = {};
-        RFSEG_UNROLL
-        for (int part = 0; part < Tile::kWarpsK; ++part) {
-          RFSEG_UNROLL
-          for (int h = 0; h < 2; ++h) {
-            const Quad q =
-                load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
-            RFSEG_UNROLL
-            for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
-          }
-        }
-        finish_eight<kMath>(arguments, vectors, Tile::kCols, early[i], v, batch, first_row + row,
-                            col, first_col + col);
-      }
-    }
+    end.finish(vectors, sums);
   }
 }
 

@@ -9,16 +9,17 @@ namespace rfseg::cuda::portable {
 /// The rest of gemm_norm(), of the partial sums in product.out (float, ldo): a warp a row, four
 /// columns of each 128 a lane; kNormParts * 128 columns at most.
 constexpr int kNormThreads = 128;
-RFSEG_DEVICE Quad load_four(const float* p, bool vector) {
-  if (vector) return load_quad(p);
+template <bool kVector>
+RFSEG_DEVICE Quad load_four(const float* p) {
+  if constexpr (kVector) return load_quad(p);
   return {{float_bits(p[0]), float_bits(p[1]), float_bits(p[2]), float_bits(p[3])}};
 }
-template <Math kMath, int kNormParts>
+/// kVector: ProductArguments::vector.
+template <Math kMath, int kNormParts, bool kVector>
 RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
   const GemmArguments& g = arguments.product;
   const int lane = thread_index() % kWarp;
   const int row = block_x() * (kNormThreads / kWarp) + thread_index() / kWarp;
-  const bool vector = arguments.vector;
   release_next_kernel();
   const auto each_part = [&](auto&& f) {
     RFSEG_UNROLL
@@ -35,10 +36,10 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
     beta[i] = {};
     bias[i] = {};
     scales[i] = {{kOne, kOne, kOne, kOne}};
-    if (arguments.gamma != nullptr) gamma[i] = load_four(arguments.gamma + col, vector);
-    if (arguments.beta != nullptr) beta[i] = load_four(arguments.beta + col, vector);
-    if (g.bias != nullptr) bias[i] = load_four(g.bias + col, vector);
-    if (g.scale != nullptr) scales[i] = load_four(g.scale + col, vector);
+    if (arguments.gamma != nullptr) gamma[i] = load_four<kVector>(arguments.gamma + col);
+    if (arguments.beta != nullptr) beta[i] = load_four<kVector>(arguments.beta + col);
+    if (g.bias != nullptr) bias[i] = load_four<kVector>(g.bias + col);
+    if (g.scale != nullptr) scales[i] = load_four<kVector>(g.scale + col);
   });
   await_previous_kernel();
   if (row >= g.m) return;
@@ -46,14 +47,14 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
   Quad residual[kNormParts], plus[kNormParts];
   each_part([&](int i, int col) {
     const Quad q =
-        load_four(static_cast<const float*>(g.out) + element_at(row, g.ldo, col), vector);
+        load_four<kVector>(static_cast<const float*>(g.out) + element_at(row, g.ldo, col));
     RFSEG_UNROLL
     for (int e = 0; e < 4; ++e) v[i][e] = float_of_bits(q.word[e]);
     residual[i] = {};
     if (g.residual != nullptr) {
       const int64_t at = element_at(row, g.ldr, col);
       if (g.residual_float || kMath != Math::kFp16) {
-        residual[i] = load_four(static_cast<const float*>(g.residual) + at, vector);
+        residual[i] = load_four<kVector>(static_cast<const float*>(g.residual) + at);
       } else {
         RFSEG_UNROLL
         for (int e = 0; e < 4; ++e) {
@@ -63,17 +64,29 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
       }
     }
     if (arguments.norm_plus != nullptr) {
-      plus[i] = load_four(arguments.plus + element_at(row, g.n, col), vector);
+      plus[i] = load_four<kVector>(arguments.plus + element_at(row, g.n, col));
     }
   });
-  for (int part = 1; part < arguments.parts; ++part) {
-    each_part([&](int i, int col) {
-      const Quad q = load_four(
-          static_cast<const float*>(g.out) + part * g.out_step + element_at(row, g.ldo, col),
-          vector);
-      RFSEG_UNROLL
-      for (int e = 0; e < 4; ++e) v[i][e] += float_of_bits(q.word[e]);
-    });
+  // Loads of several parts are under way at once, where registers allow.
+  constexpr int kAtOnce = kNormParts <= 4 ? 3 : 1;
+  for (int first = 1; first < arguments.parts; first += kAtOnce) {
+    Quad more[kAtOnce][kNormParts];
+    RFSEG_UNROLL
+    for (int p = 0; p < kAtOnce; ++p) {
+      if (first + p >= arguments.parts) break;
+      each_part([&](int i, int col) {
+        more[p][i] = load_four<kVector>(static_cast<const float*>(g.out) +
+                                        (first + p) * g.out_step + element_at(row, g.ldo, col));
+      });
+    }
+    RFSEG_UNROLL
+    for (int p = 0; p < kAtOnce; ++p) {
+      if (first + p >= arguments.parts) break;
+      each_part([&](int i, int) {
+        RFSEG_UNROLL
+        for (int e = 0; e < 4; ++e) v[i][e] += float_of_bits(more[p][i].word[e]);
+      });
+    }
   }
   float sum = 0;
   each_part([&](int i, int) {
@@ -96,7 +109,7 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
   for (int d = 1; d < kWarp; d *= 2) squares += warp_read(squares, lane ^ d);
   const float scale = 1.0f / exact_sqrt(squares / static_cast<float>(g.n) + arguments.norm_eps);
   const auto store_four = [&](const float(&v)[4], void* out, bool is_float, int64_t at) {
-    if (!vector) {
+    if constexpr (!kVector) {
       RFSEG_UNROLL
       for (int e = 0; e < 4; ++e) {
         if (is_float || kMath != Math::kFp16) {
@@ -119,9 +132,9 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
     }
     RFSEG_UNROLL
     for (int e = 0; e < 4; ++e) {
-      v[i][e] = activate<kMath>(fused((v[i][e] - mean) * scale, float_of_bits(gamma[i].word[e]),
-                                      float_of_bits(beta[i].word[e])),
-                                arguments.norm_activation);
+      v[i][e] = activate(fused((v[i][e] - mean) * scale, float_of_bits(gamma[i].word[e]),
+                               float_of_bits(beta[i].word[e])),
+                         arguments.norm_activation);
     }
     if (arguments.norm_float != nullptr) {
       store_four(v[i], arguments.norm_float, true, element_at(row, arguments.ld_norm_float, col));

@@ -8,7 +8,6 @@
 namespace rfseg::cuda::portable {
 
 RFSEG_DEVICE int a_turn(int row) { return row & 7; }
-RFSEG_DEVICE int b_turn(int row) { return (row & 1) | ((row >> 2) & 6); }
 
 /// Copies slabs of kCount rows to shared memory: thread i takes chunk i % 8 of every kPasses-th
 /// row. What does not change from slab to slab is computed once, for at batch 1 the time of a
@@ -22,13 +21,13 @@ class SlabCopier {
   static_assert(kPasses % 8 == 0);
 
   RFSEG_DEVICE SlabCopier() {
-    row_ = thread_index() / 8;
-    column_ = thread_index() % 8;
+    row_ = Tile::copy_thread() / 8;
+    column_ = Tile::copy_thread() % 8;
     RFSEG_UNROLL
     for (int i = 0; i < kTurns; ++i) {
       const int row = row_ + i * kPasses;
-      to_[i] =
-          static_cast<uint32_t>(row * 128 + ((column_ ^ (kOfB ? b_turn(row) : a_turn(row))) << 4));
+      const int turn = kOfB ? Tile::b_turn(row) : a_turn(row);
+      to_[i] = static_cast<uint32_t>(row * 128 + ((column_ ^ turn) << 4));
     }
   }
   /// Whether row_ + i * kPasses is one of the rows.

@@ -52,6 +52,10 @@ struct GemmTile {
   /// Whether a warp reads the next step's fragments while it multiplies: what registers allow.
   static constexpr bool kAhead = kTilesM * kGroups * kMinBlocks <= 4;
   static constexpr int kVectorBytes = kCols * 8;  ///< bias and scale of the block's columns
+  /// Row r of B has its chunk c at c ^ b_turn(r) (see portable/gemm.h).
+  static RFSEG_DEVICE int b_turn(int row) { return (row & 1) | ((row >> 2) & 6); }
+  /// This thread among those that copy, kPasses * 8.
+  static RFSEG_DEVICE int copy_thread() { return thread_index(); }
   /// Sums of the kWarpsK groups, rows of kPitch floats (so that a store touches all banks); they
   /// take the place of the stages.
   static constexpr int kPitch = kCols + 4;

@@ -1,28 +1,11 @@
 #pragma once
 
 #include "engine/cuda/portable/gemm.h"
+#include "engine/cuda/portable/tile_list.h"
 
 // What the host knows of each compiled tile of the portable product.
 
 namespace rfseg::cuda::portable {
-
-/// What a tile costs, in ns on an H200: once, for each round of blocks, for each 128 bytes of k in
-/// the first round and in each further one (rounds share the multiprocessor). Fitted to measured
-/// times; they only have to put the tiles in order.
-struct TileCost {
-  float once, block, slab, further;
-};
-
-struct TileEntry {
-  const char* name;
-  TileCost cost;
-  int rows, cols, threads;
-  int shared_bytes;            ///< fixed part; kNormed asks normed_bytes
-  int (*normed_bytes)(int k);  ///< null but for kNormed
-  int max_k;                   ///< of kNormed
-  int min_blocks;
-  void (*enqueue)(const Queue&, const ProductArguments&, Grid, int shared_bytes);
-};
 
 template <class Tile, RowSource kSource>
 void enqueue_tile(const Queue& queue, const ProductArguments& arguments, Grid grid,
@@ -60,15 +43,6 @@ constexpr TileEntry cluster_tile(const char* name, const TileCost& cost) {
   entry.shared_bytes += kMostShares * Tile::kRows * static_cast<int>(sizeof(RowShare));
   entry.enqueue = &enqueue_cluster_tile<Tile, kSource>;
   return entry;
-}
-
-struct TileList {
-  const TileEntry* entries = nullptr;
-  int count = 0;
-};
-template <int n>
-constexpr TileList list_of(const TileEntry (&entries)[n]) {
-  return {entries, n};
 }
 
 /// The tiles of each arithmetic.

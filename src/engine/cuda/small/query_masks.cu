@@ -102,8 +102,8 @@ RFSEG_DEVICE void masks_body(const QueryMasksArguments& a, void* shared) {
     for (int h = 0; h < 2; ++h) {
       *reinterpret_cast<uint32_t*>(own + kMaskHiddenAt + (lane / 4 + 8 * h) * kMaskPitch +
                                    (hidden_col + 8 * t) * 2) =
-          pack_halves(activate<Math::kFp16>(first[t][2 * h] + shift.x, Activation::kGelu),
-                      activate<Math::kFp16>(first[t][2 * h + 1] + shift.y, Activation::kGelu));
+          pack_halves(activate(first[t][2 * h] + shift.x, Activation::kGelu),
+                      activate(first[t][2 * h + 1] + shift.y, Activation::kGelu));
     }
   }
   block_sync();
