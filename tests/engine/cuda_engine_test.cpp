@@ -209,14 +209,13 @@ TEST_P(CudaEngineTest, PortableKernelsStayNearTheGoldens) {
 TEST(CudaEngine, TakesHoppersUnitsOnHopper) {
   RFSEG_NEED_GPU();
   const Golden golden = load_golden("custom-patch16");
-  const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16);
   cudaDeviceProp properties;
   ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
   const bool hopper = properties.major == 9 && cuda::has_hopper_code();
-  EXPECT_STREQ(engine->kernels(), hopper ? "hopper" : "portable");
-  EXPECT_STREQ(engine_of(golden.config, golden.weights(), Precision::kFp32)->kernels(),
-               hopper ? "hopper" : "portable");
-  EXPECT_STREQ(engine_of(golden.config, golden.weights(), Precision::kTf32)->kernels(), "portable");
+  for (const Precision precision : {Precision::kFp16, Precision::kTf32, Precision::kFp32}) {
+    EXPECT_STREQ(engine_of(golden.config, golden.weights(), precision)->kernels(),
+                 hopper ? "hopper" : "portable");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaEngineTest, ::testing::ValuesIn(all_networks()),

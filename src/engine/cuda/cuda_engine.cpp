@@ -87,7 +87,7 @@ class Implementation final : public CudaEngine {
   }
   const char* kernels() const override {
     const DeviceScope scope(options_.device);
-    return math_ != Math::kTf32 && !options_.portable && hopper::usable() ? "hopper" : "portable";
+    return !options_.portable && hopper::usable() ? "hopper" : "portable";
   }
   const Counters& counters() const override { return counters_; }
   int launches(int batch) const override {

@@ -56,8 +56,8 @@ class CudaEngine : public Engine {
   virtual std::unique_ptr<CudaEngine> share() const = 0;
   virtual int device() const = 0;
   virtual std::string device_name() const = 0;
-  /// "hopper" where the large products and attention run on Hopper's own units (in tf32 attention
-  /// alone does), else "portable".
+  /// "hopper" where the large products and attention may run on Hopper's own units, else
+  /// "portable".
   virtual const char* kernels() const = 0;
   /// Makes the workspace big enough for batches up to `batch`, and the graph for this one. Throws
   /// Error(kDevice) if the GPU is out of memory; the engine keeps what it had.

@@ -36,9 +36,10 @@ bool on_hopper(const Queue& queue, Math math, int rows) {
   return math == Math::kFp16 && !queue.portable && rows >= kHopperRows && hopper::usable();
 }
 
-/// Tiles of this GPU's own for the portable product.
+/// Tiles of this GPU's own for the portable product of floats. TF32 may take them, too: they are
+/// more accurate than it asks for, and for few rows the faster ones.
 portable::TileList own_tiles(const Queue& queue, Math math, RowSource source) {
-  return math == Math::kFp32 && !queue.portable ? hopper::split_tiles(source)
+  return math != Math::kFp16 && !queue.portable ? hopper::split_tiles(source)
                                                 : portable::TileList{};
 }
 
@@ -146,8 +147,8 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments
 }
 
 bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width, int k) {
-  // In fp32 blocks share a long k, and the kernel of norms adds up their sums.
-  if (math == Math::kFp32) return rows <= kApartRows && k > width;
+  // With floats blocks share a long k, and the kernel of norms adds up their sums.
+  if (math != Math::kFp16) return rows <= kApartRows && k > width;
   return on_hopper(queue, math, rows) && queue.few_rows && rows <= kBlockRows &&
          width == kStreamWidth;
 }
@@ -158,7 +159,6 @@ void attention(const Queue& queue, Math math, const AttentionArguments& argument
     if (queue.few_rows && hopper::block_attention(queue, arguments)) return;
     if (hopper::attention(queue, arguments)) return;
   }
-  // TF32 gets more accuracy than it asks for, and is faster for it.
   if (math != Math::kFp16 && !queue.portable && hopper::split_attention(queue, arguments)) return;
   portable::attention(queue, math, arguments);
 }

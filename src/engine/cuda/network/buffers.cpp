@@ -46,7 +46,7 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   // A few rows may share a long product among up to 8 blocks, those of the stream among 4.
   constexpr int64_t kMostShared = 2048;
   scratch = std::max(scratch, std::min(8 * q, int64_t{4096}) * dim);
-  if (math == Math::kFp32 && n * tokens <= kMostShared)
+  if (math != Math::kFp16 && n * tokens <= kMostShared)
     scratch = std::max(scratch, 4 * n * tokens * d);
   for (std::size_t i = 0; i < c.levels.size(); ++i) {
     const int64_t level = proposals.levels[i].cells();

@@ -67,8 +67,9 @@ RFSEG_DEVICE void norm_body(const ProductArguments& arguments, void*) {
       plus[i] = load_four<kVector>(arguments.plus + element_at(row, g.n, col));
     }
   });
-  // Loads of several parts are under way at once, where registers allow.
-  constexpr int kAtOnce = kNormParts <= 4 ? 3 : 1;
+  // Loads of several parts are under way at once: with floats, whose rows are the long ones, and
+  // where registers allow.
+  constexpr int kAtOnce = kMath != Math::kFp16 && kNormParts <= 4 ? 3 : 1;
   for (int first = 1; first < arguments.parts; first += kAtOnce) {
     Quad more[kAtOnce][kNormParts];
     RFSEG_UNROLL
