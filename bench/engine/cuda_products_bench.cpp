@@ -18,7 +18,6 @@
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "core/half.h"
-#include "engine/cuda/hopper/attention_split.h"
 #include "engine/cuda/hopper/gemm_split.h"
 #include "engine/cuda/portable/portable.h"
 #include "engine/cuda/timing/cublas_lt.h"
@@ -135,7 +134,9 @@ class Bench {
              : properties.minor == 0 ? 1024
                                      : 512) *
             sms_ * clock * 1e-9;
-    std::printf("%s, %d multiprocessors, fp16 peak at %d MHz %.0f TFLOP/s\n", properties.name, sms_,
+    // TF32 has half of it, and an fp32 product is three of TF32.
+    if (floats()) peak_ /= math_ == Math::kTf32 ? 2 : 6;
+    std::printf("%s, %d multiprocessors, peak at %d MHz %.0f TFLOP/s\n", properties.name, sms_,
                 clock / 1000, peak_);
     if (!library_.missing().empty()) std::printf("no yardstick: %s\n", library_.missing().c_str());
   }
@@ -244,11 +245,22 @@ class Bench {
     }
     const double flops = 2.0 * m * p.n * p.k * p.parts;
     const auto line = [&](const char* name, double us, const char* tile) {
-      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9.2f %6.2f | %s\n", name, m, p.n, p.k,
-                  us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, yardstick, us / yardstick,
-                  tile);
+      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | ", name, m, p.n, p.k, us,
+                  flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100);
+      if (yardstick > 0) {
+        std::printf("%9.2f %6.2f | %s\n", yardstick, us / yardstick, tile);
+      } else {
+        std::printf("%9s %6s | %s\n", "", "", tile);
+      }
     };
-    const int chosen = portable::gemm_tile(math_, g);
+    // With floats products.h chooses among more tiles than the portable ones.
+    const int chosen = floats() ? -1 : portable::gemm_tile(math_, g);
+    if (floats()) {
+      line(p.name,
+           time_chain(stream_, overlap_,
+                      [&](const Queue& queue, int i) { cuda::gemm(queue, math_, at(i)); }),
+           "as chosen");
+    }
     for (int tile = 0; tile < portable::gemm_tiles(math_, p.source); ++tile) {
       if (!all_tiles_ && tile != chosen) continue;
       if (!portable::gemm_by_tile({stream_, false}, math_, at(0), tile)) continue;
@@ -259,7 +271,7 @@ class Bench {
                                (tile == chosen ? "  <- chosen" : "");
       line(p.name, us, name.c_str());
     }
-    if (math_ == Math::kFp32 && all_tiles_) {
+    if (floats() && all_tiles_) {
       const portable::TileList own = hopper::split_tiles(p.source);
       for (const portable::TileEntry* tile = own.entries; tile < own.entries + own.count; ++tile) {
         if (!portable::gemm_by_entry({stream_, false}, math_, at(0), *tile)) continue;
@@ -276,7 +288,7 @@ class Bench {
          time_chain(stream_, overlap_,
                     [&](const Queue& queue, int i) {
                       // In fp16 products.h would take another family.
-                      if (math_ == Math::kFp32) return cuda::gemm_norm(queue, math_, norm_at(i));
+                      if (floats()) return cuda::gemm_norm(queue, math_, norm_at(i));
                       portable::gemm_norm(queue, math_, norm_at(i));
                     }),
          "and norm");
@@ -303,24 +315,28 @@ class Bench {
     g.head_dim = head_dim;
     g.scale = 0.125f;
     const double flops = 4.0 * batch * heads * head_dim * length * length;
-    if (math_ == Math::kFp32 && hopper::split_attention({stream_, false}, g)) {
-      const double us = time_chain(
-          stream_, overlap_, [&](const Queue& queue, int) { hopper::split_attention(queue, g); });
-      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9s %6s | wgmma\n", name, batch * length,
-                  heads, head_dim, us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, "", "");
+    const auto line = [&](double us, const std::string& tile) {
+      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9s %6s | %s\n", name, batch * length,
+                  heads, head_dim, us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, "", "",
+                  tile.c_str());
+    };
+    const int chosen = floats() ? -1 : portable::attention_tile(math_, g);
+    if (floats()) {
+      line(time_chain(stream_, overlap_,
+                      [&](const Queue& queue, int) { cuda::attention(queue, math_, g); }),
+           "as chosen");
     }
-    const int chosen = portable::attention_tile(math_, g);
     for (int tile = 0; tile < portable::attention_tiles(math_, head_dim); ++tile) {
       if (!all_tiles_ && tile != chosen) continue;
       const double us = time_chain(stream_, overlap_, [&](const Queue& queue, int) {
         portable::attention_by_tile(queue, math_, g, tile);
       });
-      std::printf("%-12s %7d %5d %5d | %9.2f %8.1f %6.1f | %9s %6s | %s%s\n", name, batch * length,
-                  heads, head_dim, us, flops / us * 1e-6, flops / us * 1e-6 / peak_ * 100, "", "",
-                  portable::attention_tile_name(math_, head_dim, tile),
-                  tile == chosen ? "  <- chosen" : "");
+      line(us, std::string(portable::attention_tile_name(math_, head_dim, tile)) +
+                   (tile == chosen ? "  <- chosen" : ""));
     }
   }
+
+  bool floats() const { return math_ != Math::kFp16; }
 
   Math math_;
   bool all_tiles_;
@@ -331,6 +347,13 @@ class Bench {
   int sms_ = 0;
   double peak_ = 0;
 };
+
+int usage() {
+  std::fprintf(stderr,
+               "bench_engine_cuda [--batch 1,8,32] [--precision fp16|fp32|tf32] [--tiles] "
+               "[--only NAME]\n");
+  return 2;
+}
 
 int run(int argc, char** argv) {
   std::string batches = "1,8,32", only;
@@ -346,12 +369,10 @@ int run(int argc, char** argv) {
       only = argv[++i];
     } else if (option == "--precision" && i + 1 < argc) {
       const std::string name = argv[++i];
+      if (name != "fp16" && name != "fp32" && name != "tf32") return usage();
       math = name == "fp32" ? Math::kFp32 : name == "tf32" ? Math::kTf32 : Math::kFp16;
     } else {
-      std::fprintf(stderr,
-                   "bench_engine_cuda [--batch 1,8,32] [--precision fp16|fp32|tf32] [--tiles] "
-                   "[--only NAME]\n");
-      return 2;
+      return usage();
     }
   }
   std::string why;

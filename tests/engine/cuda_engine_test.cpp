@@ -229,19 +229,36 @@ TEST(CudaEngine, EveryWayOfLaunchingGivesTheSameBytes) {
   RFSEG_NEED_GPU();
   const Golden golden = load_golden("seg-nano");
   const Tensor input = hash_input(golden.config, 2, 3);
-  EngineOutputs first;
-  for (int way = 0; way < 8; ++way) {
-    CudaEngineOptions options;
-    options.graphs = (way & 1) != 0;
-    options.overlap = (way & 2) != 0;
-    options.two_streams = (way & 4) != 0;
-    const auto engine = engine_of(golden.config, golden.weights(), Precision::kFp16, options);
-    for (int repeat = 0; repeat < 3; ++repeat) {
-      EngineOutputs out;
-      engine->forward(input.data.data(), 2, out);
-      if (way == 0 && repeat == 0) first = out;
-      EXPECT_TRUE(same(first, out)) << "way " << way << " repeat " << repeat;
+  for (const Precision precision : {Precision::kFp16, Precision::kFp32}) {
+    EngineOutputs first;
+    for (int way = 0; way < 8; ++way) {
+      CudaEngineOptions options;
+      options.graphs = (way & 1) != 0;
+      options.overlap = (way & 2) != 0;
+      options.two_streams = (way & 4) != 0;
+      const auto engine = engine_of(golden.config, golden.weights(), precision, options);
+      for (int repeat = 0; repeat < 3; ++repeat) {
+        EngineOutputs out;
+        engine->forward(input.data.data(), 2, out);
+        if (way == 0 && repeat == 0) first = out;
+        EXPECT_TRUE(same(first, out))
+            << engine->precision() << ", way " << way << " repeat " << repeat;
+      }
     }
+  }
+}
+
+TEST(CudaEngine, AnswersDoNotDependOnTheLargestBatch) {
+  RFSEG_NEED_GPU();
+  const Golden golden = load_golden("seg-small");
+  const Tensor input = hash_input(golden.config, 2, 3);
+  for (const Precision precision : {Precision::kFp16, Precision::kFp32}) {
+    EngineOutputs alone, two, after;
+    engine_of(golden.config, golden.weights(), precision)->forward(input.data.data(), 1, alone);
+    const auto engine = engine_of(golden.config, golden.weights(), precision);
+    engine->forward(input.data.data(), 2, two);
+    engine->forward(input.data.data(), 1, after);
+    EXPECT_TRUE(same(alone, after)) << engine->precision();
   }
 }
 

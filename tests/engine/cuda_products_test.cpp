@@ -4,6 +4,7 @@
 
 #include "core/cuda/usable.h"
 #include "engine/cuda/hopper/attention_split.h"
+#include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda/hopper/gemm_split.h"
 #include "engine/cuda/portable/portable.h"
 #include "engine/product_cases.h"
@@ -67,13 +68,18 @@ TEST_P(CudaProducts, RowsOfEveryTile) {
 TEST_P(CudaProducts, BareSumsAreAccurate) {
   for (int tile = 0; tile < portable::gemm_tiles(math(), RowSource::kRows); ++tile) {
     SCOPED_TRACE(portable::gemm_tile_name(math(), RowSource::kRows, tile));
-    GemmParts parts;
-    parts.out_float = true;
-    GemmCase c;
-    make_gemm(c, math(), RowSource::kRows, 24, 40, 1024, parts, 77);
-    ASSERT_TRUE(portable::gemm_by_tile(queue_, math(), c.g, tile));
-    finish();
-    expect_gemm(c);
+    for (const bool positive : {false, true}) {
+      // All of fp16's sums are cut by the tensor core, which shows in long ones of one sign.
+      if (positive && math() == Math::kFp16) continue;
+      GemmParts parts;
+      parts.out_float = true;
+      parts.positive = positive;
+      GemmCase c;
+      make_gemm(c, math(), RowSource::kRows, 24, 40, positive ? 1536 : 1024, parts, 77);
+      ASSERT_TRUE(portable::gemm_by_tile(queue_, math(), c.g, tile));
+      finish();
+      expect_gemm(c);
+    }
   }
 }
 
@@ -215,11 +221,12 @@ TEST_P(CudaProducts, AttentionOfEveryTile) {
 #if !defined(RFSEG_SIMT_EMULATION)
 
 TEST_P(CudaProducts, HoppersTilesOfFloats) {
-  if (math() != Math::kFp32) return;
-  if (hopper::split_tiles(RowSource::kRows).count == 0) GTEST_SKIP() << "not a Hopper GPU";
+  if (math() == Math::kFp16) GTEST_SKIP() << "not of halves";
+  if (!hopper::usable()) GTEST_SKIP() << "not a Hopper GPU";
   unsigned choice = 1000;
   for (const RowSource source : {RowSource::kRows, RowSource::kConv3x3}) {
     const portable::TileList tiles = hopper::split_tiles(source);
+    ASSERT_GT(tiles.count, 0);
     for (int tile = 0; tile < tiles.count; ++tile) {
       SCOPED_TRACE(tiles.entries[tile].name);
       const auto expect = [&](GemmCase& c) {
@@ -245,20 +252,32 @@ TEST_P(CudaProducts, HoppersTilesOfFloats) {
         make_gemm(c, math(), source, size.m, size.n, size.k, parts, choice);
         expect(c);
       }
-      for (const int k : {32, 96, 384, 1024}) {
+      for (const int k : {32, 96, 384, 1024, 3072}) {
         GemmParts bare;
         bare.out_float = true;
+        bare.positive = choice % 2 == 0 || k > 1024;
         GemmCase c;
         make_gemm(c, math(), source, 77, 72, k, bare, ++choice);
         expect(c);
       }
+      GemmParts sources = some_parts(7);
+      sources.split = 384;
+      GemmCase split;
+      make_gemm(split, math(), source, 37, 450, 72, sources, ++choice);
+      expect(split);
+      GemmParts batch;
+      batch.batch = 3;
+      batch.row_bias = batch.out_float = true;
+      GemmCase several;
+      make_gemm(several, math(), source, 69, 77, 104, batch, ++choice);
+      expect(several);
     }
   }
 }
 
 TEST_P(CudaProducts, HoppersAttentionOfFloats) {
-  if (math() != Math::kFp32) return;
-  if (hopper::split_tiles(RowSource::kRows).count == 0) GTEST_SKIP() << "not a Hopper GPU";
+  if (math() == Math::kFp16) GTEST_SKIP() << "not of halves";
+  if (!hopper::usable()) GTEST_SKIP() << "not a Hopper GPU";
   struct Shape {
     int sequences, length, heads;
   };
@@ -272,6 +291,26 @@ TEST_P(CudaProducts, HoppersAttentionOfFloats) {
     finish();
     expect_attention(c, s.length > 200 ? 17 : 1);
   }
+}
+
+// What products.h makes of long rows of floats with a norm: several parts of k, on Hopper by its
+// own tiles, the last part shorter than the others.
+TEST_P(CudaProducts, NormsOfSharedLongRowsOfManyTiles) {
+  unsigned seed = 1300;
+  for (const Size& size : {Size{677, 384, 1536}, Size{676, 256, 1096}, Size{100, 256, 2048}}) {
+    NormCase c;
+    make_norm(c, math(), RowSource::kRows, size.m, size.n, size.k, ++seed, true, Activation::kNone,
+              {}, 8);
+    gemm_norm(queue_, math(), c.g);
+    finish();
+    expect_norm(c, 29);
+  }
+  NormCase c;
+  make_norm(c, math(), RowSource::kConv3x3, 0, 128, 0, ++seed, false, Activation::kSilu,
+            {1, 26, 26, 1, 128}, 8);
+  gemm_norm(queue_, math(), c.g);
+  finish();
+  expect_norm(c, 29);
 }
 
 // Real shapes of seg-nano, seg-large and the deprecated large model, for some of the rows.

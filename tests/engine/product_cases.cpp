@@ -58,7 +58,8 @@ void make_gemm(GemmCase& c, Math math, RowSource source, int m, int n, int k,
   const std::size_t a_size = a_rows * static_cast<std::size_t>(g.lda);
   const std::size_t batch = static_cast<std::size_t>(parts.batch);
   // kNormed: a mean far from 0, as residual streams have it.
-  c.a = Values(math, a_size * batch, seed, normed ? -1.0f : -1.0f, normed ? 3.0f : 1.0f, normed);
+  const float least = parts.positive ? 0.0f : -1.0f;
+  c.a = Values(math, a_size * batch, seed, least, normed ? 3.0f : 1.0f, normed);
   g.a = c.a.device();
   g.a_step = static_cast<int64_t>(a_size);
   g.eps = 1e-6f;
@@ -69,7 +70,7 @@ void make_gemm(GemmCase& c, Math math, RowSource source, int m, int n, int k,
   }
   g.ldb = k;
   c.b = Values(math, static_cast<std::size_t>(n) * static_cast<std::size_t>(k) * batch, seed + 2,
-               -1, 1);
+               least, 1);
   g.b = c.b.device();
   g.b_fixed = seed % 2 == 0;
   g.b_step = int64_t{n} * k;

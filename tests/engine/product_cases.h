@@ -81,6 +81,7 @@ struct GemmCase {
 struct GemmParts {
   bool bias = false, row_bias = false, scale = false, residual = false, residual_float = true;
   bool out_float = false, index = false, in_place = false;
+  bool positive = false;  ///< A and B: sums that are cut, not rounded, are off to one side
   int split = 0, batch = 1, out_group = 0, residual_period = 0;
   Activation activation = Activation::kNone;
   int pad_a = 0, pad_out = 0;

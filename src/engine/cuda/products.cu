@@ -148,7 +148,7 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& arguments
 
 bool gemm_norm_takes_stream(const Queue& queue, Math math, int rows, int width, int k) {
   // With floats blocks share a long k, and the kernel of norms adds up their sums.
-  if (math != Math::kFp16) return rows <= kApartRows && k > width;
+  if (math != Math::kFp16) return rows <= kSharedStreamRows && k > width;
   return on_hopper(queue, math, rows) && queue.few_rows && rows <= kBlockRows &&
          width == kStreamWidth;
 }

@@ -7,10 +7,10 @@
 
 // Attention of floats with fp32's accuracy, softmax with a running maximum.
 //
-// A cluster of `parts` blocks has 64 queries of one head, a block two warpgroups; each of these
-// 2 * parts warpgroups takes every 2 * parts-th tile of 64 keys, through buffers of its own, so
-// that one's products hide the other's softmax. At the end all meet in shared memory, and each
-// block finishes its share of the queries.
+// A cluster of one or two (`parts`) blocks has 64 queries of one head, a block two warpgroups; each
+// of these 2 * parts warpgroups takes every 2 * parts-th tile of 64 keys, through buffers of its
+// own, so that one's products hide the other's softmax. At the end all meet in shared memory, and
+// each block finishes its share of the queries.
 //
 // Both products take A from registers and B from shared memory, split as hopper/split.h says.
 // S = Q K^T: B are the keys as they lie in memory. O += P V: the tensor core wants TF32's B with k
@@ -21,7 +21,7 @@
 // Shared memory, from a multiple of 1024 on: queries [2][64][32], then for each warpgroup keys
 // [2][64][32] as they are and their small parts, values transposed [2][64 of the head][32 keys],
 // large and small parts, all as wgmma wants them (chunk c of a row r of 128 bytes at c ^ (r % 8)),
-// and values as they come, [64][64].
+// and values as they come, [64][64], chunk c of a row r of 256 bytes at c ^ (r % 8).
 
 namespace rfseg::cuda::hopper {
 namespace {
@@ -44,6 +44,11 @@ struct SplitAttention {
 };
 
 #if RFSEG_HOPPER
+
+/// Where 16-byte chunk `chunk` of row `row` of two slabs [64][32] lies.
+RFSEG_DEVICE uint32_t slab_place(int row, int chunk) {
+  return static_cast<uint32_t>(chunk / 8 * kSlabBytes + row * 128 + ((chunk % 8) ^ (row & 7)) * 16);
+}
 
 /// A thread of a warpgroup.
 class SplitAttentionGroup {
@@ -70,12 +75,11 @@ class SplitAttentionGroup {
     for (int i = 0; i < 8; ++i) {
       const int row = row0 + 8 * i;
       const int key = first_key + row < length_ ? first_key + row : length_ - 1;
-      const int turned = chunk ^ (row & 7);
-      const uint32_t slab = static_cast<uint32_t>(chunk / 8 * kSlabBytes + row * 128);
-      copy_async_16(buffers_ + kKeysAt + slab + static_cast<uint32_t>(turned % 8 * 16),
+      copy_async_16(buffers_ + kKeysAt + slab_place(row, chunk),
                     k_ + static_cast<int64_t>(key) * ldk_ + chunk * 4);
-      copy_async_16(buffers_ + kRawValuesAt + static_cast<uint32_t>(row * 256 + turned * 16),
-                    v_ + static_cast<int64_t>(key) * ldv_ + chunk * 4);
+      copy_async_16(
+          buffers_ + kRawValuesAt + static_cast<uint32_t>(row * 256 + (chunk ^ (row & 7)) * 16),
+          v_ + static_cast<int64_t>(key) * ldv_ + chunk * 4);
     }
     copy_async_commit();
   }
@@ -86,10 +90,8 @@ class SplitAttentionGroup {
     RFSEG_UNROLL
     for (int step = 0; step < 8; ++step) {
       uint32_t raw[4];
-      const int chunk = (step % 4 * 2 + lane_ / 16) ^ (row & 7);
-      load_matrices(
-          queries_ + static_cast<uint32_t>(step / 4 * kSlabBytes + row * 128 + chunk * 16), raw[0],
-          raw[1], raw[2], raw[3]);
+      load_matrices(queries_ + slab_place(row, step * 2 + lane_ / 16), raw[0], raw[1], raw[2],
+                    raw[3]);
       Arithmetic<Math::kFp32>::take_a(q_[step], raw);
     }
   }
@@ -147,12 +149,7 @@ class SplitAttentionGroup {
   RFSEG_DEVICE void split_keys() {
     const int thread = thread_index() % 128, row0 = thread / 16, chunk = thread % 16;
     uint32_t v[8][4];
-    const auto place = [&](int i) {
-      const int row = row0 + 8 * i;
-      return buffers_ + kKeysAt +
-             static_cast<uint32_t>(chunk / 8 * kSlabBytes + row * 128 +
-                                   ((chunk % 8) ^ (row & 7)) * 16);
-    };
+    const auto place = [&](int i) { return buffers_ + kKeysAt + slab_place(row0 + 8 * i, chunk); };
     RFSEG_UNROLL
     for (int i = 0; i < 8; ++i) load_words(place(i), v[i]);
     RFSEG_UNROLL
@@ -304,8 +301,7 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
     const int row = thread_index() / 16 + 16 * i;
     const int query = first_query + row < g.length ? first_query + row : g.length - 1;
     copy_async_16(
-        base + static_cast<uint32_t>(chunk / 8 * kSlabBytes + row * 128 +
-                                     ((chunk % 8) ^ (row & 7)) * 16),
+        base + slab_place(row, chunk),
         static_cast<const float*>(g.q) + (first_row + query) * g.ldq + head * 64 + chunk * 4);
   }
   copy_async_commit();
@@ -363,11 +359,8 @@ bool split_attention(const Queue& queue, const AttentionArguments& arguments) {
   SplitAttention task{arguments};
   const int tiles = (arguments.length + kTile - 1) / kTile;
   const int clusters = tiles * arguments.sequences * arguments.heads;
-  // A block a multiprocessor, as far as every warpgroup has keys.
-  while (task.parts < 4 && 2 * task.parts * clusters <= portable::multiprocessors() &&
-         4 * task.parts <= tiles) {
-    task.parts *= 2;
-  }
+  // A block a multiprocessor, if every warpgroup has keys then.
+  if (2 * clusters <= portable::multiprocessors() && tiles >= 4) task.parts = 2;
   launch_cluster<split_attention_body, kThreads>(
       queue, {tiles * task.parts, arguments.sequences * arguments.heads}, task.parts, kSharedBytes,
       task);

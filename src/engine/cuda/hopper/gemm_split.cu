@@ -23,6 +23,7 @@ namespace {
 
 constexpr int kCopiers = 128;
 
+/// kWarpsK, which the end of a tile asks for: whose sums are added up, warpgroups here.
 template <int kColsT, int kWarpgroupsNT, int kWarpgroupsKT, int kStagesT, int kMinBlocksT = 1>
 struct SplitTile {
   static constexpr Math kMath = Math::kFp32;
@@ -47,9 +48,10 @@ struct SplitTile {
   static constexpr int kGiven = 65536 / (kMinBlocks * (kThreads + kCopiers)) / 8 * 8;
   static constexpr int kCopying = 56;
   static constexpr int kMultiplying = (kGiven + (kGiven - kCopying) * kCopiers / kThreads) / 8 * 8;
-  static RFSEG_DEVICE int b_turn(int row) { return row & 7; }
+  static RFSEG_DEVICE int b_turn(int row) { return portable::a_turn(row); }
   static RFSEG_DEVICE int copy_thread() { return thread_index() - kThreads; }
-  static_assert(kOwnCols % 16 == 0 && 16 * kStages <= kVectorsAt);
+  static_assert(kStages >= 2 && 16 * kStages <= kVectorsAt && kCols <= kCopiers);
+  static_assert(kOwnCols % 16 == 0 && kBytesA % 1024 == 0 && kOwnCols * 128 % 1024 == 0);
   /// 1 KB of each block is the system's.
   static_assert(kMinBlocks * (kSharedBytes + 1024) <= 228 * 1024);
 };
@@ -162,12 +164,21 @@ class SplitWarpgroup {
   float sums_[kSums], stage_[kSums];
 };
 
-/// This thread's place in the ring of stages.
-template <int kStages>
-struct RingPlace {
+/// This thread's place in the ring of stages, from shared memory's `base` on.
+template <class Tile>
+struct Ring {
+  uint32_t base;
   int at = 0, parity = 0;
   RFSEG_DEVICE void next() {
-    if (++at == kStages) at = 0, parity ^= 1;
+    if (++at == Tile::kStages) at = 0, parity ^= 1;
+  }
+  /// Barriers: the stage's rows are there, and have been read.
+  RFSEG_DEVICE uint32_t full() const { return base + static_cast<uint32_t>(8 * at); }
+  RFSEG_DEVICE uint32_t empty() const {
+    return base + static_cast<uint32_t>(8 * (Tile::kStages + at));
+  }
+  RFSEG_DEVICE uint32_t stage() const {
+    return base + static_cast<uint32_t>(Tile::kRingAt + at * Tile::kStageBytes);
   }
 };
 
@@ -175,27 +186,23 @@ struct RingPlace {
 template <class Tile, RowSource kSource>
 RFSEG_DEVICE void copy_stages(const GemmArguments& g, const portable::TilePlace& place, int stages,
                               uint32_t base, float* vectors) {
-  const uint32_t ring = base + Tile::kRingAt;
-  const auto full = [&](int at) { return base + static_cast<uint32_t>(8 * at); };
-  const auto empty = [&](int at) { return full(Tile::kStages + at); };
-  const auto stage_at = [&](int at) {
-    return ring + static_cast<uint32_t>(at * Tile::kStageBytes);
-  };
   const int batch = place.batch;
   if (!g.b_fixed) await_previous_kernel();
   portable::MatrixRows<Tile, Tile::kCols, true> b(
       static_cast<const std::byte*>(g.b) + (batch > 0 ? (batch * g.b_step + place.k_first) * 4 : 0),
       g.ldb, place.first_col, g.n, place.k);
-  const auto copy_b = [&](int stage, int at) {
+  const auto copy_b = [&](int stage, uint32_t to) {
     RFSEG_UNROLL
     for (int s = 0; s < Tile::kSlabs; ++s) {
-      b.copy(stage_at(at) + static_cast<uint32_t>(Tile::kBytesA + s * Tile::kCols * 128),
+      b.copy(to + static_cast<uint32_t>(Tile::kBytesA + s * Tile::kCols * 128),
              stage * Tile::kSlabs + s);
     }
   };
   // What does not depend on the previous kernel.
-  const int ahead = stages < Tile::kStages ? stages : Tile::kStages;
-  for (int stage = 0; stage < ahead; ++stage) copy_b(stage, stage);
+  Ring<Tile> ahead{base};
+  for (int stage = 0; stage < stages && stage < Tile::kStages; ++stage, ahead.next()) {
+    copy_b(stage, ahead.stage());
+  }
   portable::copy_vectors<Tile>(g, place.first_col, Tile::copy_thread(), vectors);
   __syncthreads();  // the barriers are initialised
   const std::byte* a =
@@ -204,22 +211,22 @@ RFSEG_DEVICE void copy_stages(const GemmArguments& g, const portable::TilePlace&
   const auto copy_all = [&](auto&& rows) {
     await_previous_kernel();
     rows.look_up(g.index, g.lda);
-    RingPlace<Tile::kStages> ring_place;
-    for (int stage = 0; stage < stages; ++stage, ring_place.next()) {
-      const int at = ring_place.at;
+    Ring<Tile> ring{base};
+    for (int stage = 0; stage < stages; ++stage, ring.next()) {
       if (stage >= Tile::kStages) {
-        barrier_wait(empty(at), ring_place.parity ^ 1);
-        copy_b(stage, at);
+        barrier_wait(ring.empty(), ring.parity ^ 1);
+        copy_b(stage, ring.stage());
       }
       RFSEG_UNROLL
       for (int s = 0; s < Tile::kSlabs; ++s) {
-        rows.copy(stage_at(at) + static_cast<uint32_t>(s * Tile::kRows * 128),
+        rows.copy(ring.stage() + static_cast<uint32_t>(s * Tile::kRows * 128),
                   stage * Tile::kSlabs + s);
       }
       // Arrives for this thread once its copies until now are there.
-      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(full(at))
+      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(ring.full())
                    : "memory");
     }
+    copy_async_wait<0>();
   };
   if constexpr (kSource == RowSource::kConv3x3) {
     copy_all(portable::ConvolutionRows<Tile>(g, a, place.first_row, place.k_first, place.k));
@@ -240,9 +247,10 @@ RFSEG_DEVICE void split_body(const portable::ProductArguments& arguments, void* 
   float* const vectors = reinterpret_cast<float*>(aligned + Tile::kVectorsAt);
   release_next_kernel();
   if (thread_index() == 0) {
-    for (int i = 0; i < Tile::kStages; ++i) {
-      barrier_init(base + 8 * i, kCopiers);
-      barrier_init(base + 8 * (Tile::kStages + i), Tile::kThreads / kWarp);
+    Ring<Tile> ring{base};
+    for (int i = 0; i < Tile::kStages; ++i, ring.next()) {
+      barrier_init(ring.full(), kCopiers);
+      barrier_init(ring.empty(), Tile::kThreads / kWarp);
     }
     barrier_init_fence();
   }
@@ -259,28 +267,23 @@ RFSEG_DEVICE void split_body(const portable::ProductArguments& arguments, void* 
   __syncthreads();
   SplitWarpgroup<Tile> group;
   portable::TileEnd<Tile> end(arguments, place);
-  const auto full = [&](int at) { return base + static_cast<uint32_t>(8 * at); };
-  const auto empty = [&](int at) { return full(Tile::kStages + at); };
-  const auto stage_at = [&](int at) {
-    return base + static_cast<uint32_t>(Tile::kRingAt + at * Tile::kStageBytes);
-  };
   await_previous_kernel();
   end.request_before_loop();
-  RingPlace<Tile::kStages> now;
-  barrier_wait(full(0), 0);
-  group.prepare(stage_at(0));
+  Ring<Tile> now{base};
+  barrier_wait(now.full(), 0);
+  group.prepare(now.stage());
   for (int stage = 1; stage < stages; ++stage) {
-    RingPlace<Tile::kStages> next = now;
+    Ring<Tile> next = now;
     next.next();
-    group.multiply(stage_at(now.at));
-    barrier_wait(full(next.at), next.parity);
-    group.prepare(stage_at(next.at));
-    group.finish(empty(now.at));
+    group.multiply(now.stage());
+    barrier_wait(next.full(), next.parity);
+    group.prepare(next.stage());
+    group.finish(now.empty());
     now = next;
   }
-  group.multiply(stage_at(now.at));
+  group.multiply(now.stage());
   end.request_after_loop();
-  group.finish(empty(now.at));
+  group.finish(now.empty());
   // The sums take the place of the stages.
   constexpr int kEveryone = 15;
   float* const sums = reinterpret_cast<float*>(aligned + Tile::kRingAt);
@@ -307,14 +310,13 @@ constexpr portable::TileEntry entry(const char* name, const portable::TileCost& 
           cost,
           Tile::kRows,
           Tile::kCols,
-          Tile::kThreads,
           Tile::kSharedBytes,
           nullptr,
           0,
-          Tile::kMinBlocks,
           &enqueue_split<Tile, kSource>};
 }
 
+/// Names: rows x columns, warpgroups over columns and over the slabs of a stage, stages.
 template <RowSource source>
 constexpr portable::TileEntry kTiles[] = {
     entry<SplitTile<128, 2, 1, 5>, source>("wgmma 64x128 2x1 5", {0, 3403, 715, 880}),

@@ -15,10 +15,12 @@ namespace rfseg::cuda::hopper {
 
 using SplitA = Arithmetic<Math::kFp32>::A;
 
-/// The small part of an element of B, as bits.
+/// The small part of an element of B, as bits; of NaN and infinity, which the large part carries,
+/// anything.
 RFSEG_DEVICE uint32_t small_part(uint32_t raw) {
-  const float small = float_of_bits(raw) - float_of_bits(raw & ~0x1fffu);
-  return float_bits(small) + 0x1000u;  // the tensor core cuts it to the nearest
+  using Split = Arithmetic<Math::kFp32>;
+  const float small = float_of_bits(raw) - float_of_bits(raw & ~Split::kCut);
+  return float_bits(small) + Split::kHalfCut;  // the tensor core cuts it to the nearest
 }
 
 /// 16 bytes of shared memory.

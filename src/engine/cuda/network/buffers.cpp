@@ -43,11 +43,12 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   take(b.taps, n * grid * taps * d, e);
 
   int64_t largest = 0, level_in = 0, spread = 0, scratch = std::max(n * cells, q) * dim;
-  // A few rows may share a long product among up to 8 blocks, those of the stream among 4.
-  constexpr int64_t kMostShared = 2048;
+  // A few rows may share a long product among up to 8 blocks.
   scratch = std::max(scratch, std::min(8 * q, int64_t{4096}) * dim);
-  if (math != Math::kFp16 && n * tokens <= kMostShared)
-    scratch = std::max(scratch, 4 * n * tokens * d);
+  if (math != Math::kFp16) {
+    scratch = std::max(scratch, 4 * std::min(n * tokens, int64_t{kSharedStreamRows}) * d);
+  }
+  scratch = std::max(scratch, 4 * n * tokens * d);
   for (std::size_t i = 0; i < c.levels.size(); ++i) {
     const int64_t level = proposals.levels[i].cells();
     largest = std::max(largest, level);

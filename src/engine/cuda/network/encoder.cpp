@@ -59,7 +59,8 @@ void Pass::embed_patches() {
   e.patch = c_.patch;
   e.width = d;
   // The first block's norm in the product, as the others'; gemm_norm() knows no residual that
-  // begins anew with each picture.
+  // begins anew with each picture, and CLS tokens are patches of zeros, which must not get the
+  // patches' bias: for this width it is part of `start` (weights.h).
   if (norms_sums(patch) && batch_ == 1 && d == kStreamWidth) {
     e.ld = patch.k;
     embed(main_.next(), math_, e);

@@ -57,10 +57,12 @@ struct Arithmetic<Math::kFp32> {
   struct B {
     uint32_t large[2], small[2];
   };
+  /// What the tensor core does not read of a float, and half of that.
+  static constexpr uint32_t kCut = 0x1fffu, kHalfCut = 0x1000u;
   /// Three instructions where round_to_tf32() twice takes seven: the tensor core cuts the small
   /// part itself, whose sign is random. NaN and infinity give a small part of NaN.
   static RFSEG_DEVICE void split(uint32_t raw, uint32_t& large, uint32_t& small) {
-    large = (raw + 0x1000u) & ~0x1fffu;
+    large = (raw + kHalfCut) & ~kCut;
     small = float_bits(float_of_bits(raw) - float_of_bits(large));
   }
   static RFSEG_DEVICE void take_a(A& a, const uint32_t (&raw)[4]) {
@@ -71,7 +73,7 @@ struct Arithmetic<Math::kFp32> {
     split(x, b.large[0], b.small[0]);
     split(y, b.large[1], b.small[1]);
   }
-  /// `c` may take some ten of these, `corrections` any number.
+  /// `c` may take those of a stage, `corrections` any number.
   static RFSEG_DEVICE void multiply(float (&c)[4], float (&corrections)[4], const A& a,
                                     const B& b) {
     mma_tf32(corrections, a.small, b.large);

@@ -237,6 +237,9 @@ void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a) {
 void gemm_norm(const Queue& queue, Math math, const GemmNormArguments& a, const TileList& more) {
   const TileList list = tiles(math, a.product.source);
   const int64_t size = int64_t{a.product.m} * a.product.n;
+  if (a.scratch_size != 0 && a.scratch_size < size) {
+    throw Error(ErrorCode::kInternal, "no room for a product's sums before its norm");
+  }
   const int room = static_cast<int>(std::clamp<int64_t>(a.scratch_size / size, 1, kMostParts));
   const TileEntry* tile = nullptr;
   int parts = 1;

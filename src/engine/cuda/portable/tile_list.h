@@ -22,11 +22,10 @@ struct TileCost {
 struct TileEntry {
   const char* name;
   TileCost cost;
-  int rows, cols, threads;
+  int rows, cols;
   int shared_bytes;            ///< fixed part; kNormed asks normed_bytes
   int (*normed_bytes)(int k);  ///< null but for kNormed
   int max_k;                   ///< of kNormed
-  int min_blocks;
   void (*enqueue)(const Queue&, const ProductArguments&, Grid, int shared_bytes);
 };
 

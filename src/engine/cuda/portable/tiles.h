@@ -22,11 +22,9 @@ constexpr TileEntry tile_entry(const char* name, const TileCost& cost) {
           cost,
           Tile::kRows,
           Tile::kCols,
-          Tile::kThreads,
           Tile::kSharedBytes,
           kSource == RowSource::kNormed ? &Tile::normed_bytes : nullptr,
           kSource == RowSource::kNormed ? Tile::kMaxNormed : 0,
-          Tile::kMinBlocks,
           &enqueue_tile<Tile, kSource>};
 }
 
@@ -39,8 +37,10 @@ void enqueue_cluster_tile(const Queue& queue, const ProductArguments& arguments,
 }
 template <class Tile, RowSource kSource>
 constexpr TileEntry cluster_tile(const char* name, const TileCost& cost) {
+  constexpr int kShareBytes = kMostShares * Tile::kRows * static_cast<int>(sizeof(RowShare));
+  static_assert(Tile::kSharedBytes + kShareBytes <= kMaxSharedBytes);
   TileEntry entry = tile_entry<Tile, kSource>(name, cost);
-  entry.shared_bytes += kMostShares * Tile::kRows * static_cast<int>(sizeof(RowShare));
+  entry.shared_bytes += kShareBytes;
   entry.enqueue = &enqueue_cluster_tile<Tile, kSource>;
   return entry;
 }
