@@ -317,7 +317,8 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
     return reinterpret_cast<float*>(aligned + kTileBytes + of_group * kGroupBytes);
   };
   worker.store(results(group));
-  cluster_sync();
+  __syncthreads();
+  if (parts > 1) cluster_sync();
   // A block finishes 64 / parts queries, a thread four elements of a row at a time.
   const int rows = kTile / parts;
   for (int item = thread_index(); item < rows * 16; item += kThreads) {
@@ -345,7 +346,7 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
         static_cast<float*>(g.out) + (first_row + first_query + row) * g.ldo + head * 64 + col,
         out);
   }
-  cluster_sync();  // others may still read here
+  if (parts > 1) cluster_sync();  // others may still read here
 #else
   static_cast<void>(task);
   static_cast<void>(shared);

@@ -48,7 +48,6 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   if (math != Math::kFp16) {
     scratch = std::max(scratch, 4 * std::min(n * tokens, int64_t{kSharedStreamRows}) * d);
   }
-  scratch = std::max(scratch, 4 * n * tokens * d);
   for (std::size_t i = 0; i < c.levels.size(); ++i) {
     const int64_t level = proposals.levels[i].cells();
     largest = std::max(largest, level);
