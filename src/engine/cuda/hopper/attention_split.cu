@@ -21,7 +21,8 @@
 // Shared memory, from a multiple of 1024 on: queries [2][64][32], then for each warpgroup keys
 // [2][64][32] as they are and their small parts, values transposed [2][64 of the head][32 keys],
 // large and small parts, all as wgmma wants them (chunk c of a row r of 128 bytes at c ^ (r % 8)),
-// and values as they come, [64][64], chunk c of a row r of 256 bytes at c ^ (r % 8).
+// and values as they come, [64][64], chunk c of a row r of 256 bytes at c ^ (r % 8). Behind them
+// results.
 
 namespace rfseg::cuda::hopper {
 namespace {
@@ -30,12 +31,13 @@ constexpr int kThreads = 256, kTile = 64, kTileBytes = kTile * 64 * 4, kSlabByte
 constexpr int kKeysAt = 0, kSmallKeysAt = kTileBytes, kValuesAt = 2 * kTileBytes;
 constexpr int kSmallValuesAt = 3 * kTileBytes, kRawValuesAt = 4 * kTileBytes;
 constexpr int kGroupBytes = 5 * kTileBytes;
-constexpr int kSharedBytes = 1024 + kTileBytes + 2 * kGroupBytes;
+/// Results of each of up to 2 * 2 warpgroups for the queries that a block finishes: sums [kPitch] a
+/// query, and behind them its maximum and weight.
+constexpr int kPitch = 68, kMaximumAt = 64, kWeightAt = 65;
+constexpr int kResultsAt = kTileBytes + 2 * kGroupBytes;
+/// With two blocks each has 32 queries of four warpgroups, with one 64 of two.
+constexpr int kSharedBytes = 1024 + kResultsAt + 128 * kPitch * 4;
 static_assert(kSharedBytes <= 227 * 1024);
-/// A warpgroup's results, in the place of its keys: sums [64][kPitch], maxima and weights [64].
-constexpr int kPitch = 68;
-/// Before what another warp's last products may still read.
-static_assert((kTile * kPitch + 2 * kTile) * 4 <= kValuesAt);
 constexpr float kLowest = -1e30f;
 
 struct SplitAttention {
@@ -117,22 +119,25 @@ class SplitAttentionGroup {
     add_values();
   }
 
-  /// To the warpgroup's own buffers.
-  RFSEG_DEVICE void store(float* to) const {
+  /// To `results` of the block that finishes the row: [2 * parts][64 / parts][kPitch].
+  RFSEG_DEVICE void store(float* results, int part, int parts) const {
+    const int rows = kTile / parts;
     RFSEG_UNROLL
     for (int half = 0; half < 2; ++half) {
       float w = weight_[half];
       w += warp_read(w, lane_ ^ 1);
       w += warp_read(w, lane_ ^ 2);
-      const int row = warp_ * 16 + half * 8 + lane_ / 4;
+      const int row = warp_ * 16 + half * 8 + lane_ / 4, owner = row / rows;
+      float* to = results + ((2 * part + group_) * rows + row % rows) * kPitch;
+      if (owner != part) to = cluster_peer(to, owner);
       RFSEG_UNROLL
       for (int n = 0; n < 8; ++n) {
-        store_pair(to + row * kPitch + n * 8 + lane_ % 4 * 2, float_bits(o_[4 * n + 2 * half]),
+        store_pair(to + n * 8 + lane_ % 4 * 2, float_bits(o_[4 * n + 2 * half]),
                    float_bits(o_[4 * n + 2 * half + 1]));
       }
       if (lane_ % 4 == 0) {
-        to[kTile * kPitch + row] = maximum_[half];
-        to[kTile * kPitch + kTile + row] = w;
+        to[kMaximumAt] = maximum_[half];
+        to[kWeightAt] = w;
       }
     }
   }
@@ -291,6 +296,7 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
   const int head = block_y() % g.heads, sequence = block_y() / g.heads;
   const int64_t first_row = static_cast<int64_t>(sequence) * g.length;
   const int group = uniform(thread_index() / 128);
+  if (parts > 1) cluster_arrive();
   release_next_kernel();
   SplitAttentionGroup worker(g, first_row, head, base,
                              base + static_cast<uint32_t>(kTileBytes + group * kGroupBytes));
@@ -313,28 +319,27 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
   worker.take_queries();
   for (; first_key < g.length; first_key += step) worker.attend(first_key, first_key + step);
 
-  const auto results = [&](int of_group) {
-    return reinterpret_cast<float*>(aligned + kTileBytes + of_group * kGroupBytes);
-  };
-  worker.store(results(group));
-  __syncthreads();
-  if (parts > 1) cluster_sync();
-  // A block finishes 64 / parts queries, a thread four elements of a row at a time.
+  float* const results = reinterpret_cast<float*>(aligned + kResultsAt);
+  if (parts > 1) cluster_wait();  // all have begun
+  worker.store(results, part, parts);
+  if (parts > 1) {
+    cluster_sync();
+  } else {
+    __syncthreads();
+  }
+  // A thread finishes four elements of a row at a time.
   const int rows = kTile / parts;
   for (int item = thread_index(); item < rows * 16; item += kThreads) {
-    const int row = part * rows + item / 16, col = item % 16 * 4;
-    if (first_query + row >= g.length) continue;
-    constexpr int kMaximum = kTile * kPitch, kWeight = kMaximum + kTile;
+    const int row = item / 16, col = item % 16 * 4, query = first_query + part * rows + row;
+    if (query >= g.length) continue;
+    const auto of = [&](int i) { return results + (i * rows + row) * kPitch; };
     float highest = kLowest;
-    for (int i = 0; i < 2 * parts; ++i) {
-      highest = fmaxf(highest, cluster_peer(results(i % 2), i / 2)[kMaximum + row]);
-    }
+    for (int i = 0; i < 2 * parts; ++i) highest = fmaxf(highest, of(i)[kMaximumAt]);
     float total = 0, values[4] = {};
     for (int i = 0; i < 2 * parts; ++i) {
-      const float* from = cluster_peer(results(i % 2), i / 2);
-      const float share = approximate_exp2(from[kMaximum + row] - highest);
-      total = fused(share, from[kWeight + row], total);
-      const Quad quad = load_quad(from + row * kPitch + col);
+      const float share = approximate_exp2(of(i)[kMaximumAt] - highest);
+      total = fused(share, of(i)[kWeightAt], total);
+      const Quad quad = load_quad(of(i) + col);
       RFSEG_UNROLL
       for (int e = 0; e < 4; ++e) values[e] = fused(share, float_of_bits(quad.word[e]), values[e]);
     }
@@ -342,11 +347,8 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
     Quad out;
     RFSEG_UNROLL
     for (int e = 0; e < 4; ++e) out.word[e] = float_bits(values[e] * divisor);
-    store_quad(
-        static_cast<float*>(g.out) + (first_row + first_query + row) * g.ldo + head * 64 + col,
-        out);
+    store_quad(static_cast<float*>(g.out) + (first_row + query) * g.ldo + head * 64 + col, out);
   }
-  if (parts > 1) cluster_sync();  // others may still read here
 #else
   static_cast<void>(task);
   static_cast<void>(shared);

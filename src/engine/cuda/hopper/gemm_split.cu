@@ -16,12 +16,15 @@
 // While the tensor core works on a stage, the next one's B is split and its A comes to registers.
 // What the tensor core adds up, and cuts instead of rounding, begins at zero with every stage. Who
 // splits B must not have copies of its own under way: the fence that shows it to the tensor core
-// would wait for all of them.
+// would wait for all of them. Barriers with names and not transaction barriers, which racecheck
+// does not know, order copies and reads; they are as fast.
 
 namespace rfseg::cuda::hopper {
 namespace {
 
 constexpr int kCopiers = 128;
+/// Barriers by name: a stage's rows are there; they have been read; a warpgroup meets.
+constexpr int kFull = 1, kEmpty = 7, kWarpgroup = 13;
 
 /// kWarpsK, which the end of a tile asks for: whose sums are added up, warpgroups here.
 template <int kColsT, int kWarpgroupsNT, int kWarpgroupsKT, int kStagesT, int kMinBlocksT = 1>
@@ -38,8 +41,8 @@ struct SplitTile {
   static constexpr int kStageBytes = kBytesA + 2 * kBytesB;  ///< A, large parts of B, small ones
   static constexpr int kPitch = kCols + 8;
   static constexpr int kReduceBytes = kWarpsK * kRows * kPitch * 4;
-  // Shared memory, from a multiple of 1024 on: barriers, bias and scale, the ring.
-  static constexpr int kVectorsAt = 256, kRingAt = kVectorsAt + kCols * 8 > 1024 ? 2048 : 1024;
+  // Shared memory, from a multiple of 1024 on: bias and scale, the ring.
+  static constexpr int kRingAt = 1024;
   static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kSharedBytes =
       1024 + kRingAt + (kRingBytes > kReduceBytes ? kRingBytes : kReduceBytes);
@@ -50,7 +53,9 @@ struct SplitTile {
   static constexpr int kMultiplying = (kGiven + (kGiven - kCopying) * kCopiers / kThreads) / 8 * 8;
   static RFSEG_DEVICE int b_turn(int row) { return portable::a_turn(row); }
   static RFSEG_DEVICE int copy_thread() { return thread_index() - kThreads; }
-  static_assert(kStages >= 2 && 16 * kStages <= kVectorsAt && kCols <= kCopiers);
+  static_assert(kCols <= kCopiers && kCols * 8 <= kRingAt);
+  static_assert(kStages >= 3 && kFull + kStages <= kEmpty && kEmpty + kStages <= kWarpgroup &&
+                kWarpgroup + kThreads / 128 <= 16);
   static_assert(kOwnCols % 16 == 0 && kBytesA % 1024 == 0 && kOwnCols * 128 % 1024 == 0);
   /// 1 KB of each block is the system's.
   static_assert(kMinBlocks * (kSharedBytes + 1024) <= 228 * 1024);
@@ -94,7 +99,7 @@ class SplitWarpgroup {
       store_words(chunk + static_cast<uint32_t>(Tile::kBytesB + i * 2048), v[i]);
     }
     fence_async();
-    named_sync(1 + group_, 128);
+    named_sync(kWarpgroup + group_, 128);
     RFSEG_UNROLL
     for (int step = 0; step < 4; ++step) {
       uint32_t(&raw)[4] = raw_[step];
@@ -131,13 +136,12 @@ class SplitWarpgroup {
     }
     wgmma_commit();
   }
-  /// Waits for its end, and tells `empty` that the stage has been read.
-  RFSEG_DEVICE void finish(uint32_t empty) {
+  /// Waits for its end.
+  RFSEG_DEVICE void finish() {
     wgmma_wait<0>();
     fence_registers(stage_);
     RFSEG_UNROLL
     for (int step = 0; step < 4; ++step) fence_registers(now_[step]);
-    if (thread_index() % kWarp == 0) barrier_arrive(empty);
     RFSEG_UNROLL
     for (int i = 0; i < kSums; ++i) sums_[i] += stage_[i];
   }
@@ -164,19 +168,18 @@ class SplitWarpgroup {
   float sums_[kSums], stage_[kSums];
 };
 
-/// This thread's place in the ring of stages, from shared memory's `base` on.
+/// This thread's place in the ring of stages, from shared memory's `base` on. Those who copy and
+/// those who multiply meet at two barriers a stage, the one side waiting, the other not.
 template <class Tile>
 struct Ring {
+  static constexpr int kBoth = Tile::kThreads + kCopiers;
   uint32_t base;
-  int at = 0, parity = 0;
-  RFSEG_DEVICE void next() {
-    if (++at == Tile::kStages) at = 0, parity ^= 1;
-  }
-  /// Barriers: the stage's rows are there, and have been read.
-  RFSEG_DEVICE uint32_t full() const { return base + static_cast<uint32_t>(8 * at); }
-  RFSEG_DEVICE uint32_t empty() const {
-    return base + static_cast<uint32_t>(8 * (Tile::kStages + at));
-  }
+  int at = 0;
+  RFSEG_DEVICE void next() { at = at + 1 == Tile::kStages ? 0 : at + 1; }
+  RFSEG_DEVICE void fill() const { named_arrive(kFull + at, kBoth); }
+  RFSEG_DEVICE void await_full() const { named_sync(kFull + at, kBoth); }
+  RFSEG_DEVICE void release() const { named_arrive(kEmpty + at, kBoth); }
+  RFSEG_DEVICE void await_empty() const { named_sync(kEmpty + at, kBoth); }
   RFSEG_DEVICE uint32_t stage() const {
     return base + static_cast<uint32_t>(Tile::kRingAt + at * Tile::kStageBytes);
   }
@@ -204,17 +207,16 @@ RFSEG_DEVICE void copy_stages(const GemmArguments& g, const portable::TilePlace&
     copy_b(stage, ahead.stage());
   }
   portable::copy_vectors<Tile>(g, place.first_col, Tile::copy_thread(), vectors);
-  __syncthreads();  // the barriers are initialised
   const std::byte* a =
       static_cast<const std::byte*>(g.split != 0 && place.first_col >= g.split ? g.a2 : g.a) +
       (batch > 0 ? batch * g.a_step * 4 : 0);
   const auto copy_all = [&](auto&& rows) {
     await_previous_kernel();
     rows.look_up(g.index, g.lda);
-    Ring<Tile> ring{base};
+    Ring<Tile> ring{base}, before{base};
     for (int stage = 0; stage < stages; ++stage, ring.next()) {
       if (stage >= Tile::kStages) {
-        barrier_wait(ring.empty(), ring.parity ^ 1);
+        ring.await_empty();
         copy_b(stage, ring.stage());
       }
       RFSEG_UNROLL
@@ -222,11 +224,15 @@ RFSEG_DEVICE void copy_stages(const GemmArguments& g, const portable::TilePlace&
         rows.copy(ring.stage() + static_cast<uint32_t>(s * Tile::kRows * 128),
                   stage * Tile::kSlabs + s);
       }
-      // Arrives for this thread once its copies until now are there.
-      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(ring.full())
-                   : "memory");
+      copy_async_commit();
+      if (stage > 0) {
+        copy_async_wait<1>();
+        before.fill();
+      }
+      before = ring;
     }
     copy_async_wait<0>();
+    before.fill();
   };
   if constexpr (kSource == RowSource::kConv3x3) {
     copy_all(portable::ConvolutionRows<Tile>(g, a, place.first_row, place.k_first, place.k));
@@ -244,16 +250,8 @@ RFSEG_DEVICE void split_body(const portable::ProductArguments& arguments, void* 
   const GemmArguments& g = arguments.product;
   const uint32_t start = shared_address(shared), base = (start + 1023) / 1024 * 1024;
   std::byte* const aligned = static_cast<std::byte*>(shared) + (base - start);
-  float* const vectors = reinterpret_cast<float*>(aligned + Tile::kVectorsAt);
+  float* const vectors = reinterpret_cast<float*>(aligned);
   release_next_kernel();
-  if (thread_index() == 0) {
-    Ring<Tile> ring{base};
-    for (int i = 0; i < Tile::kStages; ++i, ring.next()) {
-      barrier_init(ring.full(), kCopiers);
-      barrier_init(ring.empty(), Tile::kThreads / kWarp);
-    }
-    barrier_init_fence();
-  }
   const portable::TilePlace place = portable::tile_place<Tile>(arguments);
   const int slabs = (place.k / Tile::kChunkElements + 7) / 8;
   const int stages = (slabs + Tile::kSlabs - 1) / Tile::kSlabs;
@@ -264,32 +262,31 @@ RFSEG_DEVICE void split_body(const portable::ProductArguments& arguments, void* 
   }
 
   take_registers<Tile::kMultiplying>();
-  __syncthreads();
   SplitWarpgroup<Tile> group;
   portable::TileEnd<Tile> end(arguments, place);
   await_previous_kernel();
   end.request_before_loop();
   Ring<Tile> now{base};
-  barrier_wait(now.full(), 0);
+  now.await_full();
   group.prepare(now.stage());
   for (int stage = 1; stage < stages; ++stage) {
     Ring<Tile> next = now;
     next.next();
     group.multiply(now.stage());
-    barrier_wait(next.full(), next.parity);
+    next.await_full();
     group.prepare(next.stage());
-    group.finish(now.empty());
+    group.finish();
+    if (stage - 1 + Tile::kStages < stages) now.release();
     now = next;
   }
   group.multiply(now.stage());
   end.request_after_loop();
-  group.finish(now.empty());
+  group.finish();
   // The sums take the place of the stages.
-  constexpr int kEveryone = 15;
   float* const sums = reinterpret_cast<float*>(aligned + Tile::kRingAt);
-  named_sync(kEveryone, Tile::kThreads);
+  named_sync(kFull, Tile::kThreads);
   group.store(sums);
-  named_sync(kEveryone, Tile::kThreads);
+  named_sync(kFull, Tile::kThreads);
   end.finish(vectors, sums);
 #else
   static_cast<void>(arguments);

@@ -11,6 +11,22 @@
 
 namespace rfseg::cuda {
 
+int64_t scratch_size(const ModelConfig& c, const Proposals& proposals, Math math, int batch) {
+  const int64_t n = batch, d = c.enc_dim, dim = c.dim, q = n * c.queries;
+  const int64_t tokens = int64_t{c.grid_rows()} * c.grid_cols() + c.windows * c.windows;
+  int64_t size = std::max(n * int64_t{proposals.count}, q) * dim;
+  // A few rows may share a long product among up to 8 blocks.
+  size = std::max(size, std::min(8 * q, int64_t{4096}) * dim);
+  if (math != Math::kFp16) {
+    size = std::max(size, 4 * std::min(n * tokens, int64_t{kSharedStreamRows}) * d);
+  }
+  for (std::size_t i = 0; i < c.levels.size(); ++i) {
+    const int64_t level = proposals.levels[i].cells();
+    size = std::max(size, n * level * (c.levels[i] == Level::kP5 ? std::max(dim, d) : dim));
+  }
+  return size;
+}
+
 std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, Math math,
                   int batch, std::byte* base) {
   constexpr std::size_t kAlignment = 256;
@@ -42,32 +58,22 @@ std::size_t carve(Buffers& b, const ModelConfig& c, const Proposals& proposals, 
   take(b.wide, n * tokens * 4 * d, e);
   take(b.taps, n * grid * taps * d, e);
 
-  int64_t largest = 0, level_in = 0, spread = 0, scratch = std::max(n * cells, q) * dim;
-  // A few rows may share a long product among up to 8 blocks.
-  scratch = std::max(scratch, std::min(8 * q, int64_t{4096}) * dim);
-  if (math != Math::kFp16) {
-    scratch = std::max(scratch, 4 * std::min(n * tokens, int64_t{kSharedStreamRows}) * d);
-  }
+  int64_t largest = 0, level_in = 0, spread = 0;
   for (std::size_t i = 0; i < c.levels.size(); ++i) {
     const int64_t level = proposals.levels[i].cells();
     largest = std::max(largest, level);
-    scratch = std::max(scratch, n * level * dim);
     if (c.levels[i] == Level::kP3) {
       level_in = std::max(level_in, n * level * taps * d / 2);
       spread = n * grid * 2 * d;
     }
-    if (c.levels[i] == Level::kP5) {
-      level_in = std::max(level_in, n * level * taps * d);
-      scratch = std::max(scratch, n * level * d);
-    }
+    if (c.levels[i] == Level::kP5) level_in = std::max(level_in, n * level * taps * d);
   }
   take(b.level_in, level_in, e);
   take(b.spread, spread, e);
   take(b.parts, n * largest * 5 * dim / 2, e);
   take(b.middle, n * largest * dim / 2, e);
   take(b.projected, n * largest * dim, 4);
-  take(b.scratch, scratch, 4);
-  b.scratch_size = scratch;
+  take(b.scratch, scratch_size(c, proposals, math, batch), 4);
   take(b.memory, n * cells * dim, e);
   b.masked = b.memory;
   if (!proposals.all_valid) take(b.masked, n * cells * dim, e);

@@ -31,8 +31,7 @@ struct Buffers {
   void* parts = nullptr;       ///< [B * cells, 5 * C / 2] what cv2 reads
   void* middle = nullptr;      ///< [B * cells, C / 2]
   float* projected = nullptr;  ///< [B * cells, C]
-  float* scratch = nullptr;    ///< of gemm_norm
-  int64_t scratch_size = 0;    ///< floats
+  float* scratch = nullptr;    ///< [scratch_size()] of gemm_norm
   void* memory = nullptr;      ///< [B, N, C]
   // Two-stage selection and decoder.
   void* masked = nullptr;          ///< [B, N, C] memory without invalid cells; may be `memory`
@@ -67,6 +66,11 @@ struct Buffers {
   float* logits = nullptr;  ///< [B, Q, K]
   void* masks = nullptr;    ///< Element [B, Q, P]
 };
+
+/// Floats that gemm_norm() may use in a pass over `batch` pictures. Of that batch, not of the
+/// largest one that there is room for: how a product is shared, and so how its sums round, must not
+/// depend on what the engine computed before.
+int64_t scratch_size(const ModelConfig& config, const Proposals& proposals, Math math, int batch);
 
 /// Lays the buffers of `batch` pictures out from `base` on; returns the bytes needed. With a null
 /// base only the size is told.

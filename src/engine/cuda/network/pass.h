@@ -58,7 +58,8 @@ class Pass : private Steps {
         side_(lanes.side, lanes),
         layout_{config.windows, config.grid_rows() / config.windows,
                 config.grid_cols() / config.windows},
-        total_(static_cast<int>(proposals.count)) {}
+        total_(static_cast<int>(proposals.count)),
+        scratch_size_(scratch_size(config, proposals, math, batch)) {}
 
   void run();
 
@@ -97,7 +98,7 @@ class Pass : private Steps {
     g.beta = norm.beta;
     g.eps = eps;
     g.scratch = b_.scratch;
-    g.scratch_size = b_.scratch_size;
+    g.scratch_size = scratch_size_;
     return g;
   }
   /// The same of a product that is added to the residual stream: x = `of`, rows = LayerNorm(x).
@@ -187,6 +188,7 @@ class Pass : private Steps {
   bool from_end_ = false;     ///< the direction of the encoder's last kernel
   void* tap_ = nullptr;       ///< where this block's end leaves a tap; null: nowhere
   int total_;                 ///< N
+  int64_t scratch_size_;      ///< of b_.scratch, in this batch
   void* features_ = nullptr;  ///< of the masks' pixels: one of the two buffers
 };
 
