@@ -23,9 +23,6 @@ namespace rfseg::cuda::hopper {
 namespace {
 
 constexpr int kCopiers = 128;
-/// Barriers by name: a stage's rows are there; they have been read; a warpgroup meets.
-constexpr int kFull = 1, kEmpty = 7, kWarpgroup = 13;
-
 /// kWarpsK, which the end of a tile asks for: whose sums are added up, warpgroups here.
 template <int kColsT, int kWarpgroupsNT, int kWarpgroupsKT, int kStagesT, int kMinBlocksT = 1>
 struct SplitTile {
@@ -53,9 +50,13 @@ struct SplitTile {
   static constexpr int kMultiplying = (kGiven + (kGiven - kCopying) * kCopiers / kThreads) / 8 * 8;
   static RFSEG_DEVICE int b_turn(int row) { return portable::a_turn(row); }
   static RFSEG_DEVICE int copy_thread() { return thread_index() - kThreads; }
-  static_assert(kCols <= kCopiers && kCols * 8 <= kRingAt);
-  static_assert(kStages >= 3 && kFull + kStages <= kEmpty && kEmpty + kStages <= kWarpgroup &&
-                kWarpgroup + kThreads / 128 <= 16);
+  static constexpr int kGroups = kThreads / 128;
+  /// Barriers by name: a stage's rows are there, for each warpgroup; they have been read; a
+  /// warpgroup meets. 0: all that multiply meet.
+  static constexpr int kFull = 1, kEmpty = kFull + kStages * kGroups;
+  static constexpr int kWarpgroup = kEmpty + kStages;
+  static_assert(kWarpgroup + kGroups <= 16);
+  static_assert(kCols <= kCopiers && kCols * 8 <= kRingAt && kStages >= 3);
   static_assert(kOwnCols % 16 == 0 && kBytesA % 1024 == 0 && kOwnCols * 128 % 1024 == 0);
   /// 1 KB of each block is the system's.
   static_assert(kMinBlocks * (kSharedBytes + 1024) <= 228 * 1024);
@@ -99,7 +100,7 @@ class SplitWarpgroup {
       store_words(chunk + static_cast<uint32_t>(Tile::kBytesB + i * 2048), v[i]);
     }
     fence_async();
-    named_sync(kWarpgroup + group_, 128);
+    named_sync(Tile::kWarpgroup + group_, 128);
     RFSEG_UNROLL
     for (int step = 0; step < 4; ++step) {
       uint32_t(&raw)[4] = raw_[step];
@@ -172,14 +173,19 @@ class SplitWarpgroup {
 /// those who multiply meet at two barriers a stage, the one side waiting, the other not.
 template <class Tile>
 struct Ring {
-  static constexpr int kBoth = Tile::kThreads + kCopiers;
   uint32_t base;
   int at = 0;
   RFSEG_DEVICE void next() { at = at + 1 == Tile::kStages ? 0 : at + 1; }
-  RFSEG_DEVICE void fill() const { named_arrive(kFull + at, kBoth); }
-  RFSEG_DEVICE void await_full() const { named_sync(kFull + at, kBoth); }
-  RFSEG_DEVICE void release() const { named_arrive(kEmpty + at, kBoth); }
-  RFSEG_DEVICE void await_empty() const { named_sync(kEmpty + at, kBoth); }
+  RFSEG_DEVICE void fill() const {
+    RFSEG_UNROLL
+    for (int group = 0; group < Tile::kGroups; ++group) named_arrive(full(group), 128 + kCopiers);
+  }
+  RFSEG_DEVICE void await_full(int group) const { named_sync(full(group), 128 + kCopiers); }
+  RFSEG_DEVICE void release() const { named_arrive(Tile::kEmpty + at, Tile::kThreads + kCopiers); }
+  RFSEG_DEVICE void await_empty() const {
+    named_sync(Tile::kEmpty + at, Tile::kThreads + kCopiers);
+  }
+  RFSEG_DEVICE int full(int group) const { return Tile::kFull + at * Tile::kGroups + group; }
   RFSEG_DEVICE uint32_t stage() const {
     return base + static_cast<uint32_t>(Tile::kRingAt + at * Tile::kStageBytes);
   }
@@ -267,13 +273,14 @@ RFSEG_DEVICE void split_body(const portable::ProductArguments& arguments, void* 
   await_previous_kernel();
   end.request_before_loop();
   Ring<Tile> now{base};
-  now.await_full();
+  const int index = uniform(thread_index() / 128);
+  now.await_full(index);
   group.prepare(now.stage());
   for (int stage = 1; stage < stages; ++stage) {
     Ring<Tile> next = now;
     next.next();
     group.multiply(now.stage());
-    next.await_full();
+    next.await_full(index);
     group.prepare(next.stage());
     group.finish();
     if (stage - 1 + Tile::kStages < stages) now.release();
@@ -284,9 +291,9 @@ RFSEG_DEVICE void split_body(const portable::ProductArguments& arguments, void* 
   group.finish();
   // The sums take the place of the stages.
   float* const sums = reinterpret_cast<float*>(aligned + Tile::kRingAt);
-  named_sync(kFull, Tile::kThreads);
+  named_sync(0, Tile::kThreads);
   group.store(sums);
-  named_sync(kFull, Tile::kThreads);
+  named_sync(0, Tile::kThreads);
   end.finish(vectors, sums);
 #else
   static_cast<void>(arguments);
@@ -316,13 +323,13 @@ constexpr portable::TileEntry entry(const char* name, const portable::TileCost& 
 /// Names: rows x columns, warpgroups over columns and over the slabs of a stage, stages.
 template <RowSource source>
 constexpr portable::TileEntry kTiles[] = {
-    entry<SplitTile<128, 2, 1, 5>, source>("wgmma 64x128 2x1 5", {0, 3403, 715, 880}),
+    entry<SplitTile<128, 2, 1, 4>, source>("wgmma 64x128 2x1 4", {0, 3403, 715, 880}),
     entry<SplitTile<96, 1, 2, 3>, source>("wgmma 64x96 1x2 3", {0, 3731, 477, 579}),
     entry<SplitTile<64, 1, 1, 4, 2>, source>("wgmma 64x64 1x1 4", {2923, 37, 463, 433}),
     entry<SplitTile<64, 1, 2, 4>, source>("wgmma 64x64 1x2 4", {137, 2812, 367, 424}),
     entry<SplitTile<48, 1, 1, 5, 2>, source>("wgmma 64x48 1x1 5", {1327, 1130, 414, 297}),
-    entry<SplitTile<32, 1, 2, 6>, source>("wgmma 64x32 1x2 6", {405, 2140, 251, 286}),
-    entry<SplitTile<32, 1, 3, 4>, source>("wgmma 64x32 1x3 4", {154, 2695, 225, 236}),
+    entry<SplitTile<32, 1, 2, 4>, source>("wgmma 64x32 1x2 4", {405, 2140, 251, 286}),
+    entry<SplitTile<32, 1, 3, 3>, source>("wgmma 64x32 1x3 3", {154, 2695, 225, 236}),
 };
 
 }  // namespace
