@@ -9,8 +9,8 @@
 //
 // A cluster of one or two (`parts`) blocks has 64 queries of one head, a block two warpgroups; each
 // of these 2 * parts warpgroups takes every 2 * parts-th tile of 64 keys, through buffers of its
-// own, so that one's products hide the other's softmax. At the end all meet in shared memory, and
-// each block finishes its share of the queries.
+// own, so that one's products hide the other's softmax. At the end each block finishes its share of
+// the queries, of which all tell it their results.
 //
 // Both products take A from registers and B from shared memory, split as hopper/split.h says.
 // S = Q K^T: B are the keys as they lie in memory. O += P V: the tensor core wants TF32's B with k
@@ -150,6 +150,16 @@ class SplitAttentionGroup {
            static_cast<uint64_t>(step % 4 * 2);
   }
 
+  /// Begins `d` with the small products, so that little is cut from them.
+  RFSEG_DEVICE void multiply_small(float (&d)[32], const SplitA (&a)[8], int large,
+                                   int small) const {
+    RFSEG_UNROLL
+    for (int step = 0; step < 8; ++step) {
+      WgmmaTf32<64>::run(d, a[step].small, operand(large, step), step > 0 ? 1 : 0);
+      WgmmaTf32<64>::run(d, a[step].large, operand(small, step), 1);
+    }
+  }
+
   /// Of the chunks that this thread has copied.
   RFSEG_DEVICE void split_keys() {
     const int thread = thread_index() % 128, row0 = thread / 16, chunk = thread % 16;
@@ -170,11 +180,7 @@ class SplitAttentionGroup {
     fence_registers(s_);
     fence_registers(more_);
     wgmma_fence();
-    RFSEG_UNROLL
-    for (int step = 0; step < 8; ++step) {
-      WgmmaTf32<64>::run(s_, q_[step].small, operand(kKeysAt, step), step > 0 ? 1 : 0);
-      WgmmaTf32<64>::run(s_, q_[step].large, operand(kSmallKeysAt, step), 1);
-    }
+    multiply_small(s_, q_, kKeysAt, kSmallKeysAt);
     RFSEG_UNROLL
     for (int step = 0; step < 4; ++step) {
       WgmmaTf32<64>::run(s_, q_[step].large, operand(kKeysAt, step), 1);
@@ -212,7 +218,7 @@ class SplitAttentionGroup {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
   }
 
-  /// Scores to weights, as the second product's A; what the sums so far are to be multiplied with.
+  /// Scores to weights; and what the sums so far are to be multiplied with.
   RFSEG_DEVICE void weigh(int first_key) {
     RFSEG_UNROLL
     for (int i = 0; i < 32; ++i) s_[i] += more_[i];
@@ -257,11 +263,7 @@ class SplitAttentionGroup {
     }
     fence_registers(more_);
     wgmma_fence();
-    RFSEG_UNROLL
-    for (int step = 0; step < 8; ++step) {
-      WgmmaTf32<64>::run(more_, p[step].small, operand(kValuesAt, step), step > 0 ? 1 : 0);
-      WgmmaTf32<64>::run(more_, p[step].large, operand(kSmallValuesAt, step), 1);
-    }
+    multiply_small(more_, p, kValuesAt, kSmallValuesAt);
     RFSEG_UNROLL
     for (int step = 0; step < 8; ++step) {
       WgmmaTf32<64>::run(more_, p[step].large, operand(kValuesAt, step), 1);

@@ -195,11 +195,9 @@ struct Ring {
 template <class Tile, RowSource kSource>
 RFSEG_DEVICE void copy_stages(const GemmArguments& g, const portable::TilePlace& place, int stages,
                               uint32_t base, float* vectors) {
-  const int batch = place.batch;
   if (!g.b_fixed) await_previous_kernel();
-  portable::MatrixRows<Tile, Tile::kCols, true> b(
-      static_cast<const std::byte*>(g.b) + (batch > 0 ? (batch * g.b_step + place.k_first) * 4 : 0),
-      g.ldb, place.first_col, g.n, place.k);
+  portable::MatrixRows<Tile, Tile::kCols, true> b(portable::start_of_b<Tile>(g, place), g.ldb,
+                                                  place.first_col, g.n, place.k);
   const auto copy_b = [&](int stage, uint32_t to) {
     RFSEG_UNROLL
     for (int s = 0; s < Tile::kSlabs; ++s) {
@@ -213,9 +211,7 @@ RFSEG_DEVICE void copy_stages(const GemmArguments& g, const portable::TilePlace&
     copy_b(stage, ahead.stage());
   }
   portable::copy_vectors<Tile>(g, place.first_col, Tile::copy_thread(), vectors);
-  const std::byte* a =
-      static_cast<const std::byte*>(g.split != 0 && place.first_col >= g.split ? g.a2 : g.a) +
-      (batch > 0 ? batch * g.a_step * 4 : 0);
+  const std::byte* a = portable::start_of_a<Tile>(g, place);
   const auto copy_all = [&](auto&& rows) {
     await_previous_kernel();
     rows.look_up(g.index, g.lda);

@@ -178,6 +178,34 @@ RFSEG_DEVICE TilePlace tile_place(const ProductArguments& arguments) {
   return place;
 }
 
+/// Where that block's part of k begins in B, and where its rows' k begins in A.
+template <class Tile>
+RFSEG_DEVICE const std::byte* start_of_b(const GemmArguments& g, const TilePlace& place) {
+  constexpr int kBytes = Arithmetic<Tile::kMath>::kBytes;
+  return static_cast<const std::byte*>(g.b) +
+         (place.batch > 0 ? (place.batch * g.b_step + place.k_first) * kBytes : 0);
+}
+template <class Tile>
+RFSEG_DEVICE const std::byte* start_of_a(const GemmArguments& g, const TilePlace& place) {
+  constexpr int kBytes = Arithmetic<Tile::kMath>::kBytes;
+  return static_cast<const std::byte*>(g.split != 0 && place.first_col >= g.split ? g.a2 : g.a) +
+         (place.batch > 0 ? place.batch * g.a_step * kBytes : 0);
+}
+
+/// Adds eight sums of the tile's row `row`, from its column `col` on, of all kWarpsK parts.
+template <class Tile>
+RFSEG_DEVICE void add_parts(float (&v)[8], const float* sums, int row, int col) {
+  RFSEG_UNROLL
+  for (int part = 0; part < Tile::kWarpsK; ++part) {
+    RFSEG_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const Quad q = load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
+      RFSEG_UNROLL
+      for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
+    }
+  }
+}
+
 /// The end of a tile whose sums lie in shared memory, kWarpsK times [kRows][kPitch]: kThreads
 /// threads finish eight columns of a row each, kItems times.
 template <class Tile>
@@ -226,16 +254,7 @@ class TileEnd {
         if (kAll % Tile::kThreads != 0 && item >= kAll) break;
         const int row = item / kEights, col = item % kEights * 8;
         float v[8] = {};
-        RFSEG_UNROLL
-        for (int part = 0; part < Tile::kWarpsK; ++part) {
-          RFSEG_UNROLL
-          for (int h = 0; h < 2; ++h) {
-            const Quad q =
-                load_quad(sums + (part * Tile::kRows + row) * Tile::kPitch + col + 4 * h);
-            RFSEG_UNROLL
-            for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
-          }
-        }
+        add_parts<Tile>(v, sums, row, col);
         finish_eight<Tile::kMath>(arguments_, vectors, Tile::kCols, early_[i], v, place_.batch,
                                   place_.first_row + row, col, place_.first_col + col);
       }

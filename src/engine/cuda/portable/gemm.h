@@ -209,16 +209,7 @@ RFSEG_DEVICE void finish_norm(const ProductArguments& arguments, const float* ve
     if (arguments.norm_plus != nullptr && row < g.m) {
       load_floats(plus, arguments.plus + element_at(row, g.n, col), 0.0f);
     }
-    RFSEG_UNROLL
-    for (int part = 0; part < Tile::kWarpsK; ++part) {
-      RFSEG_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const Quad q =
-            load_quad(sums + (part * Tile::kRows + local) * Tile::kPitch + local_col + 4 * h);
-        RFSEG_UNROLL
-        for (int e = 0; e < 4; ++e) v[4 * h + e] += float_of_bits(q.word[e]);
-      }
-    }
+    add_parts<Tile>(v, sums, local, local_col);
     float r[8] = {};
     if (g.residual != nullptr && row < g.m) take_residual<kMath>(r, early, g.residual_float);
     float own = 0, squares = 0;
@@ -306,9 +297,7 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
 
   // What does not depend on the previous kernel.
   if (!g.b_fixed) await_previous_kernel();
-  MatrixRows<Tile, Tile::kCols, true> b(
-      static_cast<const std::byte*>(g.b) + (batch > 0 ? (batch * g.b_step + k_first) * kBytes : 0),
-      g.ldb, first_col, g.n, k);
+  MatrixRows<Tile, Tile::kCols, true> b(start_of_b<Tile>(g, place), g.ldb, first_col, g.n, k);
   const auto copy_b = [&](int stage, SharedAddress to) {
     RFSEG_UNROLL
     for (int s = 0; s < Tile::kSlabs; ++s) {
@@ -352,9 +341,7 @@ RFSEG_DEVICE void gemm_body(const ProductArguments& arguments, void* shared) {
         },
         [](int, SharedAddress) {});
   } else {
-    const std::byte* a =
-        static_cast<const std::byte*>(g.split != 0 && first_col >= g.split ? g.a2 : g.a) +
-        (batch > 0 ? batch * g.a_step * kBytes : 0);
+    const std::byte* a = start_of_a<Tile>(g, place);
     const auto multiply_rows = [&](auto&& rows) {
       const auto copy_a = [&](int stage, SharedAddress to) {
         RFSEG_UNROLL
