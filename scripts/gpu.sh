@@ -18,6 +18,8 @@
 #   RFSEG_CUDA_CASES  differential cases in all (default 100000), spread over RFSEG_JOBS processes
 #   RFSEG_BENCH_SETS  other settings than the usual, see bench/postprocess/cuda_postprocess_bench.cpp
 #   RFSEG_PEERS       "no" leaves out the PyTorch sequence
+#   RFSEG_SANITIZER   compute-sanitizer, 2026.1 or newer (PyPI: nvidia-cuda-sanitizer-api); racecheck of older ones reports
+#                     what a barrier of the block orders in kernels whose warpgroups have barriers of their own
 #   RFSEG_TRITON_PEER a command that times upstream's Triton path (inference-models of Roboflow, with its flag on);
 #                     it is called with the same settings as the benchmark, NAME=FOLDER[:HxW][:batch] each, and
 #                     prints its own table; without it that row is left out
@@ -37,6 +39,7 @@ steps=("$@")
 build="${RFSEG_GPU_BUILD:-build/release}"
 jobs="${RFSEG_JOBS:-$(nproc)}"
 cases="${RFSEG_CUDA_CASES:-100000}"
+sanitizer="${RFSEG_SANITIZER:-compute-sanitizer}"
 if [[ $stage == ablate ]]; then
   [[ -x "$build/rfseg" ]] || { scripts/build.sh release; build=build/release; }
   scenes="$(mktemp -d)"
@@ -58,7 +61,7 @@ if [[ $stage == video ]]; then
       sanitize)
         for tool in memcheck racecheck; do
           echo "== $tool"
-          compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_pipeline_cuda" \
+          "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/test_pipeline_cuda" \
             --gtest_filter='*BatchSizes*:*Companions*:*OneLaunch*' 2>&1 | tail -n 3
         done ;;
       bench)
@@ -85,10 +88,12 @@ if [[ $stage == net ]]; then
       sanitize)
         for tool in memcheck racecheck synccheck initcheck; do
           echo "== $tool"
-          RFSEG_CUDA_SEEDS=1 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda" \
+          RFSEG_CUDA_SEEDS=1 "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda" \
             --gtest_filter="$small" 2>&1 | tail -n 3
-          compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda_hopper_block" \
+          "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda_hopper_block" \
             --gtest_filter='*SumsWithTheirNorm' 2>&1 | tail -n 3
+          "$sanitizer" --tool "$tool" --error-exitcode 9 "$build/test_engine_cuda_products" \
+            --gtest_filter='*HoppersAttentionOfFloats/fp32' 2>&1 | tail -n 3
         done ;;
       bench)
         "$build/bench/bench_network_cuda" "${net_cases[@]}"
@@ -142,10 +147,10 @@ grid() {
 
 # sanitize PROGRAM TESTS
 sanitize() {
-  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed" >&2; return 1; }
+  command -v "$sanitizer" >/dev/null || { echo "$sanitizer is not installed" >&2; return 1; }
   for tool in memcheck racecheck initcheck; do
     echo "== $tool"
-    RFSEG_CUDA_CASES=${RFSEG_SANITIZE_CASES:-40} compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    RFSEG_CUDA_CASES=${RFSEG_SANITIZE_CASES:-40} "$sanitizer" --tool "$tool" --error-exitcode 9 \
       "$build/$1" --gtest_filter="$2" 2>&1 | tail -n 12
   done
 }

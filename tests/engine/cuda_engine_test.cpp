@@ -138,12 +138,13 @@ TEST_P(CudaEngineTest, NamedPointsInFp16StayNearTheGoldens) {
 /// fp16 with fp32's two-stage order forced, three seeds, against fp32 on the CPU. In the largest
 /// networks with random weights some queries are so sensitive that rounding the operands of
 /// products alone takes them over the bounds (half_products.py: seg-2xlarge, second seed, logits of
-/// one query of 300 by 7.8e-3), so a hundredth of theirs may be.
+/// one query of 300 by 7.8e-3; large-deprecated, third seed, by 3.2e-3), so a hundredth of theirs
+/// may be: of large-deprecated's by the portable kernels alone, since Hopper's stay within.
 TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
   RFSEG_NEED_GPU();
   const Golden golden = load_golden(GetParam());
   const ModelConfig& config = golden.config;
-  const bool large = GetParam().find("xlarge") != std::string::npos;
+  const bool xlarge = GetParam().find("xlarge") != std::string::npos;
   const char* wanted = std::getenv("RFSEG_CUDA_SEEDS");
   const int seeds = wanted != nullptr ? std::atoi(wanted) : 3;
   for (int seed = 0; seed < seeds; ++seed) {
@@ -163,7 +164,10 @@ TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
     forced.forced_topk = order.data();
     create_cpu_engine(config, weights, available_cpus())
         ->forward(input.data.data(), 1, expected, forced);
-    engine_of(config, weights, Precision::kFp16)->forward(input.data.data(), 1, found, forced);
+    const auto engine = engine_of(config, weights, Precision::kFp16);
+    engine->forward(input.data.data(), 1, found, forced);
+    const bool portable = std::string(engine->kernels()) == "portable";
+    const bool sensitive = xlarge || (portable && GetParam() == "large-deprecated");
     const double bounds[] = {2e-3, 3e-3, 5e-3};
     const Outputs e = outputs_of(expected), f = outputs_of(found);
     std::ostringstream line;
@@ -173,7 +177,7 @@ TEST_P(CudaEngineTest, Fp16StaysNearFp32) {
       const auto within = std::upper_bound(errors.begin(), errors.end(), bounds[i]);
       const double share =
           static_cast<double>(within - errors.begin()) / static_cast<double>(errors.size());
-      EXPECT_GE(share, large ? 0.99 : 1.0)
+      EXPECT_GE(share, sensitive ? 0.99 : 1.0)
           << e[i].first << " seed " << seed << ": worst " << errors.back();
       line << ' ' << e[i].first << ' ' << errors.back() << " (median query "
            << errors[errors.size() / 2] << ')';

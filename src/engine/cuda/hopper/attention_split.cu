@@ -1,5 +1,6 @@
 #include "engine/cuda/hopper/attention_split.h"
 
+#include "core/cuda/cluster_mail.h"
 #include "core/cuda/launch.h"
 #include "engine/cuda/hopper/gemm.h"
 #include "engine/cuda/hopper/split.h"
@@ -7,10 +8,10 @@
 
 // Attention of floats with fp32's accuracy, softmax with a running maximum.
 //
-// A cluster of one or two (`parts`) blocks has 64 queries of one head, a block two warpgroups; each
-// of these 2 * parts warpgroups takes every 2 * parts-th tile of 64 keys, through buffers of its
-// own, so that one's products hide the other's softmax. At the end each block finishes its share of
-// the queries, of which all tell it their results.
+// A cluster of one or two (`kParts`) blocks has 64 queries of one head, a block two warpgroups;
+// each of these 2 * kParts warpgroups takes every 2 * kParts-th tile of 64 keys, through buffers of
+// its own, so that one's products hide the other's softmax. At the end each block finishes its
+// share of the queries, of which the other mails it its results.
 //
 // Both products take A from registers and B from shared memory, split as hopper/split.h says.
 // S = Q K^T: B are the keys as they lie in memory. O += P V: the tensor core wants TF32's B with k
@@ -33,17 +34,15 @@ constexpr int kSmallValuesAt = 3 * kTileBytes, kRawValuesAt = 4 * kTileBytes;
 constexpr int kGroupBytes = 5 * kTileBytes;
 /// Results of each of up to 2 * 2 warpgroups for the queries that a block finishes: sums [kPitch] a
 /// query, and behind them its maximum and weight.
-constexpr int kPitch = 68, kMaximumAt = 64, kWeightAt = 65;
+constexpr int kPitch = 68, kMaximumAt = 64, kWeightAt = kMaximumAt + 1;
 constexpr int kResultsAt = kTileBytes + 2 * kGroupBytes;
 /// With two blocks each has 32 queries of four warpgroups, with one 64 of two.
-constexpr int kSharedBytes = 1024 + kResultsAt + 128 * kPitch * 4;
+constexpr int kBoxAt = kResultsAt + 128 * kPitch * 4;
+constexpr int kSharedBytes = 1024 + kBoxAt + 16;
 static_assert(kSharedBytes <= 227 * 1024);
+/// What a block is mailed: of 32 queries two warpgroups' sums, maximum and weight.
+constexpr int kMailBytes = 2 * 32 * (64 + 2) * 4;
 constexpr float kLowest = -1e30f;
-
-struct SplitAttention {
-  AttentionArguments arguments;
-  int parts = 1;
-};
 
 #if RFSEG_HOPPER
 
@@ -119,26 +118,30 @@ class SplitAttentionGroup {
     add_values();
   }
 
-  /// To `results` of the block that finishes the row: [2 * parts][64 / parts][kPitch].
-  RFSEG_DEVICE void store(float* results, int part, int parts) const {
-    const int rows = kTile / parts;
+  /// To `results` of the block that finishes the row: [2 * kParts][64 / kParts][kPitch]; to the
+  /// other block by mail to its `box`.
+  template <int kParts>
+  RFSEG_DEVICE void store(float* results, MailBox* box, int part) const {
+    constexpr int kRows = kTile / kParts;
     RFSEG_UNROLL
     for (int half = 0; half < 2; ++half) {
       float w = weight_[half];
       w += warp_read(w, lane_ ^ 1);
       w += warp_read(w, lane_ ^ 2);
-      const int row = warp_ * 16 + half * 8 + lane_ / 4, owner = row / rows;
-      float* to = results + ((2 * part + group_) * rows + row % rows) * kPitch;
-      if (owner != part) to = cluster_peer(to, owner);
+      const int row = warp_ * 16 + half * 8 + lane_ / 4, owner = row / kRows;
+      float* to = results + ((2 * part + group_) * kRows + row % kRows) * kPitch;
+      const auto put = [&](int at, const Pair& v) {
+        if (kParts > 1 && owner != part) {
+          send(to + at, box, owner, v);
+        } else {
+          store_pair(to + at, float_bits(v.x), float_bits(v.y));
+        }
+      };
       RFSEG_UNROLL
       for (int n = 0; n < 8; ++n) {
-        store_pair(to + n * 8 + lane_ % 4 * 2, float_bits(o_[4 * n + 2 * half]),
-                   float_bits(o_[4 * n + 2 * half + 1]));
+        put(n * 8 + lane_ % 4 * 2, {o_[4 * n + 2 * half], o_[4 * n + 2 * half + 1]});
       }
-      if (lane_ % 4 == 0) {
-        to[kMaximumAt] = maximum_[half];
-        to[kWeightAt] = w;
-      }
+      if (lane_ % 4 == 0) put(kMaximumAt, {maximum_[half], w});
     }
   }
 
@@ -289,16 +292,21 @@ class SplitAttentionGroup {
 
 #endif
 
-RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared) {
+template <int kParts>
+RFSEG_DEVICE void split_attention_body(const AttentionArguments& g, void* shared) {
 #if RFSEG_HOPPER
-  const AttentionArguments& g = task.arguments;
   const uint32_t start = shared_address(shared), base = (start + 1023) / 1024 * 1024;
   std::byte* const aligned = static_cast<std::byte*>(shared) + (base - start);
-  const int parts = task.parts, part = block_x() % parts, first_query = block_x() / parts * kTile;
+  const int part = block_x() % kParts, first_query = block_x() / kParts * kTile;
   const int head = block_y() % g.heads, sequence = block_y() / g.heads;
   const int64_t first_row = static_cast<int64_t>(sequence) * g.length;
   const int group = uniform(thread_index() / 128);
-  if (parts > 1) cluster_arrive();
+  MailBox* const box = reinterpret_cast<MailBox*>(aligned + kBoxAt);
+  if constexpr (kParts > 1) {
+    if (thread_index() == 0) open_box(box, kMailBytes);
+    warp_sync();
+    greet_cluster();
+  }
   release_next_kernel();
   SplitAttentionGroup worker(g, first_row, head, base,
                              base + static_cast<uint32_t>(kTileBytes + group * kGroupBytes));
@@ -313,32 +321,31 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
         static_cast<const float*>(g.q) + (first_row + query) * g.ldq + head * 64 + chunk * 4);
   }
   copy_async_commit();
-  const int step = 2 * parts * kTile;
+  constexpr int kStep = 2 * kParts * kTile;
   int first_key = (2 * part + group) * kTile;
   if (first_key < g.length) worker.request(first_key);
   copy_async_wait<0>();
   __syncthreads();
   worker.take_queries();
-  for (; first_key < g.length; first_key += step) worker.attend(first_key, first_key + step);
+  for (; first_key < g.length; first_key += kStep) worker.attend(first_key, first_key + kStep);
 
   float* const results = reinterpret_cast<float*>(aligned + kResultsAt);
-  if (parts > 1) cluster_wait();  // all have begun
-  worker.store(results, part, parts);
-  if (parts > 1) {
-    cluster_sync();
-  } else {
-    __syncthreads();
-  }
+  if constexpr (kParts > 1) meet_cluster();
+  worker.store<kParts>(results, box, part);
+  __syncthreads();
+  if constexpr (kParts > 1) await_mail(box);
   // A thread finishes four elements of a row at a time.
-  const int rows = kTile / parts;
-  for (int item = thread_index(); item < rows * 16; item += kThreads) {
-    const int row = item / 16, col = item % 16 * 4, query = first_query + part * rows + row;
+  constexpr int kRows = kTile / kParts;
+  for (int item = thread_index(); item < kRows * 16; item += kThreads) {
+    const int row = item / 16, col = item % 16 * 4, query = first_query + part * kRows + row;
     if (query >= g.length) continue;
-    const auto of = [&](int i) { return results + (i * rows + row) * kPitch; };
+    const auto of = [&](int i) { return results + (i * kRows + row) * kPitch; };
     float highest = kLowest;
-    for (int i = 0; i < 2 * parts; ++i) highest = fmaxf(highest, of(i)[kMaximumAt]);
+    RFSEG_UNROLL
+    for (int i = 0; i < 2 * kParts; ++i) highest = fmaxf(highest, of(i)[kMaximumAt]);
     float total = 0, values[4] = {};
-    for (int i = 0; i < 2 * parts; ++i) {
+    RFSEG_UNROLL
+    for (int i = 0; i < 2 * kParts; ++i) {
       const float share = approximate_exp2(of(i)[kMaximumAt] - highest);
       total = fused(share, of(i)[kWeightAt], total);
       const Quad quad = load_quad(of(i) + col);
@@ -352,7 +359,7 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
     store_quad(static_cast<float*>(g.out) + (first_row + query) * g.ldo + head * 64 + col, out);
   }
 #else
-  static_cast<void>(task);
+  static_cast<void>(g);
   static_cast<void>(shared);
 #endif
 }
@@ -361,14 +368,15 @@ RFSEG_DEVICE void split_attention_body(const SplitAttention& task, void* shared)
 
 bool split_attention(const Queue& queue, const AttentionArguments& arguments) {
   if (arguments.head_dim != 64 || !usable()) return false;
-  SplitAttention task{arguments};
   const int tiles = (arguments.length + kTile - 1) / kTile;
-  const int clusters = tiles * arguments.sequences * arguments.heads;
+  const int heads = arguments.sequences * arguments.heads;
   // A block a multiprocessor, if every warpgroup has keys then.
-  if (2 * clusters <= portable::multiprocessors() && tiles >= 4) task.parts = 2;
-  launch_cluster<split_attention_body, kThreads>(
-      queue, {tiles * task.parts, arguments.sequences * arguments.heads}, task.parts, kSharedBytes,
-      task);
+  if (2 * tiles * heads <= portable::multiprocessors() && tiles >= 4) {
+    launch_cluster<split_attention_body<2>, kThreads>(queue, {tiles * 2, heads}, 2, kSharedBytes,
+                                                      arguments);
+  } else {
+    launch<split_attention_body<1>, kThreads>(queue, {tiles, heads}, kSharedBytes, arguments);
+  }
   return true;
 }
 
