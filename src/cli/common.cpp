@@ -17,6 +17,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/coco_rle.h"
 #include "core/cpu.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -118,9 +119,13 @@ std::pair<int, int> parse_size(const std::string& text, const char* option, int 
     return value;
   };
   const std::size_t x = text.find_first_of("xX");
-  if (x == std::string::npos) return {number(text), number(text)};
-  return {number(std::string_view(text).substr(0, x)),
-          number(std::string_view(text).substr(x + 1))};
+  const int height = number(std::string_view(text).substr(0, x));
+  const int width = x == std::string::npos ? height : number(std::string_view(text).substr(x + 1));
+  if (int64_t{height} * width > kMostMaskPixels) {
+    throw Error(ErrorCode::kUsage, fmt::format("{}: '{}' is over the limit of {} pixels in all",
+                                               option, text, kMostMaskPixels));
+  }
+  return {height, width};
 }
 
 std::vector<int> parse_counts(const std::string& text, const char* option, const char* example,

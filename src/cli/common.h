@@ -26,8 +26,8 @@ struct CommonOptions {
 void log_to_stderr(LogLevel level);
 /// Whether errors alone are to be seen (--quiet); no progress either then.
 bool is_quiet();
-/// "HxW" or one number for a square, as rows, columns, each 1 to `max_side`. Throws Error(kUsage)
-/// naming `option`.
+/// "HxW" or one number for a square, as rows, columns, each 1 to `max_side`, of at most
+/// kMostMaskPixels in all. Throws Error(kUsage) naming `option`.
 std::pair<int, int> parse_size(const std::string& text, const char* option, int max_side = 65535);
 /// Whole numbers separated by commas, each 1 to `most`. Throws Error(kUsage) naming `option`, with
 /// `example`.

@@ -10,8 +10,6 @@
 namespace rfseg {
 namespace {
 
-/// More pixels than any picture that is decoded here; keeps a lying size from asking for gigabytes.
-constexpr uint64_t kMaxPixels = uint64_t{1} << 30;
 /// Polygon coordinates beyond this would overflow the up-sampled grid.
 constexpr double kMaxCoordinate = 1e8;
 constexpr std::size_t kMostCrossings = std::size_t{1} << 26;  // 256 MiB
@@ -28,11 +26,11 @@ std::string size_text(int height, int width) {
 
 uint64_t checked_pixels(int height, int width) {
   if (height < 0 || width < 0) fail("the size " + size_text(height, width) + " is negative");
-  const uint64_t pixels = static_cast<uint64_t>(height) * static_cast<uint64_t>(width);
-  if (pixels > kMaxPixels) {
+  const int64_t pixels = int64_t{height} * width;
+  if (pixels > kMostMaskPixels) {
     fail("the size " + size_text(height, width) + " is over the limit of 2^30 pixels");
   }
-  return pixels;
+  return static_cast<uint64_t>(pixels);
 }
 
 [[noreturn]] void fail_sum(uint64_t sum, bool more, int height, int width) {

@@ -11,6 +11,9 @@
 
 namespace rfseg {
 
+/// More pixels than any picture that is decoded; keeps a lying size from asking for gigabytes.
+inline constexpr int64_t kMostMaskPixels = int64_t{1} << 30;
+
 /// Uncompressed run lengths of one mask.
 struct Rle {
   int height = 0;

@@ -6,13 +6,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/coco_rle.h"
 #include "rfseg/error.h"
 
 namespace rfseg {
 namespace {
 
 constexpr int kMaxSide = 65535;
-constexpr int64_t kMaxPixels = int64_t{1} << 30;
 
 /// One axis of PreprocessGeometry.
 struct Axis {
@@ -114,7 +114,7 @@ int grid_pad(int pad, int cells, int target) {
 void check_geometry(const PreprocessGeometry& geometry, Convention like) {
   check_axis(axis_x(geometry), "width", like);
   check_axis(axis_y(geometry), "height", like);
-  if (int64_t{geometry.original_height} * geometry.original_width > kMaxPixels) {
+  if (int64_t{geometry.original_height} * geometry.original_width > kMostMaskPixels) {
     fail(fmt::format("a picture of {}x{} pixels is over the limit of 2^30",
                      geometry.original_height, geometry.original_width));
   }
@@ -142,7 +142,7 @@ MaskGeometry mask_geometry(const PreprocessGeometry& geometry, Convention like, 
   if (source_columns < 1 || source_rows < 1) {
     fail(fmt::format("its pads leave nothing of a mask of {}x{} cells", rows, columns));
   }
-  if (source_columns * source_rows > kMaxPixels) {
+  if (source_columns * source_rows > kMostMaskPixels) {
     fail(fmt::format("its pads make a mask of {}x{} cells, over the limit of 2^30", source_rows,
                      source_columns));
   }

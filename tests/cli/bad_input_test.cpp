@@ -160,6 +160,9 @@ TEST_F(BadInputTest, NamesAndMapsOfAnotherModelAreRefusedByEveryVerb) {
                                                 "--logits",    "logits.npy", "--image-size",
                                                 "8",           "--classes",  "two.txt"};
   expect_failure(run(postprocess), 2, "--classes: 2 names, but the model has 6 classes");
+  expect_failure(run({"postprocess", "--boxes", "boxes.npy", "--logits", "logits.npy",
+                      "--image-size", "40000x40000"}),
+                 2, "--image-size: '40000x40000' is over the limit of 1073741824 pixels in all");
   for (const auto& [map, code] :
        {std::pair{"[0, 1, 2]", 4}, {"[0, 1, 2, 3, 4, -1]", 0}, {"[0, 1, 2, 3, 4, 5, 6]", 4}}) {
     write_text(path("map.json"), map);
