@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "checkpoint/convert.h"
 
@@ -32,12 +33,29 @@ struct Extent {
   std::string name;
 };
 
+/// Of two tensors of one name a parser would silently give the last.
+void refuse_two_of_a_name(const std::string& header, const std::string& origin) {
+  std::set<std::string> names;
+  const auto look = [&](int depth, json::parse_event_t event, const json& value) {
+    if (event == json::parse_event_t::key && depth == 1) {
+      const auto name = value.get<std::string>();
+      if (!names.insert(name).second) {
+        fail_model(origin, fmt::format("two tensors are named '{}'", printable(name)));
+      }
+    }
+    return depth <= 1;  // what they are is read elsewhere
+  };
+  [[maybe_unused]] const json names_alone = json::parse(header, look);
+}
+
 }  // namespace
 
 bool looks_like_safetensors(const ByteSource& file) {
   if (file.size() < 10) return false;
   const std::string head = file.read_string(0, 9);
-  return load_le<uint64_t>(head.data()) <= file.size() - 8 && head[8] == '{';
+  if (head[8] != '{') return false;
+  // By its name it is a damaged one even where the header goes beyond the end.
+  return load_le<uint64_t>(head.data()) <= file.size() - 8 || file.name().ends_with(".safetensors");
 }
 
 FileContents read_safetensors_file(const ByteSource& file) {
@@ -48,7 +66,9 @@ FileContents read_safetensors_file(const ByteSource& file) {
                fmt::format("the safetensors header claims {} bytes (file: {}, limit: {})",
                            header_size, file.size(), kMaxHeaderBytes));
   }
-  const json header = parse_json(file.read_string(8, header_size), file.name());
+  const std::string text = file.read_string(8, header_size);
+  const json header = parse_json(text, file.name());
+  refuse_two_of_a_name(text, file.name());
   if (!header.is_object()) fail_model(file.name(), "the safetensors header is no JSON object");
   const uint64_t data = 8 + header_size;
   const uint64_t data_size = file.size() - data;

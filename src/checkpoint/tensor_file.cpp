@@ -181,19 +181,17 @@ Tensor TensorFile::read(const std::string& name) const {
 }
 
 std::string TensorFile::fingerprint() const {
-  // Training changes weights everywhere: a sample of the file tells that it is another one.
-  constexpr uint64_t kEvery = 64 << 10, kPiece = 512;
+  // Every byte: fine-tuning may change nothing but a few biases.
   const uint64_t size = file_->size();
-  std::vector<uint8_t> sample(static_cast<std::size_t>((size / kEvery + 2) * kPiece));
-  std::size_t used = 0;
-  const auto take = [&](uint64_t at) {
-    const uint64_t count = std::min(kPiece, size - at);
-    file_->read(at, sample.data() + used, count);
-    used += static_cast<std::size_t>(count);
-  };
-  for (uint64_t at = 0; at < size; at += kEvery) take(at);
-  if (size > kPiece) take(size - kPiece);  // where archives keep their directory
-  return fmt::format("{} bytes, {:016x}, grid {}", size, quick_digest(sample.data(), used),
+  std::vector<uint8_t> chunk(static_cast<std::size_t>(std::min(kChunkBytes, size)));
+  std::vector<uint64_t> digests;
+  for (uint64_t at = 0; at < size; at += kChunkBytes) {
+    const uint64_t count = std::min(kChunkBytes, size - at);
+    file_->read(at, chunk.data(), count);
+    digests.push_back(quick_digest(chunk.data(), static_cast<std::size_t>(count)));
+  }
+  return fmt::format("{} bytes, {:016x}, grid {}", size,
+                     quick_digest(digests.data(), digests.size() * sizeof(uint64_t)),
                      position_grid_);
 }
 

@@ -135,7 +135,8 @@ int main(int argc, char** argv) {
     rfseg::log_message(quiet ? rfseg::LogLevel::kDebug : rfseg::LogLevel::kError, error.what());
     return static_cast<int>(error.code());
   } catch (const std::bad_alloc&) {
-    rfseg::log_message(rfseg::LogLevel::kError, "out of memory");
+    rfseg::log_message(rfseg::LogLevel::kError,
+                       "out of memory; smaller inputs, --shape or --batch need less");
     return static_cast<int>(rfseg::ErrorCode::kDevice);
   } catch (const std::exception& error) {
     rfseg::log_message(rfseg::LogLevel::kError, std::string("unexpected failure: ") + error.what());

@@ -76,7 +76,8 @@ DeviceChoice choose_device(const ModelOptions& options) {
     }
     choice.precision = options.precision == Precision::kAuto ? Precision::kFp16 : options.precision;
   } else if (options.precision != Precision::kAuto && options.precision != Precision::kFp32) {
-    throw Error(ErrorCode::kDevice, "--precision: the CPU runs in fp32 only");
+    throw Error(ErrorCode::kDevice, fmt::format("--precision {}: the CPU runs in fp32 only",
+                                                precision_name(options.precision)));
   }
   return choice;
 }

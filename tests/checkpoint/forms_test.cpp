@@ -88,6 +88,21 @@ INSTANTIATE_TEST_SUITE_P(All, TorchForms,
                            return name.substr(5, name.find('.') - 5);
                          });
 
+// What packed weights are known by: fine-tuning may change a few biases alone.
+TEST(Forms, AFingerprintIsOfEveryByte) {
+  const std::string bytes(700'000, 'a');
+  const auto of = [](const std::string& file) {
+    return TensorFile(std::make_shared<MemorySource>("model.pth", file), {}).fingerprint();
+  };
+  EXPECT_EQ(of(bytes), of(bytes));
+  for (const std::size_t at : {0, 600, 65'535, 70'000, 262'143, 262'144, 699'999}) {
+    std::string other = bytes;
+    other[at] = 'b';
+    EXPECT_NE(of(other), of(bytes)) << at;
+  }
+  EXPECT_NE(of(bytes + "a"), of(bytes));
+}
+
 TEST(TorchForm, TellsWhatTheFileSaysForPeople) {
   const Checkpoint checkpoint = open_checkpoint(data_path("torch/tiny_newest.pth"));
   EXPECT_EQ(checkpoint.metadata.at("model_name"), "RFDETRSegNano");

@@ -364,6 +364,21 @@ TEST(Safetensors, HeadersThatLie) {
   refuse(
       R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
       8, {"overlap"});
+  refuse(
+      R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+      8, {"two tensors are named 'x'"});
+  // As often as they like where it means nothing.
+  EXPECT_EQ(
+      read_st(
+          safetensors(R"({"x":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4))
+          .records.size(),
+      1u);
+}
+
+TEST(Safetensors, ACutHeaderIsNamedByTheFilesName) {
+  const std::string cut = le(uint64_t{0x6680}) + R"({"x":{"dtype":"F32","shape":[1],)";
+  EXPECT_TRUE(looks_like_safetensors(MemorySource("model.safetensors", cut)));
+  EXPECT_FALSE(looks_like_safetensors(MemorySource("model.pth", cut)));
 }
 
 TEST(Safetensors, TruncatedAnywhereIsRefused) {

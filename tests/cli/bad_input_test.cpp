@@ -1,6 +1,7 @@
 // What goes wrong gives one clear line, the right exit code and no half-written file.
 
 #include <algorithm>
+#include <limits>
 
 #include "cli/program.h"
 #include "core/npy.h"
@@ -218,6 +219,18 @@ TEST_F(BadInputTest, ForwardChecksShapes) {
   expect_failure(
       run({"forward", "-m", model(), "--input", "x.npy", "-o", "out", "--topk", "x.npy"}), 4,
       "x.npy");
+  std::vector<int32_t> cells(100, 5);
+  cells[7] = 676;
+  write_npy(path("cells.npy"), cells.data(), {1, 100});
+  expect_failure(
+      run({"forward", "-m", model(), "--input", "x.npy", "-o", "out", "--topk", "cells.npy"}), 4,
+      "cells.npy: forced top-k: index 7 of image 0 is 676; accepted is 0 to 675");
+  std::vector<float> pixels(3 * 312 * 312);
+  pixels[1000] = std::numeric_limits<float>::quiet_NaN();
+  write_npy(path("nan.npy"), pixels.data(), {1, 3, 312, 312});
+  expect_failure(run({"forward", "-m", model(), "--input", "nan.npy", "-o", "out"}), 4,
+                 "nan.npy: value 1000 is nan; finite ones are accepted");
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
 }
 
 TEST_F(BadInputTest, BadJsonFilesAreNamed) {

@@ -139,7 +139,11 @@ TEST_F(ParityTest, ADeviceThatIsNotThereIsExitCode5) {
       {"parity", "-m", model(), pictures_[0], "--a", "cpu", "--b", "cuda:9999", "--threads", "1"});
   EXPECT_EQ(result.code, 5) << result.err;
   EXPECT_EQ(result.out, "");
-  EXPECT_EQ(run({"parity", "-m", model(), pictures_[0], "--a", "cpu:fp16", "--b", "cpu"}).code, 5);
+  EXPECT_NE(result.err.find("--b cuda:9999: "), std::string::npos) << result.err;
+  const auto half = run({"parity", "-m", model(), pictures_[0], "--a", "cpu:fp16", "--b", "cpu"});
+  EXPECT_EQ(half.code, 5);
+  EXPECT_NE(half.err.find("--a cpu:fp16: --precision fp16: the CPU"), std::string::npos)
+      << half.err;
 }
 
 TEST_F(ParityTest, SaysWhatIsWrongWithTheCommandOrAFile) {

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "core/npy.h"
+#include "engine/two_stage.h"
 #include "pipeline/loaded_model.h"
 #include "rfseg/error.h"
 
@@ -51,6 +53,19 @@ void claim_files(const ForwardArguments& arguments,
   claims.write("--stats", arguments.common.stats);
 }
 
+/// Before anything is written: the engine would find out in the middle of its work.
+void refuse_unknown_cells(const ModelConfig& config, const IntArray& topk, int batch,
+                          const std::string& file) {
+  const int64_t cells = make_proposals(config).count;
+  for (int image = 0; image < batch; ++image) {
+    try {
+      choose_queries(config, topk.data.data(), image, nullptr, cells);
+    } catch (const Error& error) {
+      throw Error(ErrorCode::kInput, fmt::format("{}: {}", file, error.what()));
+    }
+  }
+}
+
 void run_forward(const ForwardArguments& arguments) {
   refuse_dash(arguments.output, "-o", "a folder");
   refuse_missing_folder(arguments.common.stats, "--stats", arguments.output);
@@ -75,12 +90,17 @@ void run_forward(const ForwardArguments& arguments) {
   if (input.shape.size() == 3) input.shape.insert(input.shape.begin(), 1);  // one picture
   const Shape expected = {input.shape.empty() ? 1 : input.shape[0], 3, config.height, config.width};
   if (input.shape != expected || expected[0] < 1) {
-    throw Error(
-        ErrorCode::kInput,
-        fmt::format("{}: shape {}, expected [B, 3, {}, {}] (--shape changes the network's input)",
-                    arguments.input, to_string(input.shape), config.height, config.width));
+    throw Error(ErrorCode::kInput,
+                fmt::format("{}: shape {}, expected [B, 3, {}, {}], B at least 1 (--shape changes "
+                            "the network's input)",
+                            arguments.input, to_string(input.shape), config.height, config.width));
   }
   const int batch = static_cast<int>(expected[0]);
+  for (std::size_t i = 0; i < input.data.size(); ++i) {
+    if (std::isfinite(input.data[i])) continue;
+    throw Error(ErrorCode::kInput, fmt::format("{}: value {} is {}; finite ones are accepted",
+                                               arguments.input, i, input.data[i]));
+  }
   ForwardOptions forward;
   IntArray topk;
   if (!arguments.topk.empty()) {
@@ -90,6 +110,7 @@ void run_forward(const ForwardArguments& arguments) {
       throw Error(ErrorCode::kInput, fmt::format("{}: shape {}, expected {}", arguments.topk,
                                                  to_string(topk.shape), to_string(want)));
     }
+    refuse_unknown_cells(config, topk, batch, arguments.topk);
     forward.forced_topk = topk.data.data();
   }
   create_folder(arguments.output);

@@ -88,7 +88,14 @@ Sides run_sides(ParityArguments& arguments) {
   apply_device_spec(arguments.a, "--a", plans[0].model_options);
   apply_device_spec(arguments.b, "--b", plans[1].model_options);
   // Before the first run: the second would find out minutes later.
-  for (const RunPlan& plan : plans) choose_device(plan.model_options);
+  for (const auto& [plan, option] :
+       {std::pair{&plans[0], "--a " + arguments.a}, {&plans[1], "--b " + arguments.b}}) {
+    try {
+      choose_device(plan->model_options);
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("{}: {}", option, error.what()));
+    }
+  }
 
   std::vector<std::string> words;
   for (const std::string& input : arguments.inputs) {
