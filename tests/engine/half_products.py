@@ -1,11 +1,11 @@
 """How far rounding the operands of every matrix product to half alone takes an RF-DETR network from fp32.
 
-    python3 half_products.py ORACLE_DIR [--seeds N] NAME...
+    python3 half_products.py ORACLE_DIR [--seeds N] NAME... [--exact PART...]
 
 The least error that any fp16 engine can have: sums, norms, softmax, residuals and everything between products stay in
 fp32. Weights are those of make_goldens.py (ORACLE_DIR as there), the selection's order is fp32's. Prints the largest
 differences of a query over the range of all values, as cuda_engine_test.cpp does: that test's allowance for outliers comes
-from here.
+from here. --exact leaves products in fp32 whose tensors have one of these in their names: where the error comes from.
 
 Needs: pip install numpy torch
 """
@@ -42,10 +42,24 @@ def half_attention(q, k, v, heads):
 
 
 class Half(forward.Oracle):
-    """The oracle with operands of products in half; `order`: the selection's."""
+    """The oracle with operands of products in half, but for those of `exact`; `order`: the selection's."""
+    exact = ()
+
+    def is_exact(self, key):
+        return any(part in key for part in self.exact)
 
     def lin(self, x, key):
+        if self.is_exact(key):
+            return super().lin(x, key)
         return half(x) @ half(self.sd[key + ".weight"]).T + self.sd[key + ".bias"]
+
+    def convx(self, x, key, *args, **kw):
+        rounded = F.conv2d
+        F.conv2d = fp32_conv2d if self.is_exact(key) else rounded
+        try:
+            return super().convx(x, key, *args, **kw)
+        finally:
+            F.conv2d = rounded
 
     def two_stage(self, maps):
         topk, torch.topk = torch.topk, lambda *_: (None, self.order)
@@ -72,6 +86,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("names", nargs="+", choices=list(variants.VARIANTS))
     p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--exact", nargs="+", default=(), metavar="PART")
     a = p.parse_args(arguments)
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "goldens")
     for name in a.names:
@@ -87,7 +102,7 @@ def main():
             image = goldens.hash_tensor("input", (3, v.resolution, v.resolution), goldens.SEED, 0.0, 1.0)
             fp32, engine = forward.Oracle(v, state), Half(v, state)
             expected = fp32.forward(image)
-            engine.order = fp32.trace["topk"]
+            engine.order, engine.exact = fp32.trace["topk"], a.exact
             found = engine.forward(image)
             line = []
             for kind, e, f in zip(("boxes", "logits", "masks"), expected, found):
