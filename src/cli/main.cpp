@@ -1,7 +1,9 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
 #include <CLI/CLI.hpp>
+
 #include <algorithm>
 #include <cstdio>
 #include <exception>
@@ -43,8 +45,8 @@ void refuse_missing_values(CLI::App& app) {
       if (value.empty()) return "empty; is a variable of the shell not set?";
       if (value.size() < 2 || value[0] != '-') return "";
       if (!verb->get_option_no_throw(value) && !app.get_option_no_throw(value)) return "";
-      return "'" + value + "' is an option, so the value is missing (./" + value +
-             " for a file of that name)";
+      return fmt::format(
+          "'{0}' is an option, so the value is missing (./{0} for a file of that name)", value);
     };
     for (CLI::Option* option : verb->get_options()) {
       const bool text = std::any_of(std::begin(kTexts), std::end(kTexts),
