@@ -1,9 +1,8 @@
+#include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
 #include <CLI/CLI.hpp>
-
 #include <algorithm>
 #include <cstdio>
 #include <exception>
