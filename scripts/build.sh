@@ -4,12 +4,21 @@
 # --all-arch: CUDA machine code for every kind of GPU from compute capability 8.0 on, instead of for 8.0 (which 8.6 and
 # 8.9 run too) and 9.0, with newer ones' compiled by the driver at the first start; takes several times as long.
 set -euo pipefail
+[[ "${1:-}" != -h && "${1:-}" != --help ]] || { sed -n '2,/^set -/p' "$0" | grep '^#'; exit 0; }
 cd "$(dirname "$0")/.."
 
-if [[ "${1:-}" == --all-arch ]]; then
-  RFSEG_CMAKE_ARGS="${RFSEG_CMAKE_ARGS:-} -DRFSEG_ALL_ARCH=ON"
-  shift
-fi
+words=()
+for word in "$@"; do
+  if [[ "$word" == --all-arch ]]; then
+    RFSEG_CMAKE_ARGS="${RFSEG_CMAKE_ARGS:-} -DRFSEG_ALL_ARCH=ON"
+  elif [[ "$word" == -* ]]; then
+    echo "build.sh: unknown option $word; accepted: --all-arch" >&2
+    exit 2
+  else
+    words+=("$word")
+  fi
+done
+set -- "${words[@]}"
 preset="${1:-release}"
 shift || true
 scripts/install_deps.sh

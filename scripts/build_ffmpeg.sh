@@ -13,6 +13,7 @@
 #   RFSEG_JOBS           compiler processes, default all processors
 # shellcheck disable=SC2054  # commas separate what FFmpeg's configure enables
 set -euo pipefail
+[[ "${1:-}" != -h && "${1:-}" != --help ]] || { sed -n '2,/^set -/p' "$0" | grep '^#'; exit 0; }
 cd "$(dirname "$0")/.."
 
 prefix="$(realpath -m "${1:-build/ffmpeg}")"

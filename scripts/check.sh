@@ -3,6 +3,7 @@
 # Usage: scripts/check.sh [--format | FOLDER...]
 #   --format: the formatter alone, which takes a second; FOLDER, such as src/core: lint in these alone
 set -euo pipefail
+[[ "${1:-}" != -h && "${1:-}" != --help ]] || { sed -n '2,/^set -/p' "$0" | grep '^#'; exit 0; }
 cd "$(dirname "$0")/.."
 scripts/install_deps.sh --dev
 

@@ -10,7 +10,7 @@ if [[ $# -gt 1 || "${1:-}" == -* ]]; then
 fi
 out="${1:-out/demo}"
 # The program and its video module, without tests and benchmarks.
-echo "== Building: the first time about 7 minutes on 2 idle cores, 3 where nvcc is not installed"
+echo "== Building: the first time 7 to 15 minutes on 2 idle cores, half where nvcc is not installed"
 scripts/build.sh release rfseg_cli rfseg_libav
 rfseg=build/release/rfseg
 demo=assets/demo

@@ -2,6 +2,7 @@
 # Fuzzes every parser under AddressSanitizer and UndefinedBehaviorSanitizer.
 # Usage: scripts/fuzz.sh [RUNS] [SEED]   (mutated inputs per target, default 200000; random seed, default the time)
 set -euo pipefail
+[[ "${1:-}" != -h && "${1:-}" != --help ]] || { sed -n '2,/^set -/p' "$0" | grep '^#'; exit 0; }
 cd "$(dirname "$0")/.."
 runs="${1:-200000}"
 seed="${2:-$(date +%s)}"

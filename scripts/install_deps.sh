@@ -3,6 +3,7 @@
 # Usage: scripts/install_deps.sh [--dev]   (--dev adds the formatter, the linter, doxygen and
 # the RTSP server of a test)
 set -euo pipefail
+[[ "${1:-}" != -h && "${1:-}" != --help ]] || { sed -n '2,/^set -/p' "$0" | grep '^#'; exit 0; }
 
 # ocl-icd-opencl-dev: Debian's libdnnl-dev only recommends it, but its CMake package does not load without.
 packages=(g++ cmake ninja-build pkg-config libdnnl-dev ocl-icd-opencl-dev libfmt-dev nlohmann-json3-dev libcli11-dev

@@ -60,7 +60,7 @@ void add_predict_output_options(CLI::App& verb, PredictArguments& arguments) {
   verb.add_option("--image-ids", arguments.image_ids,
                   "COCO instances .json whose file names give the image ids; default: they count "
                   "from 1, and "
-                  "a list goes to OUT.images.json")
+                  "a list goes to OUTPUT.images.json, OUTPUT being the whole name")
       ->type_name("FILE");
   verb.add_option("--overlay", arguments.overlay, "Folder for annotated pictures and videos")
       ->type_name("DIR");

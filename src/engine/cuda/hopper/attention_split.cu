@@ -25,6 +25,10 @@
 // and values as they come, [64][64], chunk c of a row r of 256 bytes at c ^ (r % 8). Behind them
 // results.
 
+#if !RFSEG_HOPPER
+#pragma nv_diag_suppress 177  // constants that Hopper's code alone uses
+#endif
+
 namespace rfseg::cuda::hopper {
 namespace {
 

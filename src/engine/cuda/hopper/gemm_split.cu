@@ -19,6 +19,10 @@
 // would wait for all of them. Barriers with names and not transaction barriers, which racecheck
 // does not know, order copies and reads; they are as fast.
 
+#if !RFSEG_HOPPER
+#pragma nv_diag_suppress 177  // constants that Hopper's code alone uses
+#endif
+
 namespace rfseg::cuda::hopper {
 namespace {
 
