@@ -6,7 +6,6 @@
 // A figure is the slope between 20 and 80 steps, medians of 300 replays of a captured graph; every
 // way must give the same bytes.
 
-#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <vector>
@@ -14,6 +13,7 @@
 #include "core/cuda/device.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/tensor_core.h"
+#include "cuda_replay_time.h"
 
 namespace rfseg::cuda {
 namespace {
@@ -111,17 +111,7 @@ double time_us(cudaStream_t stream, const Graph& graph, std::byte* const (&maps)
   check(cudaStreamSynchronize(stream), "running");
   result->resize(kBytes);
   check(cudaMemcpy(result->data(), maps[0], kBytes, cudaMemcpyDeviceToHost), "reading");
-  std::vector<double> times;
-  Event from(true), to(true);
-  for (int i = 0; i < kReplays; ++i) {
-    check(cudaEventRecord(from, stream), "timing");
-    graph.launch(stream);
-    check(cudaEventRecord(to, stream), "timing");
-    check(cudaStreamSynchronize(stream), "timing");
-    times.push_back(elapsed_ms(from, to) * 1000.0);
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return median_replay_us(stream, graph, kReplays);
 }
 
 int run() {

@@ -15,6 +15,7 @@
 #include <random>
 
 #include "core/cuda/device.h"
+#include "cuda_replay_time.h"
 #include "engine/cuda/hopper/attention.h"
 #include "engine/cuda/hopper/gemm.h"
 
@@ -46,17 +47,7 @@ double time_us(cudaStream_t stream, const std::function<bool(int)>& launch) {
     for (int i = 0; i < kLaunches; ++i) launch(i % sets);
   });
   graph.launch(stream);
-  std::vector<double> times;
-  Event from(true), to(true);
-  for (int i = 0; i < kReplays; ++i) {
-    check(cudaEventRecord(from, stream), "timing");
-    graph.launch(stream);
-    check(cudaEventRecord(to, stream), "timing");
-    check(cudaStreamSynchronize(stream), "timing");
-    times.push_back(elapsed_ms(from, to) * 1000.0 / kLaunches);
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return median_replay_us(stream, graph, kReplays) / kLaunches;
 }
 
 struct Shape {

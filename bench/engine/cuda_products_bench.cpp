@@ -18,6 +18,7 @@
 #include "core/cuda/device.h"
 #include "core/cuda/usable.h"
 #include "core/half.h"
+#include "cuda_replay_time.h"
 #include "engine/cuda/hopper/gemm_split.h"
 #include "engine/cuda/portable/portable.h"
 #include "engine/cuda/timing/cublas_lt.h"
@@ -41,17 +42,7 @@ double time_chain(Stream& stream, bool overlap,
     for (int i = 0; i < kChain; ++i) enqueue(queue, i);
   });
   for (int i = 0; i < 3; ++i) graph.launch(stream);
-  std::vector<double> times;
-  for (int i = 0; i < kReplays; ++i) {
-    Event from(true), to(true);
-    check(cudaEventRecord(from, stream), "timing");
-    graph.launch(stream);
-    check(cudaEventRecord(to, stream), "timing");
-    stream.synchronize("timing");
-    times.push_back(static_cast<double>(elapsed_ms(from, to)) * 1000 / kChain);
-  }
-  std::nth_element(times.begin(), times.begin() + kReplays / 2, times.end());
-  return times[kReplays / 2];
+  return median_replay_us(stream, graph, kReplays) / kChain;
 }
 
 /// Random halves, or floats.

@@ -33,19 +33,18 @@ struct Extent {
   std::string name;
 };
 
-/// Of two tensors of one name a parser would silently give the last.
-void refuse_two_of_a_name(const std::string& header, const std::string& origin) {
+/// Of two tensors of one name the parser would silently give the last.
+json parse_header(const std::string& text, const std::string& origin) {
   std::set<std::string> names;
-  const auto look = [&](int depth, json::parse_event_t event, const json& value) {
+  return parse_json(text, origin, [&](int depth, json::parse_event_t event, const json& value) {
     if (event == json::parse_event_t::key && depth == 1) {
       const auto name = value.get<std::string>();
       if (!names.insert(name).second) {
         fail_model(origin, fmt::format("two tensors are named '{}'", printable(name)));
       }
     }
-    return depth <= 1;  // what they are is read elsewhere
-  };
-  [[maybe_unused]] const json names_alone = json::parse(header, look);
+    return true;
+  });
 }
 
 }  // namespace
@@ -66,9 +65,7 @@ FileContents read_safetensors_file(const ByteSource& file) {
                fmt::format("the safetensors header claims {} bytes (file: {}, limit: {})",
                            header_size, file.size(), kMaxHeaderBytes));
   }
-  const std::string text = file.read_string(8, header_size);
-  const json header = parse_json(text, file.name());
-  refuse_two_of_a_name(text, file.name());
+  const json header = parse_header(file.read_string(8, header_size), file.name());
   if (!header.is_object()) fail_model(file.name(), "the safetensors header is no JSON object");
   const uint64_t data = 8 + header_size;
   const uint64_t data_size = file.size() - data;

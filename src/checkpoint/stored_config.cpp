@@ -81,10 +81,11 @@ bool is_architecture_field(const std::string& name) {
   return std::find(kFields.begin(), kFields.end(), name) != kFields.end();
 }
 
-json parse_json(const std::string& text, const std::string& origin) {
+json parse_json(const std::string& text, const std::string& origin,
+                const json::parser_callback_t& look) {
   if (json_depth(text) > 32) fail_model(origin, "the JSON nests deeper than 32 levels");
   try {
-    return json::parse(text);
+    return json::parse(text, look);
   } catch (const json::exception& error) {
     fail_model(origin, fmt::format("is no valid JSON: {}", json_problem(error.what())));
   }

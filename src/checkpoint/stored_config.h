@@ -35,7 +35,9 @@ void add_fields(StoredConfig& config, const nlohmann::json& object);
 void add_huggingface(StoredConfig& config, const nlohmann::json& object,
                      const nlohmann::json& preprocessor);
 
-/// Parses JSON without ever nesting deeper than 32. Throws Error(kModel) naming `origin`.
-nlohmann::json parse_json(const std::string& text, const std::string& origin);
+/// Parses JSON without ever nesting deeper than 32. Throws Error(kModel) naming `origin`. `look`,
+/// if given, is the parser's callback.
+nlohmann::json parse_json(const std::string& text, const std::string& origin,
+                          const nlohmann::json::parser_callback_t& look = nullptr);
 
 }  // namespace rfseg
